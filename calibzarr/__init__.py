@@ -1,0 +1,19 @@
+"""Calibration datasets for quantizing diffusion transformers, in one Zarr store."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from calibzarr.builder import build
+    from calibzarr.store import open_store
+
+__all__ = ["build", "open_store"]
+
+_MODULES = {"build": "calibzarr.builder", "open_store": "calibzarr.store"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public function when it is first used: the commands' help needs none of them."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'calibzarr' has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

@@ -1,0 +1,5 @@
+"""``python -m calibzarr``."""
+
+from calibzarr.cli import main
+
+main()

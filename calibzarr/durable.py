@@ -1,0 +1,124 @@
+"""Writing files so that a power cut or a kill leaves either the old bytes or the new."""
+
+import asyncio
+import fcntl
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from zarr.abc.buffer import Buffer
+from zarr.storage import LocalStore
+
+
+def partial_path(path: Path) -> Path:
+    """Where a file or directory is made before it takes its name: beside it, unlike any other."""
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+
+
+def write(path: Path, data: bytes | memoryview) -> None:
+    """Write a file whole: on the disk first, then under its name.
+
+    Raises:
+        OSError: if it cannot be written. What stood under the name stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = partial_path(path)
+    try:
+        with partial.open("xb") as file, _claim(file.fileno()):
+            file.write(data)
+            file.flush()
+            _flush_descriptor(file.fileno())
+            partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    flush_directory(path.parent)
+
+
+@contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """Give a directory to fill that takes the name ``path`` when the block ends.
+
+    Raises:
+        FileExistsError: if ``path`` is taken by then, by anything but an empty directory.
+        OSError: if it cannot be written.
+    """
+    partial = partial_path(path)
+    partial.mkdir(parents=True)
+    descriptor = os.open(partial, os.O_RDONLY)
+    try:
+        with _claim(descriptor):
+            yield partial
+            try:
+                partial.rename(path)
+            except OSError as error:
+                if path.exists():
+                    raise FileExistsError(f"{path} exists already") from error
+                raise
+    finally:
+        os.close(descriptor)
+        shutil.rmtree(partial, ignore_errors=True)
+    flush_directory(path.parent)
+
+
+def remove_abandoned(partials: Iterator[Path]) -> int:
+    """Remove the partial files and directories whose writers are dead; return how many."""
+    removed = 0
+    for partial in partials:
+        try:
+            descriptor = os.open(partial, os.O_RDONLY)
+        except FileNotFoundError:  # its writer has just given it its name
+            continue
+        try:
+            with _claim(descriptor):
+                shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
+                removed += 1
+        except BlockingIOError:
+            continue
+        finally:
+            os.close(descriptor)
+    return removed
+
+
+def flush_directory(path: Path) -> None:
+    """Wait until a directory's entries are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        _flush_descriptor(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _flush_descriptor(descriptor: int) -> None:
+    if sys.platform == "darwin":  # there fsync stops at the drive's own cache
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+    else:
+        os.fsync(descriptor)
+
+
+@contextmanager
+def _claim(descriptor: int) -> Iterator[None]:
+    """Hold the lock that says: the writer of this lives. The system drops it with the process."""
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        yield
+    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+class DurableStore(LocalStore):
+    """A local Zarr store in which a key appears only when its bytes are on the disk."""
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """Write ``value`` under ``key``."""
+        await asyncio.to_thread(self.set_sync, key, value)
+
+    def set_sync(self, key: str, value: Buffer) -> None:
+        """Write ``value`` under ``key``."""
+        if self.read_only:
+            raise PermissionError(f"{self.root} was opened for reading only")
+        write(self.root / key, memoryview(value.as_buffer_like()))

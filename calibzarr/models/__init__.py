@@ -1,0 +1,1 @@
+"""Diffusion transformers behind one seam, :class:`calibzarr.models.base.Model`."""

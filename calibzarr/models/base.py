@@ -1,0 +1,114 @@
+"""The seam: what the sampler and the collector need of a model, and no more."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+Array = Any
+"""Latents in the model's own framework and layout, one image a row; they add and multiply."""
+
+Conditioning = Any
+"""What a model makes of prompts; only the model that made it can read it."""
+
+Denoise = Callable[[Array, int], Array]
+"""``denoised = denoise(latents, step)``."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Noise levels of a sampling.
+
+    Attributes:
+        sigma: shape (step,), float32, falling; the last is 0.
+        timestep: shape (step,), float32, what the model is told of each sigma.
+    """
+
+    sigma: np.ndarray
+    timestep: np.ndarray
+
+    @property
+    def num_steps(self) -> int:
+        """Model calls: one fewer than states."""
+        return len(self.sigma) - 1
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One place in the transformer where values can be observed.
+
+    Attributes:
+        name: ``mm_block_0.image.attn.q_proj`` for a linear layer, ``mm_block_0`` for a block.
+        module: exact path in the model's parameter tree.
+        block: ``mm_block_0``, or the embedder's or final layer's name.
+        stream: ``image``, ``text`` or ``unified``.
+        kind: ``attn.q_proj``, ..., ``mlp.fc2``, ``block``.
+        role: ``input`` (of a linear layer) or ``output`` (of a block).
+        features: width of the observed values.
+    """
+
+    name: str
+    module: str
+    block: str
+    stream: str
+    kind: str
+    role: str
+    features: int
+
+
+class Model(Protocol):
+    """A text-to-image diffusion transformer with its text encoders and its decoder.
+
+    Attributes:
+        name: the name that the registry knows it by.
+        fingerprint: of all weights that decide a picture; equal weights, equal fingerprint.
+        activation_dtype: name of the dtype that the transformer computes in.
+        sampler: name of the sampler and its parameters.
+    """
+
+    name: str
+    fingerprint: str
+    activation_dtype: str
+    sampler: str
+
+    def latent_shape(self, image_size: int) -> tuple[int, int, int]:
+        """Sizes of (channel, height, width) for square images of ``image_size`` pixels."""
+
+    def schedule(self, num_steps: int) -> Schedule:
+        """Noise levels for ``num_steps`` model calls."""
+
+    def initial_latents(self, seeds: Sequence[int], image_size: int, schedule: Schedule) -> Array:
+        """First states, one for each seed: noise at the schedule's first sigma."""
+
+    def encode(self, prompts: Sequence[str], cfg_weight: float) -> Conditioning:
+        """Encode prompts, and the empty negative prompt where ``cfg_weight`` is above 0."""
+
+    def denoiser(
+        self, conditioning: Conditioning, cfg_weight: float, schedule: Schedule
+    ) -> AbstractContextManager[Denoise]:
+        """Give, within a context, the function that estimates the noise-free latents.
+
+        Its two arguments are latents, one row for each prompt, and the index of a step.
+        When the context ends, also by an exception, the model is as it was before.
+        """
+
+    def to_numpy(self, latents: Array) -> np.ndarray:
+        """Compute latents; shape (image, channel, height, width), float32."""
+
+    def from_numpy(self, latents: np.ndarray) -> Array:
+        """Latents of shape (image, channel, height, width) for this model."""
+
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        """Decode one image's final latents.
+
+        Args:
+            latents: shape (channel, height, width).
+
+        Returns:
+            Shape (row, column, rgb), uint8.
+        """
+
+    def layers(self) -> tuple[Layer, ...]:
+        """Every place in the transformer where values can be observed, in order of depth."""

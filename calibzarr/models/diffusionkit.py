@@ -1,0 +1,176 @@
+"""DiffusionKit's pipelines behind the seam: SD3-style and FLUX-style transformers on MLX."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten
+
+from calibzarr.models.base import Denoise, Layer, Schedule
+from calibzarr.models.compatibility import import_diffusionkit, metal_names
+from calibzarr.models.transformer import observable_layers
+
+kit: Any = import_diffusionkit()
+
+PIXELS_PER_LATENT = 8
+
+
+@dataclass(frozen=True)
+class TextConditioning:
+    """Encoded prompts: rows of all prompts, then rows of their negatives under guidance.
+
+    Attributes:
+        tokens: shape (row, token, feature).
+        pooled: shape (row, feature).
+    """
+
+    tokens: mx.array
+    pooled: mx.array
+
+
+class DiffusionKitModel:
+    """One of DiffusionKit's pipelines as a :class:`calibzarr.models.base.Model`.
+
+    Args:
+        name: what the registry calls it.
+        pipeline: a ``DiffusionPipeline`` or a subclass, with its models loaded.
+    """
+
+    def __init__(self, name: str, pipeline: Any) -> None:
+        self.name = name
+        self.pipeline = pipeline
+        self.fingerprint = fingerprint(_deciding_modules(pipeline))
+        self.activation_dtype = str(pipeline.activation_dtype).removeprefix("mlx.core.")
+        self.sampler = f"euler(shift={float(pipeline.sampler.shift)})"
+
+    def latent_shape(self, image_size: int) -> tuple[int, int, int]:
+        """Sizes of (channel, height, width) for square images of ``image_size`` pixels."""
+        extent = image_size // PIXELS_PER_LATENT
+        return self.pipeline.mmdit.config.vae_latent_dim, extent, extent
+
+    def schedule(self, num_steps: int) -> Schedule:
+        """Noise levels for ``num_steps`` model calls, as DiffusionKit's sampler has them."""
+        sigmas = self.pipeline.get_sigmas(self.pipeline.sampler, num_steps)
+        return Schedule(
+            sigma=np.asarray(sigmas), timestep=np.asarray(self.pipeline.sampler.timestep(sigmas))
+        )
+
+    def initial_latents(
+        self, seeds: Sequence[int], image_size: int, schedule: Schedule
+    ) -> mx.array:
+        """First states, one for each seed: noise at the schedule's first sigma."""
+        channel, height, width = self.latent_shape(image_size)
+        # RandomState(seed) draws what DiffusionKit's np.random.seed(seed) would, and leaves
+        # NumPy's global generator to the caller.
+        noise = mx.concatenate(
+            [
+                mx.array(np.random.RandomState(seed).randn(1, channel, height, width))
+                for seed in seeds
+            ]
+        ).transpose(0, 2, 3, 1)
+        empty = self.pipeline.get_empty_latent(height, width)
+        sigmas = mx.array(schedule.sigma)
+        return self.pipeline.sampler.noise_scaling(
+            sigmas[0], noise, empty, self.pipeline.max_denoise(sigmas)
+        )
+
+    def encode(self, prompts: Sequence[str], cfg_weight: float) -> TextConditioning:
+        """Encode prompts one by one, so that a prompt's row never depends on its neighbours."""
+        tokens, pooled = [], []
+        for prompt in prompts:
+            with metal_names():
+                encoded = self.pipeline.encode_text(prompt, cfg_weight)
+            mx.eval(encoded)
+            tokens.append(encoded[0].astype(self.pipeline.activation_dtype))
+            pooled.append(encoded[1].astype(self.pipeline.activation_dtype))
+        rows = (0, 1) if cfg_weight > 0 else (0,)
+        return TextConditioning(
+            tokens=mx.concatenate([t[row : row + 1] for row in rows for t in tokens]),
+            pooled=mx.concatenate([p[row : row + 1] for row in rows for p in pooled]),
+        )
+
+    @contextmanager
+    def denoiser(
+        self, conditioning: TextConditioning, cfg_weight: float, schedule: Schedule
+    ) -> Iterator[Denoise]:
+        """Give the function that estimates the noise-free latents at a step."""
+        sigmas = mx.array(schedule.sigma)
+        timesteps = mx.array(schedule.timestep).astype(self.pipeline.activation_dtype)
+        model = kit.CFGDenoiser(self.pipeline)
+
+        def denoise(latents: mx.array, step: int) -> mx.array:
+            return model(
+                latents,
+                timesteps[step],
+                sigmas[step],
+                conditioning=conditioning.tokens,
+                cfg_weight=cfg_weight,
+            )
+
+        with cached_modulation(self.pipeline.mmdit, conditioning.pooled, timesteps):
+            yield denoise
+
+    def to_numpy(self, latents: mx.array) -> np.ndarray:
+        """Compute latents; shape (image, channel, height, width), float32."""
+        return np.asarray(latents.astype(mx.float32)).transpose(0, 3, 1, 2)
+
+    def from_numpy(self, latents: np.ndarray) -> mx.array:
+        """Latents of shape (image, channel, height, width), channels last, as float32."""
+        return mx.array(latents.astype(np.float32)).transpose(0, 2, 3, 1)
+
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        """Decode one image's final latents, (channel, height, width), to (row, column, rgb)."""
+        final = self.pipeline.latent_format.process_out(self.from_numpy(latents[None]))
+        picture = self.pipeline.decode_latents_to_image(
+            final.astype(self.pipeline.activation_dtype)
+        )
+        return np.asarray((picture[0] * 255).astype(mx.uint8))
+
+    def layers(self) -> tuple[Layer, ...]:
+        """Every linear layer's input and every block's output, in order of depth."""
+        return observable_layers(self.pipeline.mmdit)
+
+
+def fingerprint(modules: Mapping[str, nn.Module]) -> str:
+    """BLAKE2b of the names, dtypes, shapes and bytes of all parameters, in hexadecimal."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, module in sorted(modules.items()):
+        for path, value in sorted(tree_flatten(module.parameters())):
+            digest.update(f"{name}.{path} {value.dtype} {value.shape}\n".encode())
+            digest.update(np.asarray(value.reshape(-1).view(mx.uint8)).data)
+    return digest.hexdigest()
+
+
+def _deciding_modules(pipeline: Any) -> dict[str, nn.Module]:
+    names = ("mmdit", "decoder", "clip_l", "clip_g", "t5_encoder")
+    return {name: getattr(pipeline, name) for name in names if hasattr(pipeline, name)}
+
+
+@contextmanager
+def cached_modulation(mmdit: nn.Module, pooled: mx.array, timesteps: mx.array) -> Iterator[None]:
+    """Compute adaLN's outputs for every timestep; afterwards the model is as it was before.
+
+    DiffusionKit empties the adaLN weights to save memory and reads them from disk again.
+    Here references to the arrays are kept and put back, also after a failure.
+
+    Args:
+        mmdit: DiffusionKit's transformer.
+        pooled: pooled text embeddings, shape (row, feature).
+        timesteps: shape (step,), in the activation dtype.
+    """
+    linears = [m for path, m in mmdit.named_modules() if path.endswith("adaLN_modulation.layers.1")]
+    kept = [dict(linear.parameters()) for linear in linears]
+    try:
+        mmdit.cache_modulation_params(pooled, timesteps)
+        yield
+    finally:
+        # It lists the same layers a second time, as a new branch of the parameter tree.
+        mmdit.pop("to_offload", None)
+        for linear, parameters in zip(linears, kept, strict=True):
+            linear.update(parameters)
+        mmdit.clear_modulation_params_cache()

@@ -1,0 +1,144 @@
+"""The embedded model: DiffusionKit's own classes, small, with weights in the package."""
+
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from calibzarr.models.compatibility import import_diffusionkit
+from calibzarr.prompts import SHAPE_CAPTION_WORDS
+
+kit: Any = import_diffusionkit()
+
+WEIGHTS = Path(__file__).with_name("tiny.safetensors")
+
+TEXT_TOKENS = 16
+MAX_IMAGE_SIZE = 128
+_UNKNOWN_WORDS = 64  # ids that words outside the vocabulary share
+
+
+class WordTokenizer(kit.tokenizer.Tokenizer):
+    """DiffusionKit's tokenizer with whole words as tokens; it has an id for any text.
+
+    A word outside the vocabulary gets one of a few ids kept for such words, always the same.
+    """
+
+    def __init__(self, pad_with_eos: bool) -> None:
+        super().__init__({}, vocabulary(), pad_with_eos)
+        self.max_length = TEXT_TOKENS
+
+    def bpe(self, text: str) -> list[str]:
+        """The one token that a word is."""
+        return [text if text in self.vocab else _unknown(text)]
+
+
+@cache
+def vocabulary() -> dict[str, int]:
+    """Id of each token: padding first, the end of the text last, as DiffusionKit's CLIP needs."""
+    unknown = [f"<unknown {i}>" for i in range(_UNKNOWN_WORDS)]
+    tokens = ["<pad>", "<|startoftext|>", *unknown, *SHAPE_CAPTION_WORDS, "<|endoftext|>"]
+    return {token: index for index, token in enumerate(tokens)}
+
+
+def _unknown(word: str) -> str:
+    digest = hashlib.blake2b(word.encode(), digest_size=2).digest()
+    return f"<unknown {int.from_bytes(digest, 'big') % _UNKNOWN_WORDS}>"
+
+
+class TinyPipeline(kit.DiffusionPipeline):
+    """A pipeline of seconds: the same code paths as Stable Diffusion 3, 3 million parameters.
+
+    Args:
+        weights: a safetensors file as :func:`save_weights` writes it.
+    """
+
+    def __init__(self, weights: Path = WEIGHTS) -> None:
+        self.float16_dtype = mx.float16
+        self.dtype = self.activation_dtype = mx.float32
+        self.use_t5 = False
+        self.use_clip_g = True
+        self.low_memory_mode = False
+        self.model_version = "tiny"
+        self.sampler = kit.sampler.ModelSamplingDiscreteFlow(shift=3.0)
+        self.latent_format = kit.SD3LatentFormat()
+        self.weights = weights
+        self.mmdit = kit.mmdit.MMDiT(
+            kit.config.MMDiTConfig(
+                num_heads=4,
+                depth_multimodal=4,
+                mlp_ratio=2,
+                hidden_size_override=128,
+                max_latent_resolution=MAX_IMAGE_SIZE // 8,
+                pooled_text_embed_dim=128,
+                dtype=mx.float32,
+                low_memory_mode=False,
+            )
+        )
+        channels = {"block_out_channels": [8, 16, 32, 32], "resnet_groups": 4}
+        self.decoder = kit.vae.VAEDecoder(**channels, layers_per_block=1)
+        self.encoder = kit.vae.VAEEncoder(**channels, layers_per_block=1)
+        text = kit.config.CLIPTextModelConfig(
+            num_layers=2,
+            model_dims=64,
+            num_heads=2,
+            max_length=TEXT_TOKENS,
+            vocab_size=len(vocabulary()),
+            projection_dim=64,
+        )
+        self.clip_l, self.clip_g = kit.clip.CLIPTextModel(text), kit.clip.CLIPTextModel(text)
+        self.tokenizer_l = WordTokenizer(pad_with_eos=True)
+        self.tokenizer_g = WordTokenizer(pad_with_eos=False)
+        load_weights(self, weights)
+
+    def check_and_load_models(self) -> None:
+        """Everything is loaded from the start."""
+
+    def load_mmdit(self, only_modulation_dict: bool = False) -> list[tuple[str, mx.array]]:
+        """The adaLN weights, which DiffusionKit's own sampler reads again after each image."""
+        prefix = "mmdit."
+        return [
+            (name.removeprefix(prefix), value.astype(self.dtype))
+            for name, value in _load(self.weights).items()
+            if name.startswith(prefix) and ("adaLN" in name or not only_modulation_dict)
+        ]
+
+
+def modules(pipeline: TinyPipeline) -> dict[str, nn.Module]:
+    """The parts of the pipeline that have weights, by name."""
+    names = ("mmdit", "decoder", "encoder", "clip_l", "clip_g")
+    return {name: getattr(pipeline, name) for name in names}
+
+
+def _load(path: Path) -> dict[str, mx.array]:
+    weights = mx.load(str(path))
+    if not isinstance(weights, dict):
+        raise ValueError(f"{path} is no safetensors file")
+    return weights
+
+
+def load_weights(pipeline: TinyPipeline, path: Path) -> None:
+    """Load every part's weights from one safetensors file, strictly, as float32."""
+    weights = _load(path)
+    for name, module in modules(pipeline).items():
+        prefix = f"{name}."
+        own = [
+            (key.removeprefix(prefix), value.astype(mx.float32))
+            for key, value in weights.items()
+            if key.startswith(prefix)
+        ]
+        module.load_weights(own)
+        mx.eval(module.parameters())
+
+
+def save_weights(pipeline: TinyPipeline, path: Path) -> None:
+    """Save every part's weights in float16 to one safetensors file."""
+    weights = {
+        f"{name}.{key}": value.astype(mx.float16)
+        for name, module in modules(pipeline).items()
+        for key, value in tree_flatten(module.parameters())
+    }
+    mx.save_safetensors(str(path), weights)

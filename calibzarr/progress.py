@@ -1,0 +1,101 @@
+"""Showing how far a long command is: a bar on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
+_LINE_SECONDS = 10.0  # between plain lines
+
+
+class Reporter(Protocol):
+    """What a long function tells of its progress."""
+
+    def advance(self, amount: float) -> None:
+        """``amount`` more units are done; fractions are welcome."""
+
+
+class Silent:
+    """A reporter that says nothing."""
+
+    def advance(self, amount: float) -> None:
+        """Say nothing."""
+
+
+@dataclass
+class _Rate:
+    """Seconds per unit since the start, and the time left at that rate."""
+
+    total: float
+    done: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+
+    def describe(self, unit: str, skipped: float) -> str:
+        here = self.done - skipped
+        if here <= 0:
+            return f"{self.done:g}/{self.total:g} {unit}s"
+        seconds = (time.monotonic() - self.started) / here
+        left = _duration(seconds * (self.total - self.done))
+        done = int(self.done + 1e-6)
+        return f"{done}/{self.total:g} {unit}s, {_per_unit(seconds)} s/{unit}, {left} left"
+
+
+def _per_unit(seconds: float) -> str:
+    return f"{seconds:.2f}" if seconds < 10 else f"{seconds:.0f}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"
+
+
+class _RateColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(str(task.fields["rate"]))
+
+
+@contextmanager
+def reporting(
+    console: Console, verb: str, unit: str, total: int, done: int = 0
+) -> Iterator[Reporter]:
+    """Report progress on ``console`` while the block runs.
+
+    Args:
+        console: where to; a quiet console stays silent.
+        verb: what is being done, for the beginning of the line.
+        unit: what is counted, singular.
+        total: how many there are.
+        done: how many were done before.
+    """
+    rate = _Rate(total, done)
+    if console.quiet:
+        yield Silent()
+    elif console.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), _RateColumn())
+        with Progress(*columns, console=console) as bars:
+            task = bars.add_task(verb, total=total, completed=done, rate="")
+
+            class Bar:
+                def advance(self, amount: float) -> None:
+                    rate.done += amount
+                    bars.update(task, advance=amount, rate=rate.describe(unit, done))
+
+            yield Bar()
+    else:
+        last = time.monotonic()
+
+        class Lines:
+            def advance(self, amount: float) -> None:
+                nonlocal last
+                rate.done += amount
+                if time.monotonic() - last >= _LINE_SECONDS:
+                    last = time.monotonic()
+                    console.print(f"{verb}: {rate.describe(unit, done)}", soft_wrap=True)
+
+        yield Lines()
