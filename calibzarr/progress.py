@@ -33,7 +33,7 @@ class _Rate:
 
     total: float
     done: float = 0.0
-    started: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=lambda: time.monotonic())
 
     def describe(self, unit: str, skipped: float) -> str:
         here = self.done - skipped

@@ -65,7 +65,8 @@ def read_prompts(path: Path) -> PromptList:
     if path.suffix.lower() == ".csv":
         rows = _csv_rows(path, text)
     else:
-        rows = [(line.strip(), None) for line in text.splitlines() if line.strip()]
+        lines = io.StringIO(text, newline=None)
+        rows = [(line.strip(), None) for line in lines if line.strip()]
     if not rows:
         raise ValueError(f"{path} has no prompts")
     prompts, seeds = zip(*rows, strict=True)

@@ -16,7 +16,7 @@ from zarr.errors import ZarrUserWarning
 
 from calibzarr import durable, schema
 
-_SHARD_KEY = re.compile(r"c\.(\d+)(\.0)+")
+_SHARD_KEY = re.compile(rf"c\.(\d+)(?:\.0){{{len(schema.LATENTS.dims) - 1}}}")
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ _CLIP_L_TOKENIZER = ("tokenizer_l/vocab.json", "tokenizer_l/merges.txt")
 _CLIP_G = ("clip_g/config.json", "clip_g/model.fp16.safetensors")
 _CLIP_G_TOKENIZER = ("tokenizer_g/vocab.json", "tokenizer_g/merges.txt")
 _T5 = ("t5/t5xxl.safetensors",)
-_T5_TOKENIZER = ("google/t5-v1_1-xxl", "spiece.model")
+_T5_TOKENIZER = (("google/t5-v1_1-xxl", "config.json"), ("google/t5-v1_1-xxl", "spiece.model"))
 
 _TINY_SHA256 = "c0d5b1b2fe4fe54b86aac8445d840a964899e2e7af556cb2a4ea32c824da2f38"
 
@@ -111,7 +111,7 @@ def _sd3(name: str, repository: str, weights: str, **defaults: object) -> ModelE
             (repository, "config.json"),
             (repository, weights),
             *((_CLIP_REPOSITORY, file) for file in clip_files),
-            _T5_TOKENIZER,
+            *_T5_TOKENIZER,
         ),
         guided=True,
         activation_dtype="float16",
@@ -131,7 +131,7 @@ def _flux(name: str, repository: str, weights: str, **defaults: object) -> Model
             (repository, weights),
             (repository, "ae.safetensors"),
             *((_CLIP_REPOSITORY, file) for file in clip_files),
-            _T5_TOKENIZER,
+            *_T5_TOKENIZER,
         ),
         guided=False,
         activation_dtype="bfloat16",
@@ -259,7 +259,11 @@ def _download(entry: ModelEntry) -> None:
             hf_hub_download(repository, file)
         except Exception as error:  # the hub raises its own, requests' and the system's errors
             reason = next(_first_lines(error), type(error).__name__).rstrip(".")
-            commands = " && ".join(f"hf download {name}" for name in dict(missing))
+            # File by file: google/t5-v1_1-xxl also holds all of T5, which nothing here reads.
+            commands = " && ".join(
+                " ".join(["hf download", name, *(f for r, f in missing if r == name)])
+                for name in dict(missing)
+            )
             raise FileNotFoundError(
                 f"{entry.name} needs {file} of the Hugging Face repository {repository}, which is "
                 f"not on this machine and cannot be downloaded ({reason}). Where there is a "

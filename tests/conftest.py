@@ -1,0 +1,18 @@
+import os
+import tempfile
+
+# Before anything imports huggingface_hub, also in the processes that tests start: the suite
+# touches neither the user's cache nor the network.
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="calibzarr-tests-")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest  # noqa: E402
+
+from calibzarr.models import registry  # noqa: E402
+from calibzarr.models.base import Model  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Model:
+    """The embedded model; tests leave it as they find it."""
+    return registry.load("tiny")
