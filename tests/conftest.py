@@ -6,10 +6,10 @@ import tempfile
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="calibzarr-tests-")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-import pytest  # noqa: E402
+import pytest
 
-from calibzarr.models import registry  # noqa: E402
-from calibzarr.models.base import Model  # noqa: E402
+from calibzarr.models import registry
+from calibzarr.models.base import Model
 
 
 @pytest.fixture(scope="session")

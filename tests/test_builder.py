@@ -174,10 +174,10 @@ def test_resume_refuses_other_prompts_and_seeds(tmp_path):
     calibzarr.build(path, prompts=prompts, num_steps=1, images=(0, 1))
     before = snapshot(path)
     prompts.write_text("prompt,seed\na cat,5\na cow,6\n")
-    with pytest.raises(OptionError, match="prompt 'a dog' for image 1, .* with 'a cow'"):
+    with pytest.raises(OptionError, match=r"prompt 'a dog' for image 1, .* with 'a cow'"):
         calibzarr.build(path, prompts=prompts, resume=True)
     prompts.write_text("prompt,seed\na cat,5\na dog,7\n")
-    with pytest.raises(OptionError, match="seed 6 for image 1, .* with 7"):
+    with pytest.raises(OptionError, match=r"seed 6 for image 1, .* with 7"):
         calibzarr.build(path, prompts=prompts, resume=True)
     assert snapshot(path) == before
     assert calibzarr.build(path, resume=True).n_completed == 2  # the store knows its prompts

@@ -144,7 +144,7 @@ def test_bad_input_gives_one_line_and_changes_nothing(
 
 def test_missing_weights_are_told_in_one_line_before_anything_is_created(tmp_path):
     (tmp_path / "p.txt").write_text("a cat\n")
-    command = "build a.zarr --model sd3-medium --prompts p.txt".split()
+    command = ["build", "a.zarr", "--model", "sd3-medium", "--prompts", "p.txt"]
     result = subprocess.run(
         [sys.executable, "-m", "calibzarr", *command], cwd=tmp_path, capture_output=True, text=True
     )

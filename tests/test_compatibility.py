@@ -37,7 +37,11 @@ def test_module_that_the_user_has_imported_already_is_kept():
 
 def test_missing_diffusionkit_tells_how_to_install_it():
     result = run(
-        "import sys; sys.modules['diffusionkit'] = None\n"
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name == 'diffusionkit': raise ModuleNotFoundError(name, name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
         "from calibzarr import cli\n"
         "sys.argv = ['calibzarr', 'build', '/tmp/never', '--num-images', '1']\n"
         "cli.main()"

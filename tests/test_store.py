@@ -191,7 +191,7 @@ def test_what_is_no_store_is_refused_with_the_reason(tmp_path, path):
         store.manifest(tmp_path / "nothing")
     with pytest.raises(ValueError, match="is a file"):
         store.manifest(file)
-    with pytest.raises(ValueError, match="not a calibzarr store: it has no zarr.json"):
+    with pytest.raises(ValueError, match=r"not a calibzarr store: it has no zarr\.json"):
         store.manifest(empty)
     with pytest.raises(ValueError, match="not a calibzarr store: its format is None"):
         store.manifest(other)
