@@ -4,6 +4,7 @@ import tempfile
 # Before anything imports huggingface_hub, also in the processes that tests start: the suite
 # touches neither the user's cache nor the network.
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="calibzarr-tests-")
+os.environ["HF_HUB_CACHE"] = os.path.join(os.environ["HF_HOME"], "hub")  # goes before HF_HOME
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest

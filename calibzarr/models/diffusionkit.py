@@ -163,14 +163,14 @@ def cached_modulation(mmdit: nn.Module, pooled: mx.array, timesteps: mx.array) -
         pooled: pooled text embeddings, shape (row, feature).
         timesteps: shape (step,), in the activation dtype.
     """
-    linears = [m for path, m in mmdit.named_modules() if path.endswith("adaLN_modulation.layers.1")]
-    kept = [dict(linear.parameters()) for linear in linears]
+    kept = mmdit.parameters()  # the arrays themselves, not copies
     try:
         mmdit.cache_modulation_params(pooled, timesteps)
         yield
     finally:
-        # It lists the same layers a second time, as a new branch of the parameter tree.
+        # It lists adaLN's layers a second time, as a new branch of the parameter tree.
         mmdit.pop("to_offload", None)
-        for linear, parameters in zip(linears, kept, strict=True):
-            linear.update(parameters)
+        mmdit.update(kept)  # also the biases that FLUX's blocks set to zero as they run
         mmdit.clear_modulation_params_cache()
+        if isinstance(mmdit.pre_sdpa_rope, kit.mmdit.RoPE):
+            mmdit.pre_sdpa_rope.rope_embeddings = None
