@@ -5,11 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from calibzarr.builder import build
+    from calibzarr.collector import collect
     from calibzarr.store import open_store
 
-__all__ = ["build", "open_store"]
+__all__ = ["build", "collect", "open_store"]
 
-_MODULES = {"build": "calibzarr.builder", "open_store": "calibzarr.store"}
+_MODULES = {
+    "build": "calibzarr.builder",
+    "collect": "calibzarr.collector",
+    "open_store": "calibzarr.store",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,6 @@
 """From prompts to trajectories in a store, resumable at any moment."""
 
 import errno
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -286,15 +285,9 @@ def _available_prompts(
 
 def _check_room(settled: Plan) -> None:
     """Check that the store can be written, and that the disk is not clearly too small."""
-    parent = settled.path
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir():
-        raise NotADirectoryError(f"cannot create {settled.path}: {parent} is not a directory")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise PermissionError(f"cannot write {settled.path}: no write permission in {parent}")
+    store.check_writable(settled.path)
     needed = len(settled.missing()) * settled.image_bytes
-    free = shutil.disk_usage(parent).free
+    free = shutil.disk_usage(store.existing_parent(settled.path)).free
     if free < _CLEARLY_TOO_LITTLE * needed:
         raise OSError(
             errno.ENOSPC,
@@ -383,10 +376,9 @@ def _prepare_store(settled: Plan, model: Model, schedule: Schedule) -> None:
     stored = store.manifest(settled.path)
     _refuse_differences(settled.path, stored, {k: attributes[k] for k in schema.FINGERPRINT})
     if len(store.stored_prompts(settled.path)[0]) < settled.num_images:
-        store.extend(settled.path, settled.prompts, settled.seeds)
-    changing = ("num_images", "prompts_sha256", "prompt_source")
-    if any(stored[name] != attributes[name] for name in changing):
-        store.update_attributes(settled.path, {name: attributes[name] for name in changing})
+        changing = ("num_images", "prompts_sha256", "prompt_source")
+        new = {name: attributes[name] for name in changing}
+        store.extend(settled.path, settled.prompts, settled.seeds, new)
 
 
 def _manifest(settled: Plan, model: Model) -> dict[str, Any]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from calibzarr.builder import Plan
+    from calibzarr.collector import Plan as CollectionPlan
 
 INTERRUPTED = 130  # exit code by the shells' convention: 128 + SIGINT
 
@@ -113,7 +114,7 @@ def build_command(settings: dict[str, bool], store: Path | None, **options: Any)
 
     console = _console(settings)
     plan = builder.plan(store, latent_dtype=options.pop("dtype"), **options)
-    console.print(_announcement(plan), soft_wrap=True)
+    console.print(_announcement(plan))
     result = builder.run(plan, console)
     click.echo(f"{result.path}: {result.n_completed} of {result.num_images} images are complete")
     if result.n_completed < result.num_images:
@@ -137,6 +138,84 @@ def _announcement(plan: "Plan") -> str:
     )
 
 
+class Steps(click.ParamType):
+    """``key``, ``all``, or indices of states with commas between."""
+
+    name = "key|all|LIST"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | list[int]:
+        """Parse the indices; which are allowed depends on the store."""
+        parts = str(value).split(",")
+        if value in ("key", "all"):
+            return str(value)
+        if not all(part.strip().isdigit() for part in parts):
+            self.fail(f"{value!r} is not key, all, or indices such as 0,25,50", param, ctx)
+        return [int(part) for part in parts]
+
+
+@cli.command(name="collect")
+@click.argument("store", type=click.Path(path_type=Path))
+@click.option(
+    "--num-images",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    help="Images that the statistics are to cover, spread evenly over the complete ones.",
+)
+@click.option("--images", type=ImageRange(), help="Exactly these images instead.")
+@click.option("--steps", type=Steps(), default="key", show_default=True, help="States to replay.")
+@click.option("--batch-size", type=click.IntRange(1), default=1, help="Images replayed together.")
+@click.option("--force", is_flag=True, help="Start over; old statistics stay until then.")
+@click.pass_obj
+@one_line_errors
+def collect_command(settings: dict[str, bool], store: Path, **options: Any) -> None:
+    r"""Replay STORE's latents through its model and add statistics of every layer.
+
+    What was observed before stays and is added to: ask for more images, or other steps.
+
+    \b
+    calibzarr collect stores/tiny.zarr
+    calibzarr collect stores/tiny.zarr --num-images 200 --steps all
+    """
+    from calibzarr import collector
+
+    console = _console(settings)
+    plan = collector.plan(store, **options)
+    if plan.asked > len(plan.images):
+        console.print(f"{store} has {len(plan.images)} complete images; taking those")
+    console.print(_collection(plan))
+    result = collector.run(plan, console)
+    covered = f"{result.num_images} images at {len(result.steps)} steps"
+    if result.interrupted:
+        click.echo(f"{store}: stopped; go on with: calibzarr collect {store}{_same(options)}")
+        sys.exit(INTERRUPTED)
+    click.echo(f"{store}: statistics of {result.num_layers} layers from {covered}")
+    if result.non_finite:
+        click.echo(f"warning: {result.non_finite} of the values were infinite or NaN", err=True)
+    click.echo(f"look at them with: xarray.open_zarr({str(store)!r})")
+
+
+def _collection(plan: "CollectionPlan") -> str:
+    if not plan.replays:
+        return f"{plan.path}: nothing new to observe"
+    return f"{plan.path}: {plan.replays} model calls on stored latents"
+
+
+def _same(options: dict[str, Any]) -> str:
+    """The options that say what to collect, as they would be typed; --force would start over."""
+    typed = []
+    if options["images"]:
+        typed.append("--images {}:{}".format(*options["images"]))
+    else:
+        typed.append(f"--num-images {options['num_images']}")
+    steps = options["steps"]
+    typed.append(f"--steps {steps if isinstance(steps, str) else ','.join(map(str, steps))}")
+    typed.append(f"--batch-size {options['batch_size']}")
+    return "".join(f" {option}" for option in typed)
+
+
 @cli.command()
 @click.argument("store", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
@@ -157,21 +236,45 @@ def info(store: Path, as_json: bool) -> None:
 
     table = Table(show_header=False, box=None)
     complete = f"{description['n_completed']} of {description['num_images']}"
-    sizes = {name: f"{count / 1e6:.2f} MB" for name, count in description["bytes"].items()}
+    sizes = _grouped(description["bytes"])
     rows = {
         "store": description["path"],
         "complete images": complete,
-        **{name: value for name, value in description["manifest"].items() if name != "libraries"},
+        **{
+            name: value
+            for name, value in description["manifest"].items()
+            if name not in ("libraries", "activations")
+        },
         "libraries": ", ".join(
             f"{name} {number}" for name, number in description["manifest"]["libraries"].items()
         ),
         "files": description["files"],
-        "on disk": ", ".join(f"{name} {size}" for name, size in sizes.items()),
-        "collected": description["collected"] or "nothing yet",
+        "on disk": ", ".join(f"{name} {size / 1e6:.2f} MB" for name, size in sizes.items()),
+        "collected": _collected(description["collected"]),
     }
     for name, value in rows.items():
         table.add_row(name, str(value))
     _console({"quiet": False}, stderr=False).print(table)
+
+
+def _grouped(sizes: dict[str, int]) -> dict[str, int]:
+    """Bytes of what is large, of all statistics, and of the rest."""
+    from calibzarr import schema
+
+    large = (schema.LATENTS.name, schema.DECODED.name)
+    statistics = {variable.name for variable in schema.COLLECTED_VARIABLES}
+    return {
+        **{name: sizes.get(name, 0) for name in large},
+        "statistics": sum(size for name, size in sizes.items() if name in statistics),
+        "other": sum(s for name, s in sizes.items() if name not in (*large, *statistics)),
+    }
+
+
+def _collected(activations: dict[str, Any] | None) -> str:
+    if activations is None:
+        return "nothing yet"
+    steps = ", ".join(map(str, activations["steps"]))
+    return f"{activations['num_layers']} layers, {activations['num_images']} images, steps {steps}"
 
 
 @cli.command()
@@ -200,7 +303,14 @@ def models() -> None:
 def _console(settings: dict[str, bool], stderr: bool = True) -> "Console":
     from rich.console import Console
 
-    return Console(stderr=stderr, quiet=settings["quiet"], highlight=False)
+    return Console(
+        stderr=stderr,
+        quiet=settings["quiet"],
+        soft_wrap=stderr,  # lines, not tables
+        highlight=False,
+        markup=False,  # a path may hold brackets
+        emoji=False,
+    )
 
 
 def main() -> None:

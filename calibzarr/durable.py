@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from zarr.abc.buffer import Buffer
 from zarr.storage import LocalStore
@@ -19,8 +20,9 @@ def partial_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
 
 
-def write(path: Path, data: bytes | memoryview) -> None:
-    """Write a file whole: on the disk first, then under its name.
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to fill that takes the name ``path``, on the disk, when the block ends.
 
     Raises:
         OSError: if it cannot be written. What stood under the name stays.
@@ -29,7 +31,7 @@ def write(path: Path, data: bytes | memoryview) -> None:
     partial = partial_path(path)
     try:
         with partial.open("xb") as file, _claim(file.fileno()):
-            file.write(data)
+            yield file
             file.flush()
             _flush_descriptor(file.fileno())
             partial.replace(path)
@@ -37,6 +39,16 @@ def write(path: Path, data: bytes | memoryview) -> None:
         partial.unlink(missing_ok=True)
         raise
     flush_directory(path.parent)
+
+
+def write(path: Path, data: bytes | memoryview) -> None:
+    """Write a file whole: on the disk first, then under its name.
+
+    Raises:
+        OSError: if it cannot be written. What stood under the name stays.
+    """
+    with new_file(path) as file:
+        file.write(data)
 
 
 @contextmanager

@@ -16,14 +16,14 @@ _LINE_SECONDS = 10.0  # between plain lines
 class Reporter(Protocol):
     """What a long function tells of its progress."""
 
-    def advance(self, amount: float) -> None:
-        """``amount`` more units are done; fractions are welcome."""
+    def advance(self, amount: float, values: int = 0) -> None:
+        """``amount`` more units are done, fractions are welcome; and ``values`` were seen."""
 
 
 class Silent:
     """A reporter that says nothing."""
 
-    def advance(self, amount: float) -> None:
+    def advance(self, amount: float, values: int = 0) -> None:
         """Say nothing."""
 
 
@@ -33,16 +33,23 @@ class _Rate:
 
     total: float
     done: float = 0.0
+    values: int = 0
     started: float = field(default_factory=lambda: time.monotonic())
+
+    def add(self, amount: float, values: int) -> None:
+        self.done += amount
+        self.values += values
 
     def describe(self, unit: str, skipped: float) -> str:
         here = self.done - skipped
         if here <= 0:
             return f"{self.done:g}/{self.total:g} {unit}s"
-        seconds = (time.monotonic() - self.started) / here
+        elapsed = time.monotonic() - self.started
+        seconds = elapsed / here
         left = _duration(seconds * (self.total - self.done))
         done = int(self.done + 1e-6)
-        return f"{done}/{self.total:g} {unit}s, {_per_unit(seconds)} s/{unit}, {left} left"
+        seen = f", {self.values / elapsed / 1e6:.1f} million values/s" if self.values else ""
+        return f"{done}/{self.total:g} {unit}s, {_per_unit(seconds)} s/{unit}{seen}, {left} left"
 
 
 def _per_unit(seconds: float) -> str:
@@ -77,13 +84,13 @@ def reporting(
     if console.quiet:
         yield Silent()
     elif console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), _RateColumn())
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), _RateColumn())
         with Progress(*columns, console=console) as bars:
             task = bars.add_task(verb, total=total, completed=done, rate="")
 
             class Bar:
-                def advance(self, amount: float) -> None:
-                    rate.done += amount
+                def advance(self, amount: float, values: int = 0) -> None:
+                    rate.add(amount, values)
                     bars.update(task, advance=amount, rate=rate.describe(unit, done))
 
             yield Bar()
@@ -91,11 +98,11 @@ def reporting(
         last = time.monotonic()
 
         class Lines:
-            def advance(self, amount: float) -> None:
+            def advance(self, amount: float, values: int = 0) -> None:
                 nonlocal last
-                rate.done += amount
+                rate.add(amount, values)
                 if time.monotonic() - last >= _LINE_SECONDS:
                     last = time.monotonic()
-                    console.print(f"{verb}: {rate.describe(unit, done)}", soft_wrap=True)
+                    console.print(f"{verb}: {rate.describe(unit, done)}")
 
         yield Lines()

@@ -105,6 +105,91 @@ DECODED = Variable(
 
 BUILD_VARIABLES = (SIGMA, TIMESTEP, FINAL, PROMPT, SEED, COMPLETE, LATENTS, DECODED)
 
+
+def _by_layer(name: str, dims: str, dtype: str, description: str, units: str = "") -> Variable:
+    """A statistic; one chunk holds all layers of a step, or all there is where that is small."""
+    own = ("layer", *dims.split())
+    return Variable(
+        name,
+        own,
+        dtype,
+        description,
+        units,
+        chunk={} if own == ("layer", "step") else {"step": 1, "image": IMAGE_CHUNK},
+        fill_value=float("nan") if dtype.startswith("float") else 0,
+    )
+
+
+def _about_layers(name: str, description: str, dtype: str = "string") -> Variable:
+    fill = "" if dtype == "string" else 0
+    return Variable(name, ("layer",), dtype, description, coordinate=True, fill_value=fill)
+
+
+_VALUES = "activation units"
+STATISTICS = (
+    _by_layer("histogram", "step bin", "int64", "observed values in each bin"),
+    _by_layer("non_finite_count", "step", "int64", "infinities and NaN, counted nowhere else"),
+    _by_layer("value_count", "step", "int64", "observed finite values"),
+    _by_layer("value_min", "step", "float32", "least value", _VALUES),
+    _by_layer("value_max", "step", "float32", "greatest value", _VALUES),
+    _by_layer("value_mean", "step", "float64", "mean of all values", _VALUES),
+    _by_layer("value_std", "step", "float64", "standard deviation of all values", _VALUES),
+    _by_layer("image_min", "step image", "float32", "least value of an image", _VALUES),
+    _by_layer("image_max", "step image", "float32", "greatest value of an image", _VALUES),
+    _by_layer("image_mean", "step image", "float32", "mean of an image's values", _VALUES),
+    _by_layer("image_std", "step image", "float32", "standard deviation of an image", _VALUES),
+    _by_layer("feature_min", "step feature", "float32", "least value of a feature", _VALUES),
+    _by_layer("feature_max", "step feature", "float32", "greatest value of a feature", _VALUES),
+    _by_layer(
+        "feature_mean_min", "step feature", "float32", "mean over images of their least", _VALUES
+    ),
+    _by_layer(
+        "feature_mean_max", "step feature", "float32", "mean over images of their greatest", _VALUES
+    ),
+)
+WEIGHT_STATISTICS = (
+    _by_layer("weight_histogram", "bin", "int64", "weights in each bin"),
+    _by_layer("weight_feature_max", "feature", "float32", "greatest magnitude by input feature"),
+)
+LAYER_COORDINATES = (
+    _about_layers("layer", "name"),
+    _about_layers("module", "path in the model's parameter tree"),
+    _about_layers("block", "block that it is part of"),
+    _about_layers("stream", "image, text or unified"),
+    _about_layers("kind", "which linear layer of its block, or block"),
+    _about_layers("role", "input of a linear layer, or output of a block"),
+    _about_layers("features", "width of the observed values", "int64"),
+)
+BIN_COORDINATES = tuple(
+    Variable(name, ("bin",), "float64", f"{edge} edge of the bin", _VALUES, coordinate=True)
+    for name, edge in (("bin_low", "lower"), ("bin_high", "upper"))
+)
+COLLECTED = Variable(
+    "collected",
+    ("step",),
+    "bool",
+    "whether statistics cover the step",
+    coordinate=True,
+    fill_value=False,
+)
+COLLECTED_IMAGE = Variable(
+    "collected_image",
+    ("image",),
+    "bool",
+    "whether statistics cover the image",
+    chunk={"image": IMAGE_CHUNK},
+    coordinate=True,
+    fill_value=False,
+)
+COLLECTED_VARIABLES = (
+    *STATISTICS,
+    *WEIGHT_STATISTICS,
+    *LAYER_COORDINATES,
+    *BIN_COORDINATES,
+    COLLECTED,
+    COLLECTED_IMAGE,
+)
+
 LATENT_DTYPES = ("float32", "float16")
 
 # Attributes that decide what the states are. A resume with any other value is refused.

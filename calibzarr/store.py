@@ -1,9 +1,9 @@
 """One Zarr store: create, open, write one image, list what is complete."""
 
 import json
+import os
 import re
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,6 @@ import numpy as np
 import xarray as xr
 import zarr
 from zarr.codecs import BloscCodec
-from zarr.errors import ZarrUserWarning
 
 from calibzarr import durable, schema
 
@@ -47,6 +46,26 @@ class Sizes:
 def exists(path: Path) -> bool:
     """Whether something other than an empty directory stands at ``path``."""
     return path.exists() and not (path.is_dir() and not any(path.iterdir()))
+
+
+def existing_parent(path: Path) -> Path:
+    """The path itself, or the nearest directory above it that exists."""
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def check_writable(path: Path) -> None:
+    """Check that a directory can be written, or the one that it would be created in.
+
+    Raises:
+        OSError: if not.
+    """
+    parent = existing_parent(path)
+    if not parent.is_dir():
+        raise NotADirectoryError(f"cannot create {path}: {parent} is not a directory")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"cannot write {path}: no write permission in {parent}")
 
 
 def manifest(path: Path) -> dict[str, Any]:
@@ -111,60 +130,88 @@ def create(
                 **attributes,
             },
         )
-        coordinate_names = [v.name for v in schema.BUILD_VARIABLES if v.coordinate]
-        for variable in schema.BUILD_VARIABLES:
-            _create_array(group, variable, sizes, attributes["latent_dtype"], coordinate_names)
+        create_arrays(group, schema.BUILD_VARIABLES, sizes.by_dimension, attributes["latent_dtype"])
         for name, values in coordinates.items():
-            _array(group, name)[:] = values
-        _consolidate(group.store)
+            array(group, name)[:] = values
+        publish(template, [variable.name for variable in schema.BUILD_VARIABLES], {})
 
 
-def _create_array(
+def create_arrays(
     group: zarr.Group,
-    variable: schema.Variable,
-    sizes: Sizes,
-    latent_dtype: str,
-    coordinate_names: Sequence[str],
+    variables: Sequence[schema.Variable],
+    sizes: Mapping[str, int],
+    latent_dtype: str = "float32",
 ) -> None:
-    by_dimension = sizes.by_dimension
-    dtype = latent_dtype if variable is schema.LATENTS else variable.dtype
-    attributes: dict[str, Any] = {"long_name": variable.description}
-    if variable.units:
-        attributes["units"] = variable.units
-    own = [n for n in coordinate_names if _dims(n)[0] in variable.dims]
-    if own and not variable.coordinate:
-        attributes["coordinates"] = " ".join(own)
-    text = dtype == "string"
-    group.create_array(
-        variable.name,
-        shape=variable.shape(by_dimension),
-        dtype=str if text else dtype,
-        chunks=variable.extent(variable.chunk, by_dimension),
-        shards=None if variable.shard is None else variable.extent(variable.shard, by_dimension),
-        compressors="auto"
-        if text
-        else BloscCodec(
-            cname="zstd",
-            clevel=variable.compression_level,
-            shuffle="bitshuffle",
-            typesize=np.dtype(dtype).itemsize,
-        ),
-        fill_value=variable.fill_value,
-        dimension_names=variable.dims,
-        chunk_key_encoding={"name": "default", "separator": "."},
-        attributes=attributes,
-    )
+    """Create arrays as the schema describes them, with their metadata and no data.
+
+    Args:
+        group: the root group.
+        variables: of the schema.
+        sizes: of every dimension that they have.
+        latent_dtype: dtype of ``latents``.
+    """
+    for variable in variables:
+        dtype = latent_dtype if variable is schema.LATENTS else variable.dtype
+        attributes: dict[str, Any] = {"long_name": variable.description}
+        if variable.units:
+            attributes["units"] = variable.units
+        coordinates = [
+            other.name
+            for other in variables
+            if other.coordinate and other.dims[0] in variable.dims and not variable.coordinate
+        ]
+        if coordinates:
+            attributes["coordinates"] = " ".join(coordinates)
+        text = dtype == "string"
+        group.create_array(
+            variable.name,
+            shape=variable.shape(sizes),
+            dtype=str if text else dtype,
+            chunks=variable.extent(variable.chunk, sizes),
+            shards=None if variable.shard is None else variable.extent(variable.shard, sizes),
+            compressors="auto"
+            if text
+            else BloscCodec(
+                cname="zstd",
+                clevel=variable.compression_level,
+                shuffle="bitshuffle",
+                typesize=np.dtype(dtype).itemsize,
+            ),
+            fill_value=variable.fill_value,
+            dimension_names=variable.dims,
+            chunk_key_encoding={"name": "default", "separator": "."},
+            attributes=attributes,
+        )
 
 
-def _dims(name: str) -> tuple[str, ...]:
-    return next(v.dims for v in schema.BUILD_VARIABLES if v.name == name)
+def publish(path: Path, names: Iterable[str], attributes: Mapping[str, Any]) -> None:
+    """Let readers see exactly these arrays, as they are now, and these attributes: in one write.
+
+    Readers take both from the root's consolidated metadata; see ``stores/README.md``.
+
+    Args:
+        path: directory of the store.
+        names: variables to list.
+        attributes: root attributes to set; one that is None is removed.
+    """
+    root = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
+    kept = {**root.get("attributes", {}), **attributes}
+    root["attributes"] = {name: value for name, value in kept.items() if value is not None}
+    root["consolidated_metadata"] = {
+        "kind": "inline",
+        "must_understand": False,
+        "metadata": {
+            name: json.loads((path / name / "zarr.json").read_text(encoding="utf-8"))
+            for name in sorted(names)
+        },
+    }
+    durable.write(path / "zarr.json", json.dumps(root, indent=2).encode())
 
 
-def _consolidate(store: Any) -> None:
-    with warnings.catch_warnings():
-        # The format's specification leaves consolidation to extensions; xarray reads it.
-        warnings.filterwarnings("ignore", "Consolidated metadata", ZarrUserWarning)
-        zarr.consolidate_metadata(store)
+def published(path: Path) -> list[str]:
+    """Names of the variables that readers see."""
+    root = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
+    return list(root["consolidated_metadata"]["metadata"])
 
 
 def open_store(path: str | Path) -> xr.Dataset:
@@ -213,9 +260,9 @@ class ImageWriter:
     """Writes images to a store, each whole or not at all. Writers of other images need no lock."""
 
     def __init__(self, path: Path) -> None:
-        group = _open_group(path)
-        self._latents = _array(group, schema.LATENTS.name)
-        self._decoded = _array(group, schema.DECODED.name)
+        group = open_group(path)
+        self._latents = array(group, schema.LATENTS.name)
+        self._decoded = array(group, schema.DECODED.name)
 
     def write(self, image: int, latents: np.ndarray, decoded: np.ndarray) -> None:
         """Write one image; it is complete, and on the disk, when this returns.
@@ -234,37 +281,39 @@ class ImageWriter:
 
 def stored_prompts(path: Path) -> tuple[list[str], list[int]]:
     """Prompts and seeds of a store's images."""
-    group = _open_group(path, mode="r")
+    group = open_group(path, mode="r")
     prompts, seeds = (
-        np.asarray(_array(group, variable.name)[:]) for variable in (schema.PROMPT, schema.SEED)
+        np.asarray(array(group, variable.name)[:]) for variable in (schema.PROMPT, schema.SEED)
     )
     return [str(prompt) for prompt in prompts], [int(seed) for seed in seeds]
 
 
-def extend(path: Path, prompts: Sequence[str], seeds: Sequence[int]) -> None:
+def extend(
+    path: Path, prompts: Sequence[str], seeds: Sequence[int], attributes: Mapping[str, Any]
+) -> None:
     """Let a store grow to ``len(prompts)`` images; what is stored stays as it is.
 
-    Readers see the old extent until the last write, which replaces the consolidated metadata.
+    Readers see the old extent until the last write.
     """
     num_images = len(prompts)
-    group = _open_group(path)
-    for variable in schema.BUILD_VARIABLES:
-        if "image" in variable.dims:
-            array = _array(group, variable.name)
+    group = open_group(path)
+    for _, member in group.arrays():
+        names = getattr(member.metadata, "dimension_names", None) or ()
+        if "image" in names:
             extent = [
-                num_images if dim == "image" else size
-                for dim, size in zip(variable.dims, array.shape, strict=True)
+                num_images if name == "image" else size
+                for name, size in zip(names, member.shape, strict=True)
             ]
-            array.resize(tuple(extent))
-    group = zarr.open_group(durable.DurableStore(path), mode="r+", use_consolidated=False)
-    _array(group, schema.PROMPT.name)[:] = np.asarray(prompts, dtype=object)
-    _array(group, schema.SEED.name)[:] = np.asarray(seeds, dtype=np.int64)
-    _consolidate(group.store)
+            member.resize(tuple(extent))
+    grown = zarr.open_group(durable.DurableStore(path), mode="r+", use_consolidated=False)
+    array(grown, schema.PROMPT.name)[:] = np.asarray(prompts, dtype=object)
+    array(grown, schema.SEED.name)[:] = np.asarray(seeds, dtype=np.int64)
+    publish(path, published(path), attributes)
 
 
 def update_attributes(path: Path, attributes: Mapping[str, Any]) -> None:
     """Set root attributes, in one write."""
-    _open_group(path).attrs.update(attributes)
+    open_group(path).attrs.update(attributes)
 
 
 def finish(path: Path) -> int:
@@ -272,10 +321,10 @@ def finish(path: Path) -> int:
 
     For one writer, when nobody else builds.
     """
-    group = _open_group(path)
-    array = _array(group, schema.COMPLETE.name)
-    complete = completed(path, array.shape[0])
-    array[:] = complete
+    group = open_group(path)
+    marks = array(group, schema.COMPLETE.name)
+    complete = completed(path, marks.shape[0])
+    marks[:] = complete
     n_completed = int(complete.sum())
     group.attrs.update({"n_completed": n_completed})
     return n_completed
@@ -297,13 +346,14 @@ def bytes_on_disk(path: Path) -> dict[str, int]:
     return sizes
 
 
-def _open_group(path: Path, mode: Literal["r", "r+"] = "r+") -> zarr.Group:
+def open_group(path: Path, mode: Literal["r", "r+"] = "r+") -> zarr.Group:
+    """Open a store's root group; what is written is on the disk before its key appears."""
     return zarr.open_group(durable.DurableStore(path), mode=mode)
 
 
-def _array(group: zarr.Group, name: str) -> zarr.Array:
+def array(group: zarr.Group, name: str) -> zarr.Array:
     """One variable; all its chunks are written, also those equal to the fill value."""
-    array = group[name]
-    if not isinstance(array, zarr.Array):
+    member = group[name]
+    if not isinstance(member, zarr.Array):
         raise ValueError(f"{group.store} is damaged: {name} is a group, not an array")
-    return array.with_config({"write_empty_chunks": True, "order": "C"})
+    return member.with_config({"write_empty_chunks": True, "order": "C"})

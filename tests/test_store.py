@@ -145,7 +145,7 @@ def test_store_grows_without_touching_what_is_there(path):
     store.ImageWriter(path).write(1, *random_image(1))
     shard = (path / "latents" / "c.1.0.0.0.0").read_bytes()
     prompts = [f"prompt {i}" for i in range(2000)]  # beyond one chunk of the coordinates
-    store.extend(path, prompts, range(2000))
+    store.extend(path, prompts, range(2000), {"num_images": 2000})
     dataset = open_strictly(path)
     assert dataset.prompt.values.tolist() == prompts
     assert dataset.seed.values.tolist() == list(range(2000))

@@ -7,11 +7,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from calibzarr.histogram import LogBins
+from calibzarr.reduction import Reduction
+
 Array = Any
 """Latents in the model's own framework and layout, one image a row; they add and multiply."""
 
 Conditioning = Any
 """What a model makes of prompts; only the model that made it can read it."""
+
+Receive = Callable[[Sequence[int], Reduction], None]
+"""``receive(layers, reduction)``: indices of the layers that share the reduced values."""
 
 Denoise = Callable[[Array, int], Array]
 """``denoised = denoise(latents, step)``."""
@@ -86,11 +92,16 @@ class Model(Protocol):
         """Encode prompts, and the empty negative prompt where ``cfg_weight`` is above 0."""
 
     def denoiser(
-        self, conditioning: Conditioning, cfg_weight: float, schedule: Schedule
+        self,
+        conditioning: Conditioning,
+        cfg_weight: float,
+        schedule: Schedule,
+        steps: Sequence[int] | None = None,
     ) -> AbstractContextManager[Denoise]:
         """Give, within a context, the function that estimates the noise-free latents.
 
-        Its two arguments are latents, one row for each prompt, and the index of a step.
+        Its two arguments are latents, one row for each prompt, and the index of a step: any,
+        or one of ``steps`` where those are given, which saves the preparation of the others.
         When the context ends, also by an exception, the model is as it was before.
         """
 
@@ -112,3 +123,21 @@ class Model(Protocol):
 
     def layers(self) -> tuple[Layer, ...]:
         """Every place in the transformer where values can be observed, in order of depth."""
+
+    def observing(
+        self, num_images: int, bins: LogBins, receive: Receive
+    ) -> AbstractContextManager[None]:
+        """Observe every layer, within a context, of a denoiser that is opened and called in it.
+
+        Args:
+            num_images: images of the batch.
+            bins: of the histograms.
+            receive: called with the indices in ``layers()`` of the layers that share an array,
+                and the reduction of its values.
+
+        Raises:
+            RuntimeError: when the context ends, if a layer was never called.
+        """
+
+    def weight(self, layer: Layer) -> np.ndarray | None:
+        """Weight of a linear layer, shape (output, feature), float32; None for a block."""

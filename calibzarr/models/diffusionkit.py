@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,10 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
-from calibzarr.models.base import Denoise, Layer, Schedule
+from calibzarr.histogram import LogBins
+from calibzarr.models.base import Denoise, Layer, Receive, Schedule
 from calibzarr.models.compatibility import import_diffusionkit, metal_names
+from calibzarr.models.observation import observing
 from calibzarr.models.transformer import observable_layers
 
 kit: Any = import_diffusionkit()
@@ -96,7 +98,11 @@ class DiffusionKitModel:
 
     @contextmanager
     def denoiser(
-        self, conditioning: TextConditioning, cfg_weight: float, schedule: Schedule
+        self,
+        conditioning: TextConditioning,
+        cfg_weight: float,
+        schedule: Schedule,
+        steps: Sequence[int] | None = None,
     ) -> Iterator[Denoise]:
         """Give the function that estimates the noise-free latents at a step."""
         sigmas = mx.array(schedule.sigma)
@@ -112,7 +118,8 @@ class DiffusionKitModel:
                 cfg_weight=cfg_weight,
             )
 
-        with cached_modulation(self.pipeline.mmdit, conditioning.pooled, timesteps):
+        wanted = timesteps if steps is None else timesteps[mx.array(list(steps))]
+        with cached_modulation(self.pipeline.mmdit, conditioning.pooled, wanted):
             yield denoise
 
     def to_numpy(self, latents: mx.array) -> np.ndarray:
@@ -134,6 +141,19 @@ class DiffusionKitModel:
     def layers(self) -> tuple[Layer, ...]:
         """Every linear layer's input and every block's output, in order of depth."""
         return observable_layers(self.pipeline.mmdit)
+
+    def observing(
+        self, num_images: int, bins: LogBins, receive: Receive
+    ) -> AbstractContextManager[None]:
+        """Observe every layer of a denoiser that is opened and called in this context."""
+        return observing(self.pipeline.mmdit, self.layers(), num_images, bins, receive)
+
+    def weight(self, layer: Layer) -> np.ndarray | None:
+        """Weight of a linear layer, shape (output, feature), float32; None for a block."""
+        module = dict(self.pipeline.mmdit.named_modules())[layer.module]
+        if not isinstance(module, nn.Linear):
+            return None
+        return np.asarray(module.weight.astype(mx.float32))
 
 
 def fingerprint(modules: Mapping[str, nn.Module]) -> str:

@@ -1,0 +1,228 @@
+"""Running statistics of layers: they grow by updates, and parts merge to the whole."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from calibzarr.histogram import LogBins
+from calibzarr.reduction import Reduction
+
+# How each array of two parts becomes the whole's. Dimensions are (layer, step, ...).
+_ADDED = (
+    "histogram",
+    "non_finite_count",
+    "value_count",
+    "value_sum",
+    "square_sum",
+    "image_count",
+    "feature_min_sum",
+    "feature_max_sum",
+)
+_LOWEST = ("value_min", "feature_min")
+_HIGHEST = ("value_max", "feature_max")
+_BY_IMAGE = ("image_min", "image_max", "image_mean", "image_std")  # NaN where not observed
+
+
+@dataclass
+class Statistics:
+    """What is known of every layer at every step, from any number of images in any order.
+
+    Attributes:
+        bins: of the histograms; parts merge only if theirs are equal.
+        steps: indices of the states, in the order of the arrays' step dimension.
+        covered: what was observed, shape (image, step), bool.
+        arrays: by name; sums in float64, counts in int64, extremes in float32.
+    """
+
+    bins: LogBins
+    steps: tuple[int, ...]
+    covered: np.ndarray
+    arrays: dict[str, np.ndarray]
+
+    @classmethod
+    def empty(
+        cls, bins: LogBins, num_layers: int, steps: Sequence[int], num_images: int, features: int
+    ) -> "Statistics":
+        """Statistics of nothing.
+
+        Args:
+            bins: of the histograms.
+            num_layers: observed places in the network.
+            steps: indices of the states.
+            num_images: images of the whole store.
+            features: the widest layer's width.
+        """
+        flat = (num_layers, len(steps))
+        image, feature = (*flat, num_images), (*flat, features)
+        arrays: dict[str, np.ndarray] = {
+            "histogram": np.zeros((*flat, bins.count), np.int64),
+            "non_finite_count": np.zeros(flat, np.int64),
+            "value_count": np.zeros(flat, np.int64),
+            "value_sum": np.zeros(flat, np.float64),
+            "square_sum": np.zeros(flat, np.float64),
+            "image_count": np.zeros(flat, np.int64),
+            "feature_min_sum": np.zeros(feature, np.float64),
+            "feature_max_sum": np.zeros(feature, np.float64),
+            "value_min": np.full(flat, np.inf, np.float32),
+            "value_max": np.full(flat, -np.inf, np.float32),
+            "feature_min": np.full(feature, np.inf, np.float32),
+            "feature_max": np.full(feature, -np.inf, np.float32),
+            **{name: np.full(image, np.nan, np.float32) for name in _BY_IMAGE},
+        }
+        return cls(bins, tuple(steps), np.zeros((num_images, len(steps)), bool), arrays)
+
+    def update(
+        self, layers: Sequence[int], step: int, images: Sequence[int], reduction: Reduction
+    ) -> None:
+        """Add a batch's values.
+
+        Args:
+            layers: those that these values are the input (or output) of.
+            step: index of the state, one of ``steps``.
+            images: indices of the batch's images in the store.
+            reduction: of the values.
+        """
+        place = self.steps.index(step)
+        with np.errstate(invalid="ignore"):  # an image without a finite value has no mean
+            mean = reduction.value_sum / reduction.value_count
+            variance = reduction.square_sum / reduction.value_count - mean**2
+        low, high = reduction.feature_min, reduction.feature_max
+        by_image = (low.min(axis=1), high.max(axis=1), mean, np.sqrt(variance.clip(min=0)))
+        width = low.shape[1]
+        for layer in layers:
+            at = layer, place
+            own = {name: array[at] for name, array in self.arrays.items() if array.ndim > 2}
+            own["histogram"] += reduction.histogram
+            own["feature_min_sum"][:width] += low.sum(axis=0, dtype=np.float64)
+            own["feature_max_sum"][:width] += high.sum(axis=0, dtype=np.float64)
+            np.minimum(own["feature_min"][:width], low.min(axis=0), out=own["feature_min"][:width])
+            np.maximum(own["feature_max"][:width], high.max(axis=0), out=own["feature_max"][:width])
+            for name, values in zip(_BY_IMAGE, by_image, strict=True):
+                own[name][list(images)] = values
+            self.arrays["non_finite_count"][at] += reduction.non_finite
+            self.arrays["value_count"][at] += reduction.value_count.sum()
+            self.arrays["value_sum"][at] += reduction.value_sum.sum()
+            self.arrays["square_sum"][at] += reduction.square_sum.sum()
+            self.arrays["image_count"][at] += len(images)
+            self.arrays["value_min"][at] = min(self.arrays["value_min"][at], low.min())
+            self.arrays["value_max"][at] = max(self.arrays["value_max"][at], high.max())
+
+    def merge(self, other: "Statistics") -> None:
+        """Add what ``other`` observed.
+
+        Raises:
+            ValueError: if the two have other bins, steps or sizes, or observed the same twice.
+        """
+        if self.bins != other.bins:
+            raise ValueError(f"histograms of {self.bins} and of {other.bins} cannot be added")
+        shapes = {name: array.shape for name, array in self.arrays.items()}
+        others = {name: array.shape for name, array in other.arrays.items()}
+        if self.steps != other.steps or shapes != others:
+            raise ValueError("statistics of other layers, steps or images cannot be merged")
+        if (self.covered & other.covered).any():
+            image, step = np.argwhere(self.covered & other.covered)[0]
+            raise ValueError(f"image {image} was observed at step {self.steps[step]} by both")
+        for name in _ADDED:
+            self.arrays[name] += other.arrays[name]
+        for name in _LOWEST:
+            np.minimum(self.arrays[name], other.arrays[name], out=self.arrays[name])
+        for name in _HIGHEST:
+            np.maximum(self.arrays[name], other.arrays[name], out=self.arrays[name])
+        for name in _BY_IMAGE:
+            np.copyto(self.arrays[name], other.arrays[name], where=~np.isnan(other.arrays[name]))
+        self.covered |= other.covered
+
+    def placed(self, steps: Sequence[int], num_images: int) -> "Statistics":
+        """The same in arrays for more steps and images, of which nothing is known yet.
+
+        Args:
+            steps: the own ones among them.
+            num_images: not fewer than the own.
+        """
+        num_layers, _, own_images = self.arrays["image_mean"].shape
+        features = self.arrays["feature_min"].shape[-1]
+        wider = Statistics.empty(self.bins, num_layers, steps, num_images, features)
+        places = [wider.steps.index(step) for step in self.steps]
+        for name, array in self.arrays.items():
+            target = wider.arrays[name]
+            if name in _BY_IMAGE:
+                target = target[..., :own_images]
+            target[:, places] = array
+        wider.covered[:own_images, places] = self.covered
+        return wider
+
+    def derived(self) -> Mapping[str, np.ndarray]:
+        """The published variables, by their names in the store; shapes (layer, step, ...).
+
+        What was not observed is NaN, or a count of 0.
+        """
+        own = self.arrays
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = own["value_sum"] / own["value_count"]
+            variance = own["square_sum"] / own["value_count"] - mean**2
+            images = own["image_count"][..., None]
+            feature_means = {
+                "feature_mean_min": own["feature_min_sum"] / images,
+                "feature_mean_max": own["feature_max_sum"] / images,
+            }
+        unseen = np.isposinf(own["feature_min"])  # no such feature, or nothing observed
+        return {
+            **{name: own[name] for name in ("histogram", "non_finite_count", "value_count")},
+            "value_min": _or_nan(own["value_min"]),
+            "value_max": _or_nan(own["value_max"]),
+            "value_mean": mean,
+            "value_std": np.sqrt(variance.clip(min=0)),
+            **{name: own[name] for name in _BY_IMAGE},
+            "feature_min": _or_nan(own["feature_min"]),
+            "feature_max": _or_nan(own["feature_max"]),
+            **{
+                name: np.where(unseen, np.nan, values).astype(np.float32)
+                for name, values in feature_means.items()
+            },
+        }
+
+    @classmethod
+    def from_derived(
+        cls,
+        bins: LogBins,
+        steps: Sequence[int],
+        covered: np.ndarray,
+        derived: Mapping[str, np.ndarray],
+    ) -> "Statistics":
+        """The inverse of :meth:`derived`: means are turned into sums again.
+
+        Args:
+            bins: of the histograms.
+            steps: indices of the states.
+            covered: shape (image, step), bool.
+            derived: as :meth:`derived` gives it.
+        """
+        count = derived["value_count"]
+        mean = np.where(count > 0, derived["value_mean"], 0)
+        std = np.where(count > 0, derived["value_std"], 0)
+        images = np.broadcast_to(covered.sum(axis=0), count.shape)
+        arrays = {
+            **{name: derived[name].copy() for name in ("histogram", "non_finite_count")},
+            "value_count": count.copy(),
+            "value_sum": mean * count,
+            "square_sum": (std**2 + mean**2) * count,
+            "image_count": images.astype(np.int64),
+            **{
+                f"feature_{end}_sum": np.nan_to_num(derived[f"feature_mean_{end}"].astype(float))
+                * images[..., None]
+                for end in ("min", "max")
+            },
+            **{name: _or_infinity(derived[name], np.inf) for name in _LOWEST},
+            **{name: _or_infinity(derived[name], -np.inf) for name in _HIGHEST},
+            **{name: derived[name].copy() for name in _BY_IMAGE},
+        }
+        return cls(bins, tuple(steps), covered.copy(), arrays)
+
+
+def _or_nan(extremes: np.ndarray) -> np.ndarray:
+    return np.where(np.isinf(extremes), np.nan, extremes).astype(np.float32)
+
+
+def _or_infinity(extremes: np.ndarray, infinity: float) -> np.ndarray:
+    return np.where(np.isnan(extremes), infinity, extremes).astype(np.float32)

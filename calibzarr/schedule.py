@@ -1,0 +1,39 @@
+"""Which steps of a sampling are looked at, and what they are called."""
+
+from collections.abc import Mapping
+
+
+def key_steps(num_steps: int) -> tuple[int, ...]:
+    """Steps that stand for a whole sampling, denser in its middle third.
+
+    Both ends, the quarters, every third step of the middle phase and every fifth of the others.
+
+    Args:
+        num_steps: model calls; steps run from 0 to this, which is the final state.
+
+    Raises:
+        ValueError: if ``num_steps`` is not positive.
+
+    >>> key_steps(50)
+    (0, 5, 10, 12, 15, 16, 19, 22, 25, 28, 31, 34, 37, 39, 44, 49, 50)
+    """
+    if num_steps < 1:
+        raise ValueError(f"num_steps must be 1 or more, got {num_steps}")
+    third = phases(num_steps)
+    quarters = (0, num_steps // 4, num_steps // 2, 3 * num_steps // 4, num_steps)
+    chosen = {*quarters, *third["early"][::5], *third["mid"][::3], *third["late"][::5]}
+    return tuple(sorted(chosen))
+
+
+def phases(num_steps: int) -> Mapping[str, range]:
+    """The thirds of a sampling, by name.
+
+    >>> phases(50)
+    {'early': range(0, 16), 'mid': range(16, 34), 'late': range(34, 51)}
+    """
+    first, second = num_steps // 3, 2 * num_steps // 3 + 1
+    return {
+        "early": range(first),
+        "mid": range(first, second),
+        "late": range(second, num_steps + 1),
+    }

@@ -1,0 +1,251 @@
+"""Statistics in a store: replaced whole or not at all; and the checkpoint of a collection.
+
+New statistics are written beside the store's own, in a directory of the store that gets its
+name when it is complete. Installing it first takes the old ones out of the consolidated
+metadata, then moves the arrays, then lists them: no reader ever sees a mixture. A kill in
+between leaves the directory, and the next command goes on with it.
+"""
+
+import json
+import shutil
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from calibzarr import durable, schema, store
+from calibzarr.histogram import LogBins
+from calibzarr.models.base import Layer
+from calibzarr.observer import Statistics
+
+ATTRIBUTE = "activations"
+_STAGED = "statistics.staged"
+_CHECKPOINT = "collect.checkpoint"
+
+
+def read(path: Path, bins: LogBins) -> Statistics | None:
+    """The statistics of a store at its collected steps; None where there are none.
+
+    Raises:
+        ValueError: if their histograms have other bins.
+    """
+    group = store.open_group(path, mode="r")
+    if ATTRIBUTE not in group.attrs:
+        return None
+    _check_bins(path, group, bins)
+    steps = np.flatnonzero(_read(group, schema.COLLECTED.name))
+    images = _read(group, schema.COLLECTED_IMAGE.name)
+    derived = {
+        variable.name: _read(group, variable.name, (slice(None), steps))
+        for variable in schema.STATISTICS
+    }
+    covered = np.repeat(images[:, None], len(steps), axis=1)
+    return Statistics.from_derived(bins, [int(step) for step in steps], covered, derived)
+
+
+def _check_bins(path: Path, group: zarr.Group, bins: LogBins) -> None:
+    stored = LogBins(**_activations(group)["bins"])
+    if stored != bins:
+        raise ValueError(
+            f"{path} has statistics on another grid, {stored}; this calibzarr counts on {bins}. "
+            f"Start over with: calibzarr collect {path} --force"
+        )
+
+
+def stamp(path: Path) -> str | None:
+    """What tells this store's statistics from any others; None where there are none."""
+    group = store.open_group(path, mode="r")
+    return str(_activations(group)["stamp"]) if ATTRIBUTE in group.attrs else None
+
+
+def _activations(group: zarr.Group) -> dict[str, Any]:
+    activations = group.attrs[ATTRIBUTE]
+    if not isinstance(activations, dict):
+        raise ValueError(f"{group.store} is damaged: its attribute {ATTRIBUTE!r} is no object")
+    return activations
+
+
+def _read(group: zarr.Group, name: str, selection: Any = slice(None)) -> np.ndarray:
+    return np.asarray(store.array(group, name).oindex[selection])
+
+
+def replace(
+    path: Path,
+    statistics: Statistics,
+    layers: Sequence[Layer],
+    weights: Mapping[str, np.ndarray],
+    activations: Mapping[str, Any],
+) -> None:
+    """Put statistics in the place of those that a store has.
+
+    Args:
+        path: directory of the store.
+        statistics: their steps and images must be covered all or not at all.
+        layers: of the model, in the order of the arrays.
+        weights: values of the variables about weights, by name.
+        activations: the attribute that says what was collected, JSON types only.
+
+    Raises:
+        OSError: if they cannot be written; the old ones stay.
+    """
+    group = store.open_group(path, mode="r")
+    shape = store.array(group, schema.LATENTS.name).shape
+    sizes = {
+        "image": shape[0],
+        "step": shape[1],
+        "layer": len(layers),
+        "bin": statistics.bins.count,
+        "feature": max(layer.features for layer in layers),
+    }
+    shutil.rmtree(path / _STAGED, ignore_errors=True)
+    with durable.new_directory(path / _STAGED) as directory:
+        staged = zarr.create_group(
+            durable.DurableStore(directory),
+            zarr_format=3,
+            attributes={ATTRIBUTE: dict(activations)},
+        )
+        store.create_arrays(staged, schema.COLLECTED_VARIABLES, sizes)
+        values = {
+            **weights,
+            **_layer_coordinates(layers),
+            "bin_low": statistics.bins.low,
+            "bin_high": statistics.bins.high,
+            schema.COLLECTED_IMAGE.name: statistics.covered.any(axis=1),
+            schema.COLLECTED.name: np.isin(np.arange(shape[1]), statistics.steps),
+        }
+        for name, array in values.items():
+            store.array(staged, name)[:] = array
+        for name, array in statistics.derived().items():
+            target = store.array(staged, name)
+            if array.ndim == 2:  # a single chunk, written once
+                every = np.full(target.shape, target.fill_value, dtype=target.dtype)
+                every[:, list(statistics.steps)] = array
+                target[:] = every
+                continue
+            for place, step in enumerate(statistics.steps):
+                target[:, step] = array[:, place]
+    install(path)
+
+
+def _layer_coordinates(layers: Sequence[Layer]) -> dict[str, np.ndarray]:
+    columns = {
+        variable.name: [
+            getattr(layer, "name" if variable.name == "layer" else variable.name)
+            for layer in layers
+        ]
+        for variable in schema.LAYER_COORDINATES
+    }
+    return {
+        name: np.array(column, dtype=np.int64 if name == "features" else object)
+        for name, column in columns.items()
+    }
+
+
+def install(path: Path) -> None:
+    """Move complete new statistics into their place, if there are any; also after a kill."""
+    staged = path / _STAGED
+    if not staged.exists():
+        return
+    attributes = json.loads((staged / "zarr.json").read_text(encoding="utf-8"))["attributes"]
+    names = [variable.name for variable in schema.COLLECTED_VARIABLES]
+    others = [name for name in store.published(path) if name not in names]
+    store.publish(path, others, {ATTRIBUTE: None})
+    for name in names:
+        if (staged / name).exists():
+            shutil.rmtree(path / name, ignore_errors=True)
+            (staged / name).rename(path / name)
+    durable.flush_directory(path)
+    store.publish(path, [*others, *names], attributes)
+    done = durable.partial_path(staged)  # half removed, it is a leftover like any other
+    staged.rename(done)
+    shutil.rmtree(done)
+
+
+def write_checkpoint(path: Path, statistics: Statistics, began_with: str | None) -> None:
+    """Keep what a collection has so far, in one file of the store.
+
+    Args:
+        path: directory of the store.
+        statistics: so far.
+        began_with: stamp of the store's statistics when the collection began.
+    """
+    header = {
+        "bins": asdict(statistics.bins),
+        "steps": statistics.steps,
+        "began_with": began_with,
+    }
+    with durable.new_file(path / _CHECKPOINT) as file:
+        np.savez(
+            file,
+            header=np.frombuffer(json.dumps(header).encode(), dtype=np.uint8),
+            covered=statistics.covered,
+            **statistics.arrays,  # type: ignore[arg-type]
+        )
+
+
+def read_checkpoint(path: Path, bins: LogBins) -> Statistics | None:
+    """What an interrupted collection had; None where there is none that fits the store now."""
+    checkpoint = _open_checkpoint(path, bins)
+    if checkpoint is None:
+        return None
+    with checkpoint as file:
+        steps = _checkpoint_steps(file)
+        arrays = {name: file[name] for name in file.files if name != "header"}
+    return Statistics(bins, steps, arrays.pop("covered"), arrays)
+
+
+def coverage(path: Path, bins: LogBins, shape: tuple[int, int]) -> np.ndarray:
+    """What is observed already, by an interrupted collection or the store's statistics.
+
+    Args:
+        path: directory of the store.
+        bins: of the histograms.
+        shape: numbers of images and of states.
+
+    Returns:
+        Shape (image, step), bool.
+
+    Raises:
+        ValueError: if the store's histograms have other bins.
+    """
+    covered = np.zeros(shape, dtype=bool)
+    checkpoint = _open_checkpoint(path, bins)
+    if checkpoint is not None:
+        with checkpoint as file:
+            own = file["covered"]
+            covered[: len(own), list(_checkpoint_steps(file))] = own
+        return covered
+    group = store.open_group(path, mode="r")
+    if ATTRIBUTE in group.attrs:
+        _check_bins(path, group, bins)
+        images, steps = (
+            np.flatnonzero(_read(group, variable.name))
+            for variable in (schema.COLLECTED_IMAGE, schema.COLLECTED)
+        )
+        covered[np.ix_(images, steps)] = True
+    return covered
+
+
+def _open_checkpoint(path: Path, bins: LogBins) -> Any:
+    try:
+        file = np.load(path / _CHECKPOINT, allow_pickle=False)
+        header = json.loads(file["header"].tobytes())
+    except (FileNotFoundError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
+    fits = LogBins(**header["bins"]) == bins and header["began_with"] == stamp(path)
+    if not fits:
+        file.close()
+    return file if fits else None
+
+
+def _checkpoint_steps(file: Any) -> tuple[int, ...]:
+    return tuple(json.loads(file["header"].tobytes())["steps"])
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove the checkpoint, if there is one."""
+    (path / _CHECKPOINT).unlink(missing_ok=True)

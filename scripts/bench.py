@@ -1,0 +1,112 @@
+"""Measure what calibzarr claims, each figure as a ratio to a baseline of the same run.
+
+``python scripts/bench.py build`` runs all entries of one group. On Linux, MLX's wheel brings a
+plain BLAS; put an OpenBLAS in its place:
+``LD_PRELOAD=/usr/lib/x86_64-linux-gnu/libopenblas.so.0 OPENBLAS_NUM_THREADS=1``.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+
+import click
+from benchmarks.measure import Entry, Figure, Settings, machine
+from rich.console import Console
+from rich.table import Table
+
+GROUPS = {"build": "What a build and its store cost, against a file for each state."}
+"""Modules of ``benchmarks`` and what they measure."""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Measure calibzarr's claims as ratios, in interleaved repetitions."""
+
+
+def group_command(group: str, description: str) -> click.Command:
+    """The command that runs the entries of one module of ``benchmarks``."""
+
+    @click.command(name=group, help=description)
+    @click.option("--entry", "names", multiple=True, help="Run this entry alone; repeatable.")
+    @click.option("--quick", is_flag=True, help="Small sizes: see that it works, in seconds.")
+    @click.option("--rounds", type=click.IntRange(1), help="Repetitions of what is timed.")
+    @click.option(
+        "--directory",
+        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        help="Where to write meanwhile; default: the system's temporary directory.",
+    )
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+    def command(
+        names: tuple[str, ...],
+        quick: bool,
+        rounds: int | None,
+        directory: Path | None,
+        as_json: bool,
+    ) -> None:
+        entries: Mapping[str, Entry] = import_module(f"benchmarks.{group}").ENTRIES
+        for name in names:
+            if name not in entries:
+                raise click.BadParameter(
+                    f"{name!r} is none of {', '.join(entries)}", param_hint="--entry"
+                )
+        settings = Settings(quick=quick, rounds=rounds, directory=directory)
+        chosen = {name: entries[name] for name in names or entries}
+        figures = measure(chosen, settings)
+        if as_json:
+            report = {"machine": machine(), "figures": [figure.as_json() for figure in figures]}
+            click.echo(json.dumps(report, indent=2))
+        else:
+            console = Console(highlight=False)
+            if not console.is_terminal:
+                console.width = 170
+            console.print(table(figures))
+
+    return command
+
+
+def measure(entries: Mapping[str, Callable], settings: Settings) -> list[Figure]:
+    """Run entries one after the other."""
+    figures: list[Figure] = []
+    for name, entry in entries.items():
+        start = time.perf_counter()
+        figures += entry(settings)
+        click.echo(f"measured {name} in {time.perf_counter() - start:.0f} s", err=True)
+    return figures
+
+
+def table(figures: list[Figure]) -> Table:
+    """Figures as a table."""
+    about = machine()
+    title = f"{about['platform']}, {about['cpus']} CPUs, BLAS: {about['blas']}"
+    columns = ("entry", "what", "measured", "quartiles", "target", "met?", "how")
+    result = Table(*columns, title=title, box=None)
+    for figure in figures:
+        low, high = figure.spread
+        result.add_row(
+            figure.entry,
+            figure.what,
+            f"{figure.measured:.3g}",
+            f"{low:.3g} to {high:.3g}" if len(figure.ratios) > 1 else "",
+            _target(figure),
+            {True: "yes", False: "NO", None: ""}[figure.met],
+            figure.note,
+        )
+    return result
+
+
+def _target(figure: Figure) -> str:
+    if figure.at_most is not None:
+        return f"<= {figure.at_most:g}"
+    if figure.at_least is not None:
+        return f">= {figure.at_least:g}"
+    return ""
+
+
+for _group, _description in GROUPS.items():
+    cli.add_command(group_command(_group, _description))
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,1 @@
+"""The benchmark: one module for each group of claims, each with its ``ENTRIES``."""

@@ -1,0 +1,65 @@
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).parents[1] / "scripts" / "bench.py"
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return tmp_path_factory.mktemp("bench")
+
+
+@pytest.fixture(scope="module")
+def report(directory):
+    return run(directory, "files", "old-files")
+
+
+def run(directory, *entries):
+    chosen = [part for entry in entries for part in ("--entry", entry)]
+    command = [sys.executable, BENCH, "build", "--quick", "--json", "--directory", directory]
+    output = subprocess.run([*command, *chosen], check=True, capture_output=True, text=True).stdout
+    return json.loads(output)
+
+
+def figure(report, what):
+    return next(each for each in report["figures"] if each["what"] == what)
+
+
+def test_all_ratios_are_finite_and_positive(report):
+    measured = [each["measured"] for each in report["figures"]]
+    assert len(measured) >= 10
+    assert all(math.isfinite(ratio) and ratio > 0 for ratio in measured)
+
+
+def test_only_the_entries_asked_for_are_run(report):
+    assert {each["entry"] for each in report["figures"]} == {"files", "old-files"}
+
+
+@pytest.mark.parametrize(
+    "what", ["bytes, float32 / npz", "bytes, float16 / npz", "bytes, float32 / old directory"]
+)
+def test_store_is_smaller_than_files_by_its_target(report, what):
+    assert figure(report, what)["met"] is True
+
+
+def test_states_are_in_fewer_files_by_their_target(report):
+    assert figure(report, "files / npz")["met"] is True
+
+
+def test_nothing_stays_on_the_disk(report, directory):
+    assert list(directory.iterdir()) == []
+
+
+def test_unknown_entry_is_named_with_those_there_are():
+    result = subprocess.run(
+        [sys.executable, BENCH, "build", "--entry", "speed"], capture_output=True, text=True
+    )
+    assert result.returncode == 2
+    assert "'speed' is none of overhead, old-files, batch, files, memory" in " ".join(
+        result.stderr.split()
+    )
