@@ -11,9 +11,10 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 import zarr
+from xarray.core import indexing
 from zarr.codecs import BloscCodec
 
-from calibzarr import durable, schema
+from calibzarr import durable, schema, shards
 
 _SHARD_KEY = re.compile(rf"c\.(\d+)(?:\.0){{{len(schema.LATENTS.dims) - 1}}}")
 
@@ -210,8 +211,12 @@ def publish(path: Path, names: Iterable[str], attributes: Mapping[str, Any]) -> 
 
 def published(path: Path) -> list[str]:
     """Names of the variables that readers see."""
+    return list(_published_metadata(path))
+
+
+def _published_metadata(path: Path) -> dict[str, Any]:
     root = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
-    return list(root["consolidated_metadata"]["metadata"])
+    return dict(root["consolidated_metadata"]["metadata"])
 
 
 def open_store(path: str | Path) -> xr.Dataset:
@@ -233,6 +238,11 @@ def open_store(path: str | Path) -> xr.Dataset:
     path = Path(path)
     manifest(path)
     dataset = xr.open_zarr(path, chunks=None)
+    if shards.is_ours(_published_metadata(path)[schema.LATENTS.name]):
+        latents = dataset[schema.LATENTS.name].variable
+        own = shards.Latents(path / schema.LATENTS.name, latents.shape, latents.dtype)
+        lazy = xr.Variable(latents.dims, indexing.LazilyIndexedArray(own), latents.attrs)
+        dataset[schema.LATENTS.name] = lazy
     complete = completed(path, dataset.sizes["image"])
     dataset = dataset.assign_coords(
         complete=("image", complete, dataset[schema.COMPLETE.name].attrs)
@@ -261,6 +271,7 @@ class ImageWriter:
 
     def __init__(self, path: Path) -> None:
         group = open_group(path)
+        self._directory = path / schema.LATENTS.name
         self._latents = array(group, schema.LATENTS.name)
         self._decoded = array(group, schema.DECODED.name)
 
@@ -273,10 +284,18 @@ class ImageWriter:
             decoded: shape (row, column, rgb), uint8.
 
         Raises:
+            IndexError: if the store has no such image.
+            ValueError: if ``latents`` are not of the store's shape.
             OSError: if it cannot be written; the image is then not complete.
         """
+        num_images, *shape = self._latents.shape
+        if not 0 <= image < num_images:
+            raise IndexError(f"the store has images 0 to {num_images - 1}, got {image}")
+        if latents.shape != tuple(shape):
+            raise ValueError(f"latents must be of shape {tuple(shape)}, got {latents.shape}")
         self._decoded[image] = decoded
-        self._latents[image] = latents
+        shard = shards.encode(latents.astype(self._latents.dtype))
+        durable.write(self._directory / shards.file_name(image), shard)
 
 
 def stored_prompts(path: Path) -> tuple[list[str], list[int]]:

@@ -7,10 +7,14 @@ os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="calibzarr-tests-")
 os.environ["HF_HUB_CACHE"] = os.path.join(os.environ["HF_HOME"], "hub")  # goes before HF_HOME
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import hypothesis
 import pytest
 
 from calibzarr.models import registry
 from calibzarr.models.base import Model
+
+hypothesis.settings.register_profile("default", deadline=None)  # machines differ, and are busy
+hypothesis.settings.load_profile("default")
 
 
 @pytest.fixture(scope="session")
