@@ -14,7 +14,7 @@ from calibzarr.errors import OptionError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from calibzarr.builder import Plan
+    from calibzarr.build_plan import Plan
     from calibzarr.collector import Plan as CollectionPlan
 
 INTERRUPTED = 130  # exit code by the shells' convention: 128 + SIGINT
@@ -110,10 +110,10 @@ def build_command(settings: dict[str, bool], store: Path | None, **options: Any)
     calibzarr build stores/sd3.zarr --model sd3-medium --prompts prompts.csv
     calibzarr build stores/sd3.zarr --resume
     """
-    from calibzarr import builder
+    from calibzarr import build_plan, builder
 
     console = _console(settings)
-    plan = builder.plan(store, latent_dtype=options.pop("dtype"), **options)
+    plan = build_plan.plan(store, latent_dtype=options.pop("dtype"), **options)
     console.print(_announcement(plan))
     result = builder.run(plan, console)
     click.echo(f"{result.path}: {result.n_completed} of {result.num_images} images are complete")

@@ -17,7 +17,7 @@ import pytest
 import xarray as xr
 
 import calibzarr
-from calibzarr import builder, durable, store
+from calibzarr import build_plan, durable, store
 from calibzarr.errors import OptionError
 from calibzarr.models import registry
 from calibzarr.prompts import shape_captions
@@ -343,5 +343,5 @@ def test_killed_builds_resume_to_the_same_store(tmp_path):
 
 def test_default_path_is_named_after_the_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert builder.plan().path == Path("stores") / "tiny.zarr"
-    assert builder.plan().num_images == 16
+    assert build_plan.plan().path == Path("stores") / "tiny.zarr"
+    assert build_plan.plan().num_images == 16

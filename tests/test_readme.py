@@ -39,8 +39,7 @@ def test_python_example_slices_a_store_by_prompt_and_by_sigma(
 ):
     monkeypatch.chdir(interrupted_and_resumed)
     names = {}
-    (example,) = blocks("python")
-    exec(example, names)
+    exec(blocks("python")[0], names)
     whole = xr.open_zarr("stores/tiny.zarr").load()
     assert whole.complete.all()
     red = [i for i, prompt in enumerate(whole.prompt.values) if prompt.startswith("a red")]
@@ -53,6 +52,36 @@ def test_python_example_slices_a_store_by_prompt_and_by_sigma(
     np.testing.assert_array_equal(names["final"], whole.latents[:, [-1]])
     printed = capsys.readouterr().out
     assert "a red" in printed
+
+
+def test_statistics_examples_say_what_they_print(interrupted_and_resumed, monkeypatch, capsys):
+    monkeypatch.chdir(interrupted_and_resumed)
+    command = [sys.executable, "-m", "calibzarr", "collect", "stores/tiny.zarr", "--num-images"]
+    subprocess.run([*command, "4", "--steps", "0,3,6"], check=True)
+    names = {}
+    exec(blocks("python")[1], names)
+    whole = xr.open_zarr("stores/tiny.zarr").load()
+    steps = [0, 3, 6]
+    low, high = whole.value_min.values[:, steps], whole.value_max.values[:, steps]
+    np.testing.assert_array_equal(names["value_range"], high - low)
+    np.testing.assert_array_equal(names["value_range"].step, whole.sigma[steps])
+    np.testing.assert_array_equal(names["per_layer"], whole.histogram.values.sum(axis=1))
+    movement = high.max(axis=1) - high.min(axis=1)
+    expected = set(whole.layer.values[np.argsort(-movement)[:5]])
+    assert set(names["moving"]) == expected
+    chosen = (whole.kind == "mlp.fc2").values & (whole.stream == "image").values
+    actual = names["by_kind"].sel(kind="mlp.fc2", stream="image")
+    assert actual == (high - low)[chosen].max()
+    assert names["tails"].shape == (67, 3, 3)
+    assert (np.diff(names["tails"], axis=-1) >= 0).all()
+    assert (names["tails"][..., 0] >= 1.02 * low - 1e-6).all()
+    images = np.flatnonzero(whole.collected_image)
+    assert len(images) == 4
+    by_image = whole.image_max.values[:, steps][..., images]
+    half = by_image[..., ::2].max(axis=-1) / by_image.max(axis=-1)
+    np.testing.assert_allclose(names["convergence"], half.mean(axis=0), rtol=1e-5)
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in names["moving"])
 
 
 def test_every_command_in_the_readme_exists_with_its_options():

@@ -207,5 +207,5 @@ def test_what_is_no_store_is_refused_with_the_reason(tmp_path, path):
 
 def test_every_variable_is_documented_for_readers():
     readme = (Path(__file__).parents[1] / "stores" / "README.md").read_text(encoding="utf-8")
-    for variable in schema.BUILD_VARIABLES:
+    for variable in (*schema.BUILD_VARIABLES, *schema.COLLECTED_VARIABLES):
         assert f"`{variable.name}`" in readme
