@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.filesize import decimal
 
 from calibzarr import prompts as prompt_lists
 from calibzarr import schema, store
@@ -271,6 +272,6 @@ def _check_room(settled: Plan) -> None:
     if free < _CLEARLY_TOO_LITTLE * needed:
         raise OSError(
             errno.ENOSPC,
-            f"{settled.path} needs about {needed / 1e9:.1f} GB, but the disk has "
-            f"{free / 1e9:.1f} GB free; make room, or build fewer images",
+            f"{settled.path} needs about {decimal(needed)}, but the disk has {decimal(free)} "
+            f"free; make room, or build fewer images",
         )

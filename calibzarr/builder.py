@@ -1,6 +1,5 @@
 """From prompts to trajectories in a store, resumable at any moment."""
 
-import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from rich.console import Console
 
 from calibzarr import schema, store
 from calibzarr.build_plan import Plan, plan, refuse_differences
+from calibzarr.errors import disk_full_named, out_of_memory_named
 from calibzarr.interruption import graceful_stop
 from calibzarr.models import registry
 from calibzarr.models.base import Model, Schedule
@@ -69,7 +69,16 @@ def run(settled: Plan, console: Console) -> Result:
     grows = settled.exists and len(store.stored_prompts(settled.path)[0]) < settled.num_images
     before = int(settled.complete().sum())
     interrupted = False
-    try:
+
+    def what_is_left() -> str:
+        created = settled.path.exists()
+        done = store.completed(settled.path, settled.num_images).sum() if created else 0
+        return (
+            f"{done} of {settled.num_images} images are complete and stay; make room, then: "
+            f"{resume_command(settled.path)}"
+        )
+
+    with disk_full_named(what_is_left):
         if missing or grows:
             model = registry.load(settled.entry.name)
             schedule = model.schedule(settled.sizes.num_steps)
@@ -80,15 +89,6 @@ def run(settled: Plan, console: Console) -> Result:
         complete = store.completed(settled.path, settled.num_images)
         if complete.all():
             store.finish(settled.path)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        done = int(store.completed(settled.path, settled.num_images).sum())
-        raise OSError(
-            error.errno,
-            f"the disk is full: {done} of {settled.num_images} images are complete and stay; "
-            f"make room, then: {resume_command(settled.path)}",
-        ) from error
     return Result(
         path=settled.path,
         num_images=settled.num_images,
@@ -169,7 +169,8 @@ def _sample(
     ):
         try:
             for wanted in groups:
-                latents = _sample_group(settled, wanted, model, schedule, report)
+                with out_of_memory_named(size):
+                    latents = _sample_group(settled, wanted, model, schedule, report)
                 for image, states in zip(wanted, latents, strict=True):
                     _warn_of_non_finite(image, states, console)
                     writer.write(image, states, model.decode(states[-1]))

@@ -37,7 +37,7 @@ def one_line_errors(command: _Command) -> _Command:
             raise _BadOption(str(error)) from error
         except OSError as error:
             raise click.ClickException(_os_message(error)) from error
-        except (ValueError, ModuleNotFoundError) as error:
+        except (ValueError, MemoryError, ModuleNotFoundError) as error:
             raise click.ClickException(str(error)) from error
 
     return wrapper  # type: ignore[return-value]
@@ -127,14 +127,15 @@ def build_command(settings: dict[str, bool], store: Path | None, **options: Any)
 
 
 def _announcement(plan: "Plan") -> str:
+    from rich.filesize import decimal
+
     missing = plan.missing()
     if not missing:
         return f"{plan.path}: nothing to build, its images are complete"
     size = plan.sizes.image_size
     return (
         f"{plan.path}: {len(missing)} images of {size}x{size} pixels, {plan.sizes.num_steps} "
-        f"steps, with {plan.entry.name}, about {len(missing) * plan.image_bytes / 1e6:.1f} MB "
-        f"on disk"
+        f"steps, with {plan.entry.name}, about {decimal(len(missing) * plan.image_bytes)} on disk"
     )
 
 
@@ -232,6 +233,7 @@ def info(store: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(description, indent=2))
         return
+    from rich.filesize import decimal
     from rich.table import Table
 
     table = Table(show_header=False, box=None)
@@ -249,7 +251,7 @@ def info(store: Path, as_json: bool) -> None:
             f"{name} {number}" for name, number in description["manifest"]["libraries"].items()
         ),
         "files": description["files"],
-        "on disk": ", ".join(f"{name} {size / 1e6:.2f} MB" for name, size in sizes.items()),
+        "on disk": ", ".join(f"{name} {decimal(size)}" for name, size in sizes.items()),
         "collected": _collected(description["collected"]),
     }
     for name, value in rows.items():

@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 
 from calibzarr import schema, statistics_store, store
-from calibzarr.errors import OptionError
+from calibzarr.errors import OptionError, disk_full_named, out_of_memory_named
 from calibzarr.histogram import LogBins
 from calibzarr.interruption import graceful_stop
 from calibzarr.models import registry
@@ -206,6 +206,13 @@ def collect(path: str | Path, *, console: Console | None = None, **options: obje
 
 def run(settled: Plan, console: Console) -> Result:
     """Observe what was planned; see :func:`collect`."""
+    with disk_full_named(
+        lambda: "the statistics of before stay; make room, then give the same command again"
+    ):
+        return _run(settled, console)
+
+
+def _run(settled: Plan, console: Console) -> Result:
     path = settled.path
     manifest = store.manifest(path)
     if not settled.replays:
@@ -223,22 +230,17 @@ def run(settled: Plan, console: Console) -> Result:
     statistics = _begin(settled, layers)
     if not _replay(settled, statistics, model, layers, console):
         return _result(settled, statistics, interrupted=True)
-    statistics_store.replace(
-        path,
-        statistics,
-        layers,
-        _weights(model, layers),
-        {
-            "num_layers": len(layers),
-            "num_images": len(settled.images),
-            "steps": list(settled.steps),
-            "batch_size": settled.batch_size,
-            "bins": asdict(BINS),
-            "libraries": {name: version(name) for name in ("calibzarr", "diffusionkit", "mlx")},
-            "collected": datetime.now(UTC).isoformat(timespec="seconds"),
-            "stamp": uuid.uuid4().hex,
-        },
-    )
+    activations = {
+        "num_layers": len(layers),
+        "num_images": len(settled.images),
+        "steps": list(settled.steps),
+        "batch_size": settled.batch_size,
+        "bins": asdict(BINS),
+        "libraries": {name: version(name) for name in ("calibzarr", "diffusionkit", "mlx")},
+        "collected": datetime.now(UTC).isoformat(timespec="seconds"),
+        "stamp": uuid.uuid4().hex,
+    }
+    statistics_store.replace(path, statistics, layers, _weights(model, layers), activations)
     statistics_store.remove_checkpoint(path)
     return _result(settled, statistics, interrupted=False)
 
@@ -277,7 +279,7 @@ def _replay(
     to_replay = sum(len(images) for images, _ in work)
     began_with = statistics_store.stamp(settled.path)
     last, interval = time.monotonic(), _CHECKPOINT_SECONDS
-    verb = f"collect {len(layers)} layers at {len(settled.steps)} steps"
+    verb = f"{len(layers)} layers x {len(settled.steps)} steps"
 
     def tell() -> None:
         console.print("stopping when the images in work are observed; Ctrl-C again to stop now")
@@ -309,7 +311,8 @@ def _replay(
     ):
         for images, steps in work:
             try:
-                replay_batch(images, steps, report)
+                with out_of_memory_named(len(images)):
+                    replay_batch(images, steps, report)
             except KeyboardInterrupt:  # half a batch is in the arrays: keep the last checkpoint
                 return False
             if stop_requested():

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 _LINE_SECONDS = 10.0  # between plain lines
@@ -48,7 +49,7 @@ class _Rate:
         seconds = elapsed / here
         left = _duration(seconds * (self.total - self.done))
         done = int(self.done + 1e-6)
-        seen = f", {self.values / elapsed / 1e6:.1f} million values/s" if self.values else ""
+        seen = f", {self.values / elapsed / 1e6:.1f}M values/s" if self.values else ""
         return f"{done}/{self.total:g} {unit}s, {_per_unit(seconds)} s/{unit}{seen}, {left} left"
 
 
@@ -84,8 +85,12 @@ def reporting(
     if console.quiet:
         yield Silent()
     elif console.is_terminal:
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(), _RateColumn())
-        with Progress(*columns, console=console) as bars:
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None),  # what the text leaves
+            _RateColumn(table_column=Column(no_wrap=True)),
+        )
+        with Progress(*columns, console=console, expand=True) as bars:
             task = bars.add_task(verb, total=total, completed=done, rate="")
 
             class Bar:

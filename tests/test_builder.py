@@ -222,7 +222,7 @@ def test_wrong_options_are_refused_before_anything_is_created(tmp_path, options,
 def test_too_little_room_is_told_before_the_start(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 10**6))
-    with pytest.raises(OSError, match=r"needs about 0\.\d GB, but the disk has 0\.0 GB free"):
+    with pytest.raises(OSError, match=r"needs about 8\d\.\d MB, but the disk has 1\.0 MB free"):
         calibzarr.build(tmp_path / "a.zarr", num_images=400)
     assert list(tmp_path.iterdir()) == []
 
