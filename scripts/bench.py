@@ -16,7 +16,10 @@ from benchmarks.measure import Entry, Figure, Settings, machine
 from rich.console import Console
 from rich.table import Table
 
-GROUPS = {"build": "What a build and its store cost, against a file for each state."}
+GROUPS = {
+    "build": "What a build and its store cost, against a file for each state.",
+    "collect": "What observing layers and keeping their statistics cost.",
+}
 """Modules of ``benchmarks`` and what they measure."""
 
 

@@ -16,12 +16,17 @@ def directory(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def report(directory):
-    return run(directory, "files", "old-files")
+    return run(directory, "build", "files", "old-files")
 
 
-def run(directory, *entries):
+@pytest.fixture(scope="module")
+def collect_report(directory):
+    return run(directory, "collect", "bytes", "bytes-sd3")
+
+
+def run(directory, group, *entries):
     chosen = [part for entry in entries for part in ("--entry", entry)]
-    command = [sys.executable, BENCH, "build", "--quick", "--json", "--directory", directory]
+    command = [sys.executable, BENCH, group, "--quick", "--json", "--directory", directory]
     output = subprocess.run([*command, *chosen], check=True, capture_output=True, text=True).stdout
     return json.loads(output)
 
@@ -51,7 +56,16 @@ def test_states_are_in_fewer_files_by_their_target(report):
     assert figure(report, "files / npz")["met"] is True
 
 
-def test_nothing_stays_on_the_disk(report, directory):
+@pytest.mark.parametrize(
+    "what",
+    ["bytes of statistics / of the values that they are of", "bytes of statistics / 500 MB"],
+)
+def test_statistics_are_small_by_their_target(collect_report, what):
+    assert 0 < figure(collect_report, what)["measured"]
+    assert figure(collect_report, what)["met"] is True
+
+
+def test_nothing_stays_on_the_disk(report, collect_report, directory):
     assert list(directory.iterdir()) == []
 
 

@@ -27,7 +27,7 @@ def test_build_says_what_it_makes_where_it_is_and_what_is_next(run, tmp_path):
     path = tmp_path / "a.zarr"
     code, out, err = run("build", path, "--num-images", 2, "--num-steps", 1)
     assert code == 0
-    assert "2 images of 64x64 pixels, 1 steps, with tiny, about 53.3 kB on disk" in err
+    assert "2 images of 64x64 pixels, 1 steps, with tiny, about 38.1 kB on disk" in err
     assert f"{path}: 2 of 2 images are complete" in out
     assert f"calibzarr info {path}" in out
     code, out, err = run("build", path, "--resume")
