@@ -80,6 +80,7 @@ class LogBins:
         return bins
 
 
+_ROWS = 256  # histograms that are searched together
 _GROUP = 64  # bins that a search first passes over together
 _HIGH_HALF = int(np.little_endian)  # place of a float32's upper half among its two
 
@@ -129,16 +130,25 @@ def quantile(
     if counts.shape[-1] != len(middle):
         raise ValueError(f"counts have {counts.shape[-1]} bins, but the edges {len(middle)}")
     rows = counts.reshape(-1, len(middle))
+    result = np.empty((len(rows), len(fractions)))
+    for first in range(0, len(rows), _ROWS):  # temporaries that fit a processor's cache
+        part = slice(first, first + _ROWS)
+        result[part] = _quantiles(rows[part], middle, fractions)
+    return result.reshape(counts.shape[:-1] + np.shape(q))
+
+
+def _quantiles(counts: np.ndarray, middle: np.ndarray, fractions: np.ndarray) -> np.ndarray:
+    """Quantiles of histograms, shape (row, quantile)."""
     starts = np.arange(0, len(middle), _GROUP)
-    groups = np.add.reduceat(rows, starts, axis=1).cumsum(axis=1)
+    groups = np.add.reduceat(counts, starts, axis=1).cumsum(axis=1)
     last = np.maximum(groups[:, -1:] - 1, 0)
     position = fractions * last
     below = np.floor(position).astype(np.int64)
     ranks = np.concatenate([below, np.minimum(below + 1, last)], axis=1)
-    first, second = np.split(middle[_bins_of_ranks(rows, starts, groups, ranks)], 2, axis=1)
+    first, second = np.split(middle[_bins_of_ranks(counts, starts, groups, ranks)], 2, axis=1)
     result = first + (position - below) * (second - first)
     result[groups[:, -1] == 0] = np.nan
-    return result.reshape(counts.shape[:-1] + np.shape(q))
+    return result
 
 
 def _bins_of_ranks(

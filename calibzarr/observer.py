@@ -89,24 +89,32 @@ class Statistics:
             variance = reduction.square_sum / reduction.value_count - mean**2
         low, high = reduction.feature_min, reduction.feature_max
         by_image = (low.min(axis=1), high.max(axis=1), mean, np.sqrt(variance.clip(min=0)))
-        width = low.shape[1]
-        for layer in layers:
-            at = layer, place
-            own = {name: array[at] for name, array in self.arrays.items() if array.ndim > 2}
-            own["histogram"] += reduction.histogram
-            own["feature_min_sum"][:width] += low.sum(axis=0, dtype=np.float64)
-            own["feature_max_sum"][:width] += high.sum(axis=0, dtype=np.float64)
-            np.minimum(own["feature_min"][:width], low.min(axis=0), out=own["feature_min"][:width])
-            np.maximum(own["feature_max"][:width], high.max(axis=0), out=own["feature_max"][:width])
+        by_feature = {
+            "feature_min_sum": low.sum(axis=0, dtype=np.float64),
+            "feature_max_sum": high.sum(axis=0, dtype=np.float64),
+            "feature_min": low.min(axis=0),
+            "feature_max": high.max(axis=0),
+        }
+        added = {
+            "histogram": reduction.histogram,
+            "non_finite_count": reduction.non_finite,
+            "value_count": reduction.value_count.sum(),
+            "value_sum": reduction.value_sum.sum(),
+            "square_sum": reduction.square_sum.sum(),
+            "image_count": len(images),
+        }
+        own = self.arrays
+        for layer in layers:  # those that share the values: four at most
+            for name, amount in added.items():
+                own[name][layer, place] += amount
+            for name, values in by_feature.items():
+                known = own[name][layer, place, : low.shape[1]]
+                combine = {"feature_min": np.minimum, "feature_max": np.maximum}.get(name, np.add)
+                combine(known, values, out=known)
             for name, values in zip(_BY_IMAGE, by_image, strict=True):
-                own[name][list(images)] = values
-            self.arrays["non_finite_count"][at] += reduction.non_finite
-            self.arrays["value_count"][at] += reduction.value_count.sum()
-            self.arrays["value_sum"][at] += reduction.value_sum.sum()
-            self.arrays["square_sum"][at] += reduction.square_sum.sum()
-            self.arrays["image_count"][at] += len(images)
-            self.arrays["value_min"][at] = min(self.arrays["value_min"][at], low.min())
-            self.arrays["value_max"][at] = max(self.arrays["value_max"][at], high.max())
+                own[name][layer, place, list(images)] = values
+            own["value_min"][layer, place] = min(own["value_min"][layer, place], low.min())
+            own["value_max"][layer, place] = max(own["value_max"][layer, place], high.max())
 
     def merge(self, other: "Statistics") -> None:
         """Add what ``other`` observed.

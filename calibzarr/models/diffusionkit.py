@@ -183,14 +183,19 @@ def cached_modulation(mmdit: nn.Module, pooled: mx.array, timesteps: mx.array) -
         pooled: pooled text embeddings, shape (row, feature).
         timesteps: shape (step,), in the activation dtype.
     """
+    _clear_caches(mmdit)  # DiffusionKit's own sampler may have left some
     kept = mmdit.parameters()  # the arrays themselves, not copies
     try:
         mmdit.cache_modulation_params(pooled, timesteps)
         yield
     finally:
-        # It lists adaLN's layers a second time, as a new branch of the parameter tree.
-        mmdit.pop("to_offload", None)
+        _clear_caches(mmdit)
         mmdit.update(kept)  # also the biases that FLUX's blocks set to zero as they run
-        mmdit.clear_modulation_params_cache()
-        if isinstance(mmdit.pre_sdpa_rope, kit.mmdit.RoPE):
-            mmdit.pre_sdpa_rope.rope_embeddings = None
+
+
+def _clear_caches(mmdit: nn.Module) -> None:
+    # The list of what to offload holds adaLN's layers a second time, as a branch of the tree.
+    mmdit.pop("to_offload", None)
+    mmdit.clear_modulation_params_cache()
+    if isinstance(mmdit.pre_sdpa_rope, kit.mmdit.RoPE):
+        mmdit.pre_sdpa_rope.rope_embeddings = None
