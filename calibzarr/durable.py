@@ -5,14 +5,17 @@ import fcntl
 import os
 import shutil
 import sys
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from zarr.abc.buffer import Buffer
 from zarr.storage import LocalStore
+
+_UNCLAIMED_SECONDS = 1.0  # a file so new may not be locked by its writer yet
 
 
 def partial_path(path: Path) -> Path:
@@ -30,7 +33,8 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path)
     try:
-        with partial.open("xb") as file, _claim(file.fileno()):
+        with partial.open("xb") as file:
+            _claim(file.fileno())
             yield file
             file.flush()
             _flush_descriptor(file.fileno())
@@ -63,14 +67,14 @@ def new_directory(path: Path) -> Iterator[Path]:
     partial.mkdir(parents=True)
     descriptor = os.open(partial, os.O_RDONLY)
     try:
-        with _claim(descriptor):
-            yield partial
-            try:
-                partial.rename(path)
-            except OSError as error:
-                if path.exists():
-                    raise FileExistsError(f"{path} exists already") from error
-                raise
+        _claim(descriptor)
+        yield partial
+        try:
+            partial.rename(path)
+        except OSError as error:
+            if path.exists():
+                raise FileExistsError(f"{path} exists already") from error
+            raise
     finally:
         os.close(descriptor)
         shutil.rmtree(partial, ignore_errors=True)
@@ -82,14 +86,16 @@ def remove_abandoned(partials: Iterator[Path]) -> int:
     removed = 0
     for partial in partials:
         try:
+            if time.time() - partial.stat().st_mtime < _UNCLAIMED_SECONDS:
+                continue
             descriptor = os.open(partial, os.O_RDONLY)
         except FileNotFoundError:  # its writer has just given it its name
             continue
         try:
-            with _claim(descriptor):
-                shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
-                removed += 1
-        except BlockingIOError:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
+            removed += 1
+        except OSError:  # its writer lives, or there is no telling
             continue
         finally:
             os.close(descriptor)
@@ -107,19 +113,16 @@ def flush_directory(path: Path) -> None:
 
 def _flush_descriptor(descriptor: int) -> None:
     if sys.platform == "darwin":  # there fsync stops at the drive's own cache
-        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
-    else:
-        os.fsync(descriptor)
+        with suppress(OSError):  # not every file system can do more
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(descriptor)
 
 
-@contextmanager
-def _claim(descriptor: int) -> Iterator[None]:
-    """Hold the lock that says: the writer of this lives. The system drops it with the process."""
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    try:
-        yield
-    finally:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
+def _claim(descriptor: int) -> None:
+    """Take the lock that says: the writer of this lives. The system drops it with the process."""
+    with suppress(OSError):  # some network file systems have no locks
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 class DurableStore(LocalStore):

@@ -60,9 +60,20 @@ def test_only_files_of_dead_writers_are_removed(tmp_path):
     writer = context.Process(target=_write_and_wait, args=(tmp_path / "key", started))
     writer.start()
     assert started.wait(60)
+    (partial,) = tmp_path.iterdir()
+    os.utime(partial, (0, 0))
     assert durable.remove_abandoned(tmp_path.glob("*.partial")) == 0
-    assert len(list(tmp_path.iterdir())) == 1
+    assert partial.exists()
     os.kill(writer.pid, signal.SIGKILL)
     writer.join()
     assert durable.remove_abandoned(tmp_path.glob("*.partial")) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_just_being_made_is_left_alone(tmp_path):
+    new, old = (durable.partial_path(tmp_path / "key") for _ in range(2))
+    new.touch()
+    old.touch()
+    os.utime(old, (0, 0))
+    assert durable.remove_abandoned(tmp_path.glob("*.partial")) == 1
+    assert list(tmp_path.iterdir()) == [new]

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import warnings
 from pathlib import Path
@@ -175,7 +176,9 @@ def test_create_fills_an_empty_directory(tmp_path):
 
 def test_leftovers_are_removed_and_nothing_else(path):
     files = set(path.rglob("*"))
-    (path / "latents" / f"c.0.0.0.0.{'a' * 32}.partial").write_bytes(b"torn")
+    leftover = path / "latents" / f"c.0.0.0.0.{'a' * 32}.partial"
+    leftover.write_bytes(b"torn")
+    os.utime(leftover, (0, 0))
     assert store.remove_leftovers(path) == 1
     assert set(path.rglob("*")) == files
 
