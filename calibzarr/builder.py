@@ -1,5 +1,6 @@
 """From prompts to trajectories in a store, resumable at any moment."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from calibzarr import schema, store
+from calibzarr import schema, statistics_store, store
 from calibzarr.build_plan import Plan, plan, refuse_differences
 from calibzarr.errors import disk_full_named, out_of_memory_named
 from calibzarr.interruption import graceful_stop
@@ -71,11 +72,12 @@ def run(settled: Plan, console: Console) -> Result:
     interrupted = False
 
     def what_is_left() -> str:
-        created = settled.path.exists()
-        done = store.completed(settled.path, settled.num_images).sum() if created else 0
+        if not settled.path.exists():
+            return "nothing was created; make room, then give the same command again"
+        done = int(store.completed(settled.path, settled.num_images).sum())
         return (
             f"{done} of {settled.num_images} images are complete and stay; make room, then: "
-            f"{resume_command(settled.path)}"
+            f"{resume_command(settled)}"
         )
 
     with disk_full_named(what_is_left):
@@ -98,9 +100,11 @@ def run(settled: Plan, console: Console) -> Result:
     )
 
 
-def resume_command(path: Path) -> str:
-    """The command that goes on with a store."""
-    return f"calibzarr build {path} --resume"
+def resume_command(settled: Plan) -> str:
+    """The command that goes on with a build, ready to be pasted."""
+    part = settled.images
+    own = "" if len(part) == settled.num_images else f" --images {part.start}:{part.stop}"
+    return f"calibzarr build {shlex.quote(str(settled.path))} --resume{own}"
 
 
 def _prepare_store(settled: Plan, model: Model, schedule: Schedule) -> None:
@@ -124,6 +128,7 @@ def _prepare_store(settled: Plan, model: Model, schedule: Schedule) -> None:
     if len(store.stored_prompts(settled.path)[0]) < settled.num_images:
         changing = ("num_images", "prompts_sha256", "prompt_source")
         new = {name: attributes[name] for name in changing}
+        statistics_store.install(settled.path)
         store.extend(settled.path, settled.prompts, settled.seeds, new)
 
 

@@ -1,6 +1,7 @@
 """The commands: each parses, calls one function and prints."""
 
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -37,7 +38,7 @@ def one_line_errors(command: _Command) -> _Command:
             raise _BadOption(str(error)) from error
         except OSError as error:
             raise click.ClickException(_os_message(error)) from error
-        except (ValueError, MemoryError, ModuleNotFoundError) as error:
+        except (ValueError, RuntimeError, MemoryError, ModuleNotFoundError) as error:
             raise click.ClickException(str(error)) from error
 
     return wrapper  # type: ignore[return-value]
@@ -59,7 +60,7 @@ class ImageRange(click.ParamType):
     ) -> tuple[int, int]:
         """Parse the two numbers; which are allowed depends on the store."""
         first, colon, end = str(value).partition(":")
-        if not (colon and first.isdigit() and end.isdigit()):
+        if not (colon and first.isdecimal() and end.isdecimal()):
             self.fail(f"{value!r} is not a range of images such as 0:100", param, ctx)
         return int(first), int(end)
 
@@ -117,13 +118,19 @@ def build_command(settings: dict[str, bool], store: Path | None, **options: Any)
     console.print(_announcement(plan))
     result = builder.run(plan, console)
     click.echo(f"{result.path}: {result.n_completed} of {result.num_images} images are complete")
-    if result.n_completed < result.num_images:
-        verb = "stopped; go on" if result.interrupted else "go on"
-        click.echo(f"{verb} with: {builder.resume_command(result.path)}")
-    else:
-        click.echo(f"look at it with: calibzarr info {result.path}")
     if result.interrupted:
+        click.echo(f"stopped; go on with: {builder.resume_command(plan)}")
         sys.exit(INTERRUPTED)
+    if result.n_completed < result.num_images and len(plan.images) == plan.num_images:
+        click.echo(f"go on with: {builder.resume_command(plan)}")
+    elif result.n_completed < result.num_images:
+        click.echo("the other images are another builder's, or: " + _rest(result.path))
+    else:
+        click.echo(f"look at it with: calibzarr info {shlex.quote(str(result.path))}")
+
+
+def _rest(path: Path) -> str:
+    return f"calibzarr build {shlex.quote(str(path))} --resume"
 
 
 def _announcement(plan: "Plan") -> str:
@@ -151,7 +158,7 @@ class Steps(click.ParamType):
         parts = str(value).split(",")
         if value in ("key", "all"):
             return str(value)
-        if not all(part.strip().isdigit() for part in parts):
+        if not all(part.strip().isdecimal() for part in parts):
             self.fail(f"{value!r} is not key, all, or indices such as 0,25,50", param, ctx)
         return [int(part) for part in parts]
 
@@ -184,13 +191,16 @@ def collect_command(settings: dict[str, bool], store: Path, **options: Any) -> N
 
     console = _console(settings)
     plan = collector.plan(store, **options)
-    if plan.asked > len(plan.images):
-        console.print(f"{store} has {len(plan.images)} complete images; taking those")
+    if plan.asked > plan.found:
+        console.print(
+            f"{plan.asked} images were asked for, {plan.found} are complete: taking those"
+        )
     console.print(_collection(plan))
     result = collector.run(plan, console)
+    quoted = shlex.quote(str(store))
     covered = f"{result.num_images} images at {len(result.steps)} steps"
     if result.interrupted:
-        click.echo(f"{store}: stopped; go on with: calibzarr collect {store}{_same(options)}")
+        click.echo(f"{store}: stopped; go on with: calibzarr collect {quoted}{_same(options)}")
         sys.exit(INTERRUPTED)
     click.echo(f"{store}: statistics of {result.num_layers} layers from {covered}")
     if result.non_finite:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from calibzarr import schema, statistics_store, store
+from calibzarr import durable, schema, statistics_store, store
 from calibzarr.errors import OptionError, disk_full_named, out_of_memory_named
 from calibzarr.histogram import LogBins
 from calibzarr.interruption import graceful_stop
@@ -26,7 +26,7 @@ from calibzarr.schedule import key_steps
 BINS = LogBins()
 
 _CHECKPOINT_SHARE = 0.01  # of the time at most
-_CHECKPOINT_SECONDS = 30.0  # between checkpoints at least
+_CHECKPOINT_SECONDS = 30.0, 300.0  # between checkpoints, at least and at most
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Plan:
         batch_size: images replayed together.
         force: whether to start over.
         asked: images that were asked for.
+        found: complete ones among them.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class Plan:
     batch_size: int
     force: bool
     asked: int
+    found: int
 
     @property
     def images(self) -> np.ndarray:
@@ -146,7 +148,7 @@ def plan(
     wanted_steps = _settle_steps(steps, manifest["num_steps"])
     before = np.flatnonzero(covered.any(axis=1))
     if images is None:
-        asked = num_images
+        asked, found = num_images, min(num_images, len(complete))
         wanted_images = np.union1d(before, _spread(complete, before, num_images))
     else:
         first, end = images
@@ -154,15 +156,21 @@ def plan(
             raise OptionError(
                 f"images must be A:B with 0 <= A < B <= {len(covered)}, got {first}:{end}"
             )
-        asked = end - first
         chosen = complete[(complete >= first) & (complete < end)]
         if not len(chosen):
             raise OptionError(f"no image of {first}:{end} is complete in {path}")
+        asked, found = end - first, len(chosen)
         wanted_images = np.union1d(before, chosen)
     target = np.zeros_like(covered)
     all_steps = np.union1d(np.flatnonzero(covered.any(axis=0)), wanted_steps)
     target[np.ix_(wanted_images.astype(int), all_steps.astype(int))] = True
-    return Plan(path, covered, target, batch_size, force, asked)
+    lost = np.setdiff1d(np.flatnonzero((target & ~covered).any(axis=1)), complete)
+    if len(lost):
+        raise ValueError(
+            f"image {lost[0]} is among the statistics of {path}, but no longer complete; build "
+            f"it again by --resume, or start over with: calibzarr collect {path} --force"
+        )
+    return Plan(path, covered, target, batch_size, force, asked, found)
 
 
 def _settle_steps(steps: str | Sequence[int], num_steps: int) -> np.ndarray:
@@ -179,10 +187,18 @@ def _settle_steps(steps: str | Sequence[int], num_steps: int) -> np.ndarray:
 
 
 def _spread(complete: np.ndarray, before: np.ndarray, num_images: int) -> np.ndarray:
-    """Images to observe beside those of before, evenly spread over the other complete ones."""
-    others = np.setdiff1d(complete, before)
-    count = int(np.clip(num_images - len(before), 0, len(others)))
-    return others[np.arange(count) * len(others) // max(count, 1)]
+    """Images to observe beside those of before, so that all together are evenly spread."""
+    count = int(np.clip(num_images - len(before), 0, len(np.setdiff1d(complete, before))))
+    if not len(before):
+        return complete[np.arange(count) * len(complete) // max(count, 1)]
+    places = np.arange(len(complete))
+    known = np.append(np.flatnonzero(np.isin(complete, before)), len(complete))
+    distance = np.abs(places[:, None] - known).min(axis=1)
+    chosen = []
+    for _ in range(count):  # each time the one that is farthest from all the others
+        chosen.append(int(distance.argmax()))
+        distance = np.minimum(distance, np.abs(places - chosen[-1]))
+    return complete[np.sort(np.array(chosen, dtype=int))]
 
 
 def collect(path: str | Path, *, console: Console | None = None, **options: object) -> Result:
@@ -206,18 +222,28 @@ def collect(path: str | Path, *, console: Console | None = None, **options: obje
 
 def run(settled: Plan, console: Console) -> Result:
     """Observe what was planned; see :func:`collect`."""
-    with disk_full_named(
-        lambda: "the statistics of before stay; make room, then give the same command again"
-    ):
-        return _run(settled, console)
+
+    def what_is_left() -> str:
+        return "the statistics of before stay; make room, then give the same command again"
+
+    try:
+        with (
+            disk_full_named(what_is_left),
+            durable.locked(settled.path / schema.LATENTS.name, wait=False),
+        ):
+            return _run(settled, console)
+    except BlockingIOError:
+        raise BlockingIOError(
+            f"another collection is at work on {settled.path}; wait for it, then add to it"
+        ) from None
 
 
 def _run(settled: Plan, console: Console) -> Result:
     path = settled.path
     manifest = store.manifest(path)
-    if not settled.replays:
+    if not settled.replays and not statistics_store.has_checkpoint(path, BINS):
         statistics = statistics_store.read(path, BINS)
-        if statistics is not None and statistics.covered.sum() == settled.target.sum():
+        if statistics is not None:
             return _result(settled, statistics, interrupted=False)
     model = registry.load(manifest["model"])
     if model.fingerprint != manifest["model_fingerprint"]:
@@ -242,6 +268,7 @@ def _run(settled: Plan, console: Console) -> Result:
     }
     statistics_store.replace(path, statistics, layers, _weights(model, layers), activations)
     statistics_store.remove_checkpoint(path)
+    store.remove_leftovers(path)
     return _result(settled, statistics, interrupted=False)
 
 
@@ -254,12 +281,12 @@ def _begin(settled: Plan, layers: Sequence[Layer]) -> Statistics:
         known = statistics_store.read_checkpoint(settled.path, BINS)
         known = known or statistics_store.read(settled.path, BINS)
     if known is not None:
-        return known.placed(settled.steps, num_images=len(settled.target))
+        return known.placed(settled.steps, settled.images.tolist())
     return Statistics.empty(
         BINS,
         len(layers),
         settled.steps,
-        num_images=len(settled.target),
+        settled.images.tolist(),
         features=max(layer.features for layer in layers),
     )
 
@@ -273,53 +300,56 @@ def _replay(
 ) -> bool:
     """Replay all the work into ``statistics``; return whether it is done."""
     dataset = store.open_store(settled.path)
+    all_prompts, _ = store.stored_prompts(settled.path)
     manifest = store.manifest(settled.path)
+    cfg_weight = manifest["cfg_weight"]
     schedule = model.schedule(manifest["num_steps"])
     work = settled.work()
     to_replay = sum(len(images) for images, _ in work)
     began_with = statistics_store.stamp(settled.path)
-    last, interval = time.monotonic(), _CHECKPOINT_SECONDS
+    least, most = _CHECKPOINT_SECONDS
+    last, interval = time.monotonic(), least
     verb = f"{len(layers)} layers x {len(settled.steps)} steps"
 
     def tell() -> None:
-        console.print("stopping when the images in work are observed; Ctrl-C again to stop now")
+        console.print("stopping after the model call in work; Ctrl-C again to stop now")
 
     def checkpoint() -> None:
         nonlocal last, interval
         started = time.monotonic()
         statistics_store.write_checkpoint(settled.path, statistics, began_with)
         last = time.monotonic()
-        interval = max(_CHECKPOINT_SECONDS, (last - started) / _CHECKPOINT_SHARE)
+        interval = min(max(least, (last - started) / _CHECKPOINT_SHARE), most)
 
-    def replay_batch(images: list[int], steps: Sequence[int], report: Reporter) -> None:
+    def replay(images: list[int], steps: Sequence[int], report: Reporter) -> bool:
+        """Replay a batch; return whether the user stopped it."""
         latents = dataset.latents.isel(image=images).values
-        prompts = [str(prompt) for prompt in dataset.prompt.isel(image=images).values]
-        cfg_weight = manifest["cfg_weight"]
-        conditioning = model.encode(prompts, cfg_weight)
+        conditioning = model.encode([all_prompts[image] for image in images], cfg_weight)
+        rows = np.searchsorted(statistics.images, images)
         for step in steps:
             x = model.from_numpy(latents[:, step])
             before = statistics.arrays["value_count"].sum()
             replay_step(model, x, conditioning, cfg_weight, schedule, step, images, statistics)
+            statistics.covered[rows, settled.steps.index(step)] = True
             values = statistics.arrays["value_count"].sum() - before
             report.advance(len(images) / len(steps), values=int(values))
-        places = [settled.steps.index(step) for step in steps]
-        statistics.covered[np.ix_(images, places)] = True
+            if stop_requested() or time.monotonic() - last > interval:
+                checkpoint()
+            if stop_requested():
+                return True
+        return False
 
     with (
         reporting(console, verb, "image", to_replay) as report,
         graceful_stop(tell) as stop_requested,
     ):
-        for images, steps in work:
-            try:
+        try:
+            for images, steps in work:
                 with out_of_memory_named(len(images)):
-                    replay_batch(images, steps, report)
-            except KeyboardInterrupt:  # half a batch is in the arrays: keep the last checkpoint
-                return False
-            if stop_requested():
-                checkpoint()
-                return False
-            if time.monotonic() - last > interval:
-                checkpoint()
+                    if replay(images, steps, report):
+                        return False
+        except KeyboardInterrupt:  # half a call is in the arrays: the last checkpoint counts
+            return False
     return True
 
 

@@ -102,6 +102,30 @@ def remove_abandoned(partials: Iterator[Path]) -> int:
     return removed
 
 
+@contextmanager
+def locked(directory: Path, wait: bool = True) -> Iterator[None]:
+    """Hold a directory's lock; the system drops it with the process.
+
+    Args:
+        directory: what to lock, against other holders of this lock and nothing else.
+        wait: whether to wait while another process holds it.
+
+    Raises:
+        BlockingIOError: if it is held and ``wait`` is false.
+    """
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise
+        except OSError:  # some network file systems have no locks
+            pass
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def flush_directory(path: Path) -> None:
     """Wait until a directory's entries are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

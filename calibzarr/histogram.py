@@ -16,13 +16,14 @@ class LogBins:
 
     Attributes:
         min_exponent: magnitudes below ``2**min_exponent`` share the bin around zero.
-        max_exponent: magnitudes from ``2**max_exponent`` up are in the outermost bins.
+        max_exponent: the outermost bins, which hold all larger magnitudes, begin one bin below
+            ``2**max_exponent``.
         mantissa_bits: an octave has ``2**mantissa_bits`` bins, of a relative width of at most
             ``2**-mantissa_bits``.
     """
 
     min_exponent: int = -20
-    max_exponent: int = 16
+    max_exponent: int = 24
     mantissa_bits: int = 6
 
     @property

@@ -74,6 +74,7 @@ SEED = Variable(
     "seed of the image's first noise",
     chunk={"image": IMAGE_CHUNK},
     coordinate=True,
+    fill_value=-1,  # no seed: what a lost chunk reads as
 )
 COMPLETE = Variable(
     "complete",

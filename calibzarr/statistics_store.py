@@ -37,14 +37,19 @@ def read(path: Path, bins: LogBins) -> Statistics | None:
     if ATTRIBUTE not in group.attrs:
         return None
     _check_bins(path, group, bins)
-    steps = np.flatnonzero(_read(group, schema.COLLECTED.name))
-    images = _read(group, schema.COLLECTED_IMAGE.name)
+    steps, images = (
+        np.flatnonzero(_read(group, variable.name))
+        for variable in (schema.COLLECTED, schema.COLLECTED_IMAGE)
+    )
     derived = {
-        variable.name: _read(group, variable.name, (slice(None), steps))
+        variable.name: _read(
+            group,
+            variable.name,
+            (slice(None), steps, images) if "image" in variable.dims else (slice(None), steps),
+        )
         for variable in schema.STATISTICS
     }
-    covered = np.repeat(images[:, None], len(steps), axis=1)
-    return Statistics.from_derived(bins, [int(step) for step in steps], covered, derived)
+    return Statistics.from_derived(bins, steps.tolist(), images.tolist(), derived)
 
 
 def _check_bins(path: Path, group: zarr.Group, bins: LogBins) -> None:
@@ -84,7 +89,7 @@ def replace(
 
     Args:
         path: directory of the store.
-        statistics: their steps and images must be covered all or not at all.
+        statistics: every image at every step.
         layers: of the model, in the order of the arrays.
         weights: values of the variables about weights, by name.
         activations: the attribute that says what was collected, JSON types only.
@@ -109,12 +114,13 @@ def replace(
             attributes={ATTRIBUTE: dict(activations)},
         )
         store.create_arrays(staged, schema.COLLECTED_VARIABLES, sizes)
+        images = list(statistics.images)
         values = {
             **weights,
             **_layer_coordinates(layers),
             "bin_low": statistics.bins.low,
             "bin_high": statistics.bins.high,
-            schema.COLLECTED_IMAGE.name: statistics.covered.any(axis=1),
+            schema.COLLECTED_IMAGE.name: np.isin(np.arange(sizes["image"]), images),
             schema.COLLECTED.name: np.isin(np.arange(shape[1]), statistics.steps),
         }
         for name, array in values.items():
@@ -127,7 +133,12 @@ def replace(
                 target[:] = every
                 continue
             for place, step in enumerate(statistics.steps):
-                target[:, step] = array[:, place]
+                if name.startswith("image_"):
+                    by_image = np.full((len(layers), sizes["image"]), np.nan, dtype=array.dtype)
+                    by_image[:, images] = array[:, place]
+                    target[:, step] = by_image
+                else:
+                    target[:, step] = array[:, place]
     install(path)
 
 
@@ -150,18 +161,25 @@ def install(path: Path) -> None:
     staged = path / _STAGED
     if not staged.exists():
         return
-    attributes = json.loads((staged / "zarr.json").read_text(encoding="utf-8"))["attributes"]
-    names = [variable.name for variable in schema.COLLECTED_VARIABLES]
-    others = [name for name in store.published(path) if name not in names]
-    store.publish(path, others, {ATTRIBUTE: None})
-    for name in names:
-        if (staged / name).exists():
-            shutil.rmtree(path / name, ignore_errors=True)
-            (staged / name).rename(path / name)
-    durable.flush_directory(path)
-    store.publish(path, [*others, *names], attributes)
-    done = durable.partial_path(staged)  # half removed, it is a leftover like any other
-    staged.rename(done)
+    with durable.locked(path):
+        if not staged.exists():  # another process was faster
+            return
+        attributes = json.loads((staged / "zarr.json").read_text(encoding="utf-8"))["attributes"]
+        names = [variable.name for variable in schema.COLLECTED_VARIABLES]
+        others = [name for name in store.published(path) if name not in names]
+        num_images = store.array(store.open_group(path), schema.LATENTS.name).shape[0]
+        store.publish(path, {ATTRIBUTE: None}, others)
+        for name in names:
+            if (staged / name).exists():
+                shutil.rmtree(path / name, ignore_errors=True)
+                (staged / name).rename(path / name)
+        durable.flush_directory(path)
+        # The store may have grown since these were written.
+        moved = zarr.open_group(durable.DurableStore(path), mode="r+", use_consolidated=False)
+        store.resize_images({name: store.array(moved, name) for name in names}, num_images)
+        store.publish(path, attributes, [*others, *names])
+        done = durable.partial_path(staged)  # half removed, it is a leftover like any other
+        staged.rename(done)
     shutil.rmtree(done)
 
 
@@ -176,6 +194,7 @@ def write_checkpoint(path: Path, statistics: Statistics, began_with: str | None)
     header = {
         "bins": asdict(statistics.bins),
         "steps": statistics.steps,
+        "images": statistics.images,
         "began_with": began_with,
     }
     with durable.new_file(path / _CHECKPOINT) as file:
@@ -193,9 +212,17 @@ def read_checkpoint(path: Path, bins: LogBins) -> Statistics | None:
     if checkpoint is None:
         return None
     with checkpoint as file:
-        steps = _checkpoint_steps(file)
+        steps, images = _extent(file)
         arrays = {name: file[name] for name in file.files if name != "header"}
-    return Statistics(bins, steps, arrays.pop("covered"), arrays)
+    return Statistics(bins, steps, images, arrays.pop("covered"), arrays)
+
+
+def has_checkpoint(path: Path, bins: LogBins) -> bool:
+    """Whether an interrupted collection left a checkpoint that fits the store now."""
+    checkpoint = _open_checkpoint(path, bins)
+    if checkpoint is not None:
+        checkpoint.close()
+    return checkpoint is not None
 
 
 def coverage(path: Path, bins: LogBins, shape: tuple[int, int]) -> np.ndarray:
@@ -216,17 +243,14 @@ def coverage(path: Path, bins: LogBins, shape: tuple[int, int]) -> np.ndarray:
     checkpoint = _open_checkpoint(path, bins)
     if checkpoint is not None:
         with checkpoint as file:
-            own = file["covered"]
-            covered[: len(own), list(_checkpoint_steps(file))] = own
+            steps, images = _extent(file)
+            covered[np.ix_(images, steps)] = file["covered"]
         return covered
     group = store.open_group(path, mode="r")
     if ATTRIBUTE in group.attrs:
         _check_bins(path, group, bins)
-        images, steps = (
-            np.flatnonzero(_read(group, variable.name))
-            for variable in (schema.COLLECTED_IMAGE, schema.COLLECTED)
-        )
-        covered[np.ix_(images, steps)] = True
+        collected = (schema.COLLECTED_IMAGE, schema.COLLECTED)
+        covered[np.ix_(*(np.flatnonzero(_read(group, own.name)) for own in collected))] = True
     return covered
 
 
@@ -242,8 +266,10 @@ def _open_checkpoint(path: Path, bins: LogBins) -> Any:
     return file if fits else None
 
 
-def _checkpoint_steps(file: Any) -> tuple[int, ...]:
-    return tuple(json.loads(file["header"].tobytes())["steps"])
+def _extent(file: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Steps and images that a checkpoint has room for."""
+    header = json.loads(file["header"].tobytes())
+    return tuple(header["steps"]), tuple(header["images"])
 
 
 def remove_checkpoint(path: Path) -> None:

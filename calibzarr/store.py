@@ -15,6 +15,7 @@ from xarray.core import indexing
 from zarr.codecs import BloscCodec
 
 from calibzarr import durable, schema, shards
+from calibzarr.prompts import prompts_sha256
 
 _SHARD_KEY = re.compile(rf"c\.(\d+)(?:\.0){{{len(schema.LATENTS.dims) - 1}}}")
 
@@ -82,11 +83,13 @@ def manifest(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is a file; a calibzarr store is a directory")
     try:
         metadata = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
-        attributes = metadata.get("attributes", {})
     except FileNotFoundError:
         raise ValueError(f"{path} is not a calibzarr store: it has no zarr.json") from None
-    except (ValueError, AttributeError) as error:
+    except ValueError as error:
         raise ValueError(f"{path} is damaged: its zarr.json cannot be read ({error})") from None
+    attributes = metadata.get("attributes") if isinstance(metadata, dict) else None
+    if not isinstance(attributes, dict):
+        raise ValueError(f"{path} is not a calibzarr store: its zarr.json has no attributes")
     if attributes.get("format") != schema.FORMAT:
         raise ValueError(
             f"{path} is not a calibzarr store: its format is {attributes.get('format')!r}, "
@@ -98,7 +101,11 @@ def manifest(path: Path) -> dict[str, Any]:
             f"{path} has format version {version!r}; this calibzarr reads version "
             f"{schema.FORMAT_VERSION}. Upgrade calibzarr to open it"
         )
-    return dict(attributes)
+    listed = (metadata.get("consolidated_metadata") or {}).get("metadata", {})
+    for variable in schema.BUILD_VARIABLES:
+        if variable.name not in listed or not (path / variable.name).is_dir():
+            raise ValueError(f"{path} is damaged: it lacks the variable {variable.name}")
+    return attributes
 
 
 def create(
@@ -134,7 +141,7 @@ def create(
         create_arrays(group, schema.BUILD_VARIABLES, sizes.by_dimension, attributes["latent_dtype"])
         for name, values in coordinates.items():
             array(group, name)[:] = values
-        publish(template, [variable.name for variable in schema.BUILD_VARIABLES], {})
+        publish(template, {}, [variable.name for variable in schema.BUILD_VARIABLES])
 
 
 def create_arrays(
@@ -185,27 +192,29 @@ def create_arrays(
         )
 
 
-def publish(path: Path, names: Iterable[str], attributes: Mapping[str, Any]) -> None:
-    """Let readers see exactly these arrays, as they are now, and these attributes: in one write.
+def publish(path: Path, attributes: Mapping[str, Any], names: Iterable[str] | None = None) -> None:
+    """Let readers see these attributes, and exactly these arrays as they are now: in one write.
 
-    Readers take both from the root's consolidated metadata; see ``stores/README.md``.
+    Readers take both from the root's consolidated metadata; see ``stores/README.md``. Whoever
+    calls this holds the store's lock, ``durable.locked(path)``.
 
     Args:
         path: directory of the store.
-        names: variables to list.
         attributes: root attributes to set; one that is None is removed.
+        names: variables to list; None for those that are listed, as they were.
     """
     root = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
     kept = {**root.get("attributes", {}), **attributes}
     root["attributes"] = {name: value for name, value in kept.items() if value is not None}
-    root["consolidated_metadata"] = {
-        "kind": "inline",
-        "must_understand": False,
-        "metadata": {
-            name: json.loads((path / name / "zarr.json").read_text(encoding="utf-8"))
-            for name in sorted(names)
-        },
-    }
+    if names is not None:
+        root["consolidated_metadata"] = {
+            "kind": "inline",
+            "must_understand": False,
+            "metadata": {
+                name: json.loads((path / name / "zarr.json").read_text(encoding="utf-8"))
+                for name in sorted(names)
+            },
+        }
     durable.write(path / "zarr.json", json.dumps(root, indent=2).encode())
 
 
@@ -299,12 +308,31 @@ class ImageWriter:
 
 
 def stored_prompts(path: Path) -> tuple[list[str], list[int]]:
-    """Prompts and seeds of a store's images."""
+    """Prompts and seeds of a store's images.
+
+    Raises:
+        ValueError: if they are not those that the manifest was written for.
+    """
     group = open_group(path, mode="r")
     prompts, seeds = (
         np.asarray(array(group, variable.name)[:]) for variable in (schema.PROMPT, schema.SEED)
     )
-    return [str(prompt) for prompt in prompts], [int(seed) for seed in seeds]
+    texts = [str(prompt) for prompt in prompts]
+    if prompts_sha256(texts) != group.attrs.get("prompts_sha256") or (seeds < 0).any():
+        raise ValueError(f"{path} is damaged: its prompts or seeds are not those it was begun with")
+    return texts, [int(seed) for seed in seeds]
+
+
+def resize_images(arrays: Mapping[str, zarr.Array], num_images: int) -> None:
+    """Change the number of images of every array that has them."""
+    for member in arrays.values():
+        names = getattr(member.metadata, "dimension_names", None) or ()
+        if "image" in names:
+            extent = [
+                num_images if name == "image" else size
+                for name, size in zip(names, member.shape, strict=True)
+            ]
+            member.resize(tuple(extent))
 
 
 def extend(
@@ -314,25 +342,20 @@ def extend(
 
     Readers see the old extent until the last write.
     """
-    num_images = len(prompts)
-    group = open_group(path)
-    for _, member in group.arrays():
-        names = getattr(member.metadata, "dimension_names", None) or ()
-        if "image" in names:
-            extent = [
-                num_images if name == "image" else size
-                for name, size in zip(names, member.shape, strict=True)
-            ]
-            member.resize(tuple(extent))
-    grown = zarr.open_group(durable.DurableStore(path), mode="r+", use_consolidated=False)
-    array(grown, schema.PROMPT.name)[:] = np.asarray(prompts, dtype=object)
-    array(grown, schema.SEED.name)[:] = np.asarray(seeds, dtype=np.int64)
-    publish(path, published(path), attributes)
+    with durable.locked(path):
+        if len(prompts) <= array(open_group(path), schema.PROMPT.name).shape[0]:
+            return  # another builder was faster
+        resize_images(dict(open_group(path).arrays()), len(prompts))
+        grown = zarr.open_group(durable.DurableStore(path), mode="r+", use_consolidated=False)
+        array(grown, schema.PROMPT.name)[:] = np.asarray(prompts, dtype=object)
+        array(grown, schema.SEED.name)[:] = np.asarray(seeds, dtype=np.int64)
+        publish(path, attributes, published(path))
 
 
 def update_attributes(path: Path, attributes: Mapping[str, Any]) -> None:
     """Set root attributes, in one write."""
-    open_group(path).attrs.update(attributes)
+    with durable.locked(path):
+        publish(path, attributes)
 
 
 def finish(path: Path) -> int:
@@ -340,12 +363,13 @@ def finish(path: Path) -> int:
 
     For one writer, when nobody else builds.
     """
-    group = open_group(path)
-    marks = array(group, schema.COMPLETE.name)
+    marks = array(open_group(path), schema.COMPLETE.name)
     complete = completed(path, marks.shape[0])
-    marks[:] = complete
     n_completed = int(complete.sum())
-    group.attrs.update({"n_completed": n_completed})
+    if not np.array_equal(marks[:], complete):
+        marks[:] = complete
+    if manifest(path)["n_completed"] != n_completed:
+        update_attributes(path, {"n_completed": n_completed})
     return n_completed
 
 

@@ -41,7 +41,7 @@ def test_a_part_names_the_command_that_goes_on(run, tmp_path):
     )
     assert code == 0
     assert "1 of 2 images are complete" in out
-    assert f"go on with: calibzarr build {path} --resume" in out
+    assert f"the other images are another builder's, or: calibzarr build {path} --resume" in out
 
 
 def test_old_name_of_the_prompt_option_still_works(run, tmp_path):
@@ -113,6 +113,8 @@ def prepare(tmp_path):
         ("build new --batch-size 0", 2, "0 is not in the range"),
         ("build new --model sdxl", 2, "the models are tiny, sd3-medium"),
         ("build new --images 5", 2, "'5' is not a range of images such as 0:100"),
+        ("build new --images ²:5", 2, "'²:5' is not a range"),
+        ("collect directory --steps ²", 2, "'²' is not key, all"),
         ("build new --dtype int8", 2, "'int8' is not one of"),
         ("build new --seed 4294967290", 2, "seed must be 0 to 4294967280 for 16 images"),
         ("build file", 1, "file is a file"),

@@ -26,13 +26,16 @@ def distributions():
         "zero": np.zeros(1000),
         "tiny": 1e-7 * normal,
         "far from zero": 500 + normal,
+        "huge": 1e6 * normal,
     }
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 @pytest.mark.parametrize("name", distributions())
 def test_quantiles_agree_with_numpy_on_the_raw_values(name, dtype):
-    values = distributions()[name].astype(dtype).astype(np.float32)
+    values = distributions()[name].astype(np.float32)
+    values = values.clip(-60_000, 60_000) if dtype == np.float16 else values
+    values = values.astype(dtype).astype(np.float32)
     counts = BINS.counts(values)
     assert counts.sum() == values.size
     actual = quantile(counts, BINS.low, BINS.high, FRACTIONS)
@@ -104,5 +107,5 @@ def test_fractions_outside_of_0_to_1_are_refused(q):
 
 
 def test_counts_of_other_bins_are_refused():
-    with pytest.raises(ValueError, match="3 bins, but the edges 4609"):
+    with pytest.raises(ValueError, match=f"3 bins, but the edges {BINS.count}"):
         quantile(np.ones(3, dtype=int), BINS.low, BINS.high, 0.5)

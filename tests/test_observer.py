@@ -18,17 +18,17 @@ def values_of(layer, step, image):
 
 
 def empty(bins=BINS, steps=STEPS):
-    return Statistics.empty(bins, len(WIDTH), steps, NUM_IMAGES, max(WIDTH.values()))
+    return Statistics.empty(bins, len(WIDTH), steps, range(NUM_IMAGES), max(WIDTH.values()))
 
 
-def observe(batches, steps=STEPS):
-    statistics = empty(steps=steps)
+def observe(batches, steps=STEPS, statistics=None):
+    statistics = statistics or empty(steps=steps)
     for images in batches:
         for step in steps:
             for layer in WIDTH:
                 values = np.concatenate([values_of(layer, step, i) for i in images], axis=1)
                 statistics.update([layer], step, images, reduce(values, BINS))
-        statistics.covered[list(images)] = True
+        statistics.covered[[statistics.images.index(image) for image in images]] = True
     return statistics
 
 
@@ -93,16 +93,18 @@ def test_parts_merge_to_the_whole(whole):
 
 
 def test_statistics_survive_being_stored(whole):
-    part = observe([[0, 3]])
-    restored = Statistics.from_derived(BINS, STEPS, part.covered, part.derived())
+    part = Statistics.empty(BINS, len(WIDTH), STEPS, [0, 3], max(WIDTH.values()))
+    observe([[0, 3]], statistics=part)
+    restored = Statistics.from_derived(BINS, STEPS, [0, 3], part.derived())
     assert_same(restored, part)
+    restored = restored.placed(STEPS, range(NUM_IMAGES))
     restored.merge(observe([[1, 2], [4, 5]]))
     assert_same(restored, whole)
 
 
 def test_steps_and_images_are_added_without_a_change():
     part = observe([[0], [1]], steps=(3,))
-    wider = part.placed(STEPS, NUM_IMAGES + 2)
+    wider = part.placed(STEPS, range(NUM_IMAGES + 2))
     assert wider.covered.shape == (NUM_IMAGES + 2, len(STEPS))
     derived, own = wider.derived(), part.derived()
     for name, array in derived.items():
@@ -129,6 +131,23 @@ def test_an_image_of_nothing_but_nan_is_no_value():
     derived = statistics.derived()
     assert derived["non_finite_count"][0, 0] == nothing.size
     assert derived["value_count"][0, 0] == 0
-    for name in ("value_min", "value_mean", "value_std"):
-        assert np.isnan(derived[name][0, 0])
-    assert np.isnan(derived["image_mean"][0, 0, 1])
+    for name in derived.keys() - {"histogram", "non_finite_count", "value_count"}:
+        assert np.isnan(derived[name][0, 0]).all()
+
+
+def test_a_feature_without_a_finite_value_in_one_image_is_that_of_the_others():
+    statistics = empty()
+    values = np.concatenate([values_of(0, 0, image) for image in (0, 1)], axis=1)
+    values[:, 1, :, 2] = np.inf
+    statistics.update([0], 0, [0, 1], reduce(values, BINS))
+    derived = statistics.derived()
+    np.testing.assert_allclose(
+        derived["feature_mean_max"][0, 0, 2], values[:, 0, :, 2].max(), rtol=1e-6
+    )
+    others = values[..., [0, 1, 3]].max(axis=(0, 2)).mean(axis=0)
+    np.testing.assert_allclose(derived["feature_mean_max"][0, 0, [0, 1, 3]], others, rtol=1e-6)
+    assert all(not np.isinf(array).any() for array in derived.values())
+    restored = Statistics.from_derived(BINS, STEPS, range(NUM_IMAGES), derived)
+    np.testing.assert_array_equal(
+        restored.derived()["feature_mean_max"], derived["feature_mean_max"]
+    )

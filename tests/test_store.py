@@ -199,6 +199,13 @@ def test_what_is_no_store_is_refused_with_the_reason(tmp_path, path):
     with pytest.raises(ValueError, match="not a calibzarr store: its format is None"):
         store.manifest(other)
     metadata = (path / "zarr.json").read_text()
+    for nonsense in ("[]", '"x"', '{"attributes": null}', "{}"):
+        (path / "zarr.json").write_text(nonsense)
+        with pytest.raises(ValueError, match="not a calibzarr store"):
+            store.manifest(path)
+    (path / "zarr.json").write_text(metadata.replace('"consolidated_metadata"', '"other"'))
+    with pytest.raises(ValueError, match="damaged: it lacks the variable sigma"):
+        store.manifest(path)
     (path / "zarr.json").write_text(metadata[:100])
     with pytest.raises(ValueError, match="damaged"):
         store.manifest(path)
