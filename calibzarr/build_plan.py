@@ -208,8 +208,9 @@ def refuse_differences(path: Path, stored: Mapping[str, Any], given: Mapping[str
     """
     for name, value in given.items():
         if value is not None and value != stored.get(name):
+            option = "dtype" if name == "latent_dtype" else name
             raise OptionError(
-                f"{path} was begun with {name} {stored.get(name)!r}, and cannot go on with "
+                f"{path} was begun with {option} {stored.get(name)!r}, and cannot go on with "
                 f"{value!r}; leave the option out, or build another store"
             )
 

@@ -50,6 +50,9 @@ def _os_message(error: OSError) -> str:
     return error.strerror or str(error)
 
 
+_quiet = click.option("-q", "--quiet", is_flag=True, help="Print nothing but results and errors.")
+
+
 class ImageRange(click.ParamType):
     """``A:B``, images A to B - 1."""
 
@@ -68,7 +71,7 @@ class ImageRange(click.ParamType):
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="calibzarr")
 @click.option("-v", "--verbose", is_flag=True, help="Tell more of what is going on.")
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing but results and errors.")
+@_quiet
 @click.pass_context
 def cli(context: click.Context, verbose: bool, quiet: bool) -> None:
     """Build calibration datasets for quantizing diffusion transformers, in one Zarr store."""
@@ -98,9 +101,12 @@ def cli(context: click.Context, verbose: bool, quiet: bool) -> None:
 @click.option("--repeat", is_flag=True, help="Go through the prompts again, with new seeds.")
 @click.option("--resume", is_flag=True, help="Go on with the store, or begin it.")
 @click.option("--images", type=ImageRange(), help="Build only these images of the store.")
+@_quiet
 @click.pass_obj
 @one_line_errors
-def build_command(settings: dict[str, bool], store: Path | None, **options: Any) -> None:
+def build_command(
+    settings: dict[str, bool], store: Path | None, quiet: bool, **options: Any
+) -> None:
     r"""Sample every prompt and keep every state in STORE.
 
     STORE is a directory, stores/<model>.zarr if not given. What is not given comes from the
@@ -113,7 +119,7 @@ def build_command(settings: dict[str, bool], store: Path | None, **options: Any)
     """
     from calibzarr import build_plan, builder
 
-    console = _console(settings)
+    console = _console(quiet or settings["quiet"])
     plan = build_plan.plan(store, latent_dtype=options.pop("dtype"), **options)
     console.print(_announcement(plan))
     result = builder.run(plan, console)
@@ -176,9 +182,10 @@ class Steps(click.ParamType):
 @click.option("--steps", type=Steps(), default="key", show_default=True, help="States to replay.")
 @click.option("--batch-size", type=click.IntRange(1), default=1, help="Images replayed together.")
 @click.option("--force", is_flag=True, help="Start over; old statistics stay until then.")
+@_quiet
 @click.pass_obj
 @one_line_errors
-def collect_command(settings: dict[str, bool], store: Path, **options: Any) -> None:
+def collect_command(settings: dict[str, bool], store: Path, quiet: bool, **options: Any) -> None:
     r"""Replay STORE's latents through its model and add statistics of every layer.
 
     What was observed before stays and is added to: ask for more images, or other steps.
@@ -189,7 +196,7 @@ def collect_command(settings: dict[str, bool], store: Path, **options: Any) -> N
     """
     from calibzarr import collector
 
-    console = _console(settings)
+    console = _console(quiet or settings["quiet"])
     plan = collector.plan(store, **options)
     if plan.asked > plan.found:
         console.print(
@@ -266,7 +273,7 @@ def info(store: Path, as_json: bool) -> None:
     }
     for name, value in rows.items():
         table.add_row(name, str(value))
-    _console({"quiet": False}, stderr=False).print(table)
+    _console(stderr=False).print(table)
 
 
 def _grouped(sizes: dict[str, int]) -> dict[str, int]:
@@ -298,6 +305,7 @@ def models() -> None:
     from calibzarr.models.registry import MODELS
 
     table = Table("model", "image size", "steps", "cfg weight", "weights", "description", box=None)
+    table.columns[0].no_wrap = True
     for entry in MODELS.values():
         missing = entry.missing_files()
         weights = f"{len(missing)} files missing" if missing else "here"
@@ -309,15 +317,15 @@ def models() -> None:
             weights if entry.files else "embedded",
             entry.description,
         )
-    _console({"quiet": False}, stderr=False).print(table)
+    _console(stderr=False).print(table)
 
 
-def _console(settings: dict[str, bool], stderr: bool = True) -> "Console":
+def _console(quiet: bool = False, stderr: bool = True) -> "Console":
     from rich.console import Console
 
     return Console(
         stderr=stderr,
-        quiet=settings["quiet"],
+        quiet=quiet,
         soft_wrap=stderr,  # lines, not tables
         highlight=False,
         markup=False,  # a path may hold brackets

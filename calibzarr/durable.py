@@ -72,7 +72,7 @@ def new_directory(path: Path) -> Iterator[Path]:
         try:
             partial.rename(path)
         except OSError as error:
-            if path.exists():
+            if path.is_dir() and any(path.iterdir()):
                 raise FileExistsError(f"{path} exists already") from error
             raise
     finally:

@@ -126,6 +126,7 @@ def create(
         FileExistsError: if something is at ``path`` already.
         OSError: if it cannot be written.
     """
+    path = path.resolve()  # where a link points to is what gets the name
     path.parent.mkdir(parents=True, exist_ok=True)
     durable.remove_abandoned(path.parent.glob(f"{path.name}.*.partial"))
     with durable.new_directory(path) as template:
@@ -368,7 +369,7 @@ def finish(path: Path) -> int:
     n_completed = int(complete.sum())
     if not np.array_equal(marks[:], complete):
         marks[:] = complete
-    if manifest(path)["n_completed"] != n_completed:
+    if manifest(path).get("n_completed") != n_completed:
         update_attributes(path, {"n_completed": n_completed})
     return n_completed
 

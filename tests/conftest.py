@@ -21,3 +21,9 @@ hypothesis.settings.load_profile("default")
 def tiny() -> Model:
     """The embedded model; tests leave it as they find it."""
     return registry.load("tiny")
+
+
+@pytest.fixture
+def loaded_once(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work within this process shares one loaded model; processes load their own."""
+    monkeypatch.setattr(registry, "load", lambda name: tiny)

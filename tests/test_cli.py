@@ -9,9 +9,8 @@ from calibzarr.models import registry
 
 
 @pytest.fixture
-def run(capsys, monkeypatch, tiny):
+def run(capsys, monkeypatch, loaded_once):
     """Run the command line within this process: exit code, standard output, standard error."""
-    monkeypatch.setattr(registry, "load", lambda name: tiny)
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["calibzarr", *map(str, arguments)])
@@ -59,6 +58,9 @@ def test_quiet_prints_results_only(run, tmp_path):
     code, out, err = run("-q", "build", path, "--num-images", 1, "--num-steps", 1)
     assert (code, err) == (0, "")
     assert "1 of 1 images are complete" in out
+    code, out, err = run("collect", path, "-q", "--steps", "0,1", "--images", "0:1")
+    assert (code, err) == (0, "")
+    assert "1 images at 2 steps" in out
 
 
 def test_info_for_people_and_for_programs(run, tmp_path):

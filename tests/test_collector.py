@@ -23,10 +23,7 @@ STATISTICS = [variable.name for variable in schema.STATISTICS]
 EVERYTHING = {variable.name for variable in schema.COLLECTED_VARIABLES}
 
 
-@pytest.fixture(autouse=True)
-def loaded_once(tiny, monkeypatch):
-    """Work within this process shares one loaded model; processes load their own."""
-    monkeypatch.setattr(registry, "load", lambda name: tiny)
+pytestmark = pytest.mark.usefixtures("loaded_once")
 
 
 @pytest.fixture(scope="module")

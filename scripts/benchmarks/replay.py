@@ -71,7 +71,7 @@ class Replay:
         """Statistics of nothing, for this model at these steps."""
         layers = self.model.layers()
         features = max(layer.features for layer in layers)
-        return Statistics.empty(collector.BINS, len(layers), self.steps, 1, features)
+        return Statistics.empty(collector.BINS, len(layers), self.steps, [0], features)
 
     def _denoised(self) -> Iterator[mx.array]:
         for x, step in zip(self.latents, self.steps, strict=True):

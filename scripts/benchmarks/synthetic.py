@@ -72,7 +72,7 @@ def statistics(
     """
     random = np.random.default_rng(0)
     features = max(layer.features for layer in layers)
-    result = Statistics.empty(bins, len(layers), steps, num_images, features)
+    result = Statistics.empty(bins, len(layers), steps, range(num_images), features)
     for index, layer in enumerate(layers):
         scale = 2 ** random.uniform(-4, 5)
         number = tokens * layer.features
