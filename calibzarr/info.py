@@ -26,7 +26,18 @@ def describe(path: str | Path) -> dict[str, Any]:
         "manifest": manifest,
         "num_images": len(prompts),
         "n_completed": int(store.completed(path, len(prompts)).sum()),
-        "bytes": store.bytes_on_disk(path),
+        "bytes": bytes_on_disk(path),
         "files": sum(file.is_file() for file in path.rglob("*")),
         "collected": manifest.get("activations"),
     }
+
+
+def bytes_on_disk(path: Path) -> dict[str, int]:
+    """Bytes of each variable's files, and of the metadata under the name ``metadata``."""
+    sizes: dict[str, int] = {"metadata": 0}
+    for file in path.rglob("*"):
+        if file.is_file():
+            parts = file.relative_to(path).parts
+            name = "metadata" if parts[-1] == "zarr.json" else parts[0]
+            sizes[name] = sizes.get(name, 0) + file.stat().st_size
+    return sizes

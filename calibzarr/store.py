@@ -379,17 +379,6 @@ def remove_leftovers(path: Path) -> int:
     return durable.remove_abandoned(path.rglob("*.partial"))
 
 
-def bytes_on_disk(path: Path) -> dict[str, int]:
-    """Bytes of each variable's files, and of the metadata under the name ``metadata``."""
-    sizes: dict[str, int] = {"metadata": 0}
-    for file in path.rglob("*"):
-        if file.is_file():
-            parts = file.relative_to(path).parts
-            name = "metadata" if parts[-1] == "zarr.json" else parts[0]
-            sizes[name] = sizes.get(name, 0) + file.stat().st_size
-    return sizes
-
-
 def open_group(path: Path, mode: Literal["r", "r+"] = "r+") -> zarr.Group:
     """Open a store's root group; what is written is on the disk before its key appears."""
     return zarr.open_group(durable.DurableStore(path), mode=mode)

@@ -13,7 +13,7 @@ import xarray as xr
 from test_builder import snapshot
 
 import calibzarr
-from calibzarr import collector, schema, statistics_store, store
+from calibzarr import collector, info, schema, statistics_store, store
 from calibzarr.errors import OptionError
 from calibzarr.histogram import LogBins, quantile
 from calibzarr.models import registry
@@ -273,7 +273,7 @@ def test_statistics_stay_when_the_store_grows(path, collected):
 
 
 def test_disk_use_is_small(collected):
-    sizes = store.bytes_on_disk(collected)
+    sizes = info.bytes_on_disk(collected)
     used = sum(sizes.get(name, 0) for name in EVERYTHING)
     dataset = open_strictly(collected)
     raw = 4 * int(dataset.value_count.sum())

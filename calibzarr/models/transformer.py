@@ -20,15 +20,12 @@ def observable_layers(mmdit: nn.Module) -> tuple[Layer, ...]:
     The image stream's output of a block of two streams bears the block's name, the text
     stream's ``<block>.text``. The last text block gives none: nothing after it reads it.
     """
+    embedders = {"t_embedder": "unified", "y_embedder": "text", "context_embedder": "text"}
     return (
-        *_linears(mmdit.t_embedder, "t_embedder", "t_embedder", "t_embedder", "unified"),
-        *_linears(mmdit.y_embedder, "y_embedder", "y_embedder", "y_embedder", "text"),
-        *_linears(
-            mmdit.context_embedder,
-            "context_embedder",
-            "context_embedder",
-            "context_embedder",
-            "text",
+        *(
+            layer
+            for name, stream in embedders.items()
+            for layer in _linears(mmdit[name], name, name, name, stream)
         ),
         *_two_stream_blocks(mmdit),
         *_unified_blocks(mmdit),

@@ -9,7 +9,7 @@ import calibzarr
 from benchmarks import data, replay, synthetic
 from benchmarks.measure import Entry, Figure, Settings, interleave, optimised_blas
 from benchmarks.old_collector import PERCENTILES
-from calibzarr import builder, collector, schema, statistics_store, store
+from calibzarr import builder, collector, info, schema, statistics_store, store
 from calibzarr.histogram import quantile
 from calibzarr.models.base import Layer
 from calibzarr.models.diffusionkit import kit
@@ -192,7 +192,7 @@ def _write(path: Path, statistics: collector.Statistics, layers: Sequence[Layer]
 
 
 def _bytes_of_statistics(path: Path) -> int:
-    sizes = store.bytes_on_disk(path)
+    sizes = info.bytes_on_disk(path)
     return sum(sizes[variable.name] for variable in schema.COLLECTED_VARIABLES)
 
 
