@@ -210,7 +210,7 @@ def collect(path: str | Path, *, console: Console | None = None, **options: obje
         **options: as those of :func:`plan`.
 
     Returns:
-        How it ended. A first Ctrl-C ends it after the images in work, and keeps what it saw.
+        How it ended. A first Ctrl-C ends it after the model call in work, and keeps what it saw.
 
     Raises:
         OptionError: if a value is not allowed.
@@ -241,6 +241,10 @@ def run(settled: Plan, console: Console) -> Result:
 def _run(settled: Plan, console: Console) -> Result:
     path = settled.path
     manifest = store.manifest(path)
+    if not settled.force and not np.array_equal(
+        statistics_store.coverage(path, BINS, settled.covered.shape), settled.covered
+    ):
+        raise ValueError(f"{path} was collected meanwhile; give the same command again")
     if not settled.replays and not statistics_store.has_checkpoint(path, BINS):
         statistics = statistics_store.read(path, BINS)
         if statistics is not None:

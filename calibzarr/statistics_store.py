@@ -175,7 +175,7 @@ def install(path: Path) -> None:
                 (staged / name).rename(path / name)
         durable.flush_directory(path)
         # The store may have grown since these were written.
-        moved = zarr.open_group(durable.DurableStore(path), mode="r+", use_consolidated=False)
+        moved = store.open_group(path, consolidated=False)
         store.resize_images({name: store.array(moved, name) for name in names}, num_images)
         store.publish(path, attributes, [*others, *names])
         done = durable.partial_path(staged)  # half removed, it is a leftover like any other

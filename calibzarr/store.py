@@ -347,7 +347,7 @@ def extend(
         if len(prompts) <= array(open_group(path), schema.PROMPT.name).shape[0]:
             return  # another builder was faster
         resize_images(dict(open_group(path).arrays()), len(prompts))
-        grown = zarr.open_group(durable.DurableStore(path), mode="r+", use_consolidated=False)
+        grown = open_group(path, consolidated=False)
         array(grown, schema.PROMPT.name)[:] = np.asarray(prompts, dtype=object)
         array(grown, schema.SEED.name)[:] = np.asarray(seeds, dtype=np.int64)
         publish(path, attributes, published(path))
@@ -379,9 +379,17 @@ def remove_leftovers(path: Path) -> int:
     return durable.remove_abandoned(path.rglob("*.partial"))
 
 
-def open_group(path: Path, mode: Literal["r", "r+"] = "r+") -> zarr.Group:
-    """Open a store's root group; what is written is on the disk before its key appears."""
-    return zarr.open_group(durable.DurableStore(path), mode=mode)
+def open_group(
+    path: Path, mode: Literal["r", "r+"] = "r+", consolidated: bool = True
+) -> zarr.Group:
+    """Open a store's root group; what is written is on the disk before its key appears.
+
+    Args:
+        path: directory of the store.
+        mode: ``r`` to read alone.
+        consolidated: whether arrays are as readers see them, or as their own metadata say.
+    """
+    return zarr.open_group(durable.DurableStore(path), mode=mode, use_consolidated=consolidated)
 
 
 def array(group: zarr.Group, name: str) -> zarr.Array:

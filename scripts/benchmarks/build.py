@@ -165,25 +165,11 @@ def _write_store(
     pictures: list[np.ndarray],
     latent_dtype: str = "float32",
 ) -> None:
-    _create_store(path, len(pictures), trajectories[0].shape, latent_dtype)
+    data.create_store(path, len(pictures), trajectories[0].shape, latent_dtype)
     writer = store.ImageWriter(path)
     for image, (states, picture) in enumerate(zip(trajectories, pictures, strict=True)):
         writer.write(image, states, picture)
     store.finish(path)
-
-
-def _create_store(path: Path, num_images: int, shape: tuple[int, ...], latent_dtype: str) -> None:
-    num_states, *latent_shape = shape
-    sigma = data.sigmas(num_states - 1)
-    sizes = store.Sizes(num_images, num_states - 1, tuple(latent_shape), 8 * latent_shape[-1])
-    coordinates = {
-        schema.SIGMA.name: sigma,
-        schema.TIMESTEP.name: 1000 * sigma,
-        schema.FINAL.name: sigma == 0,
-        schema.PROMPT.name: np.full(num_images, "", dtype=object),
-        schema.SEED.name: np.arange(num_images),
-    }
-    store.create(path, sizes, coordinates, {"latent_dtype": latent_dtype})
 
 
 def batch(settings: Settings) -> list[Figure]:
@@ -224,8 +210,8 @@ def files(settings: Settings) -> list[Figure]:
         old, new, half = (Path(directory) / name for name in ("old", "new", "half"))
         old_way.prepare(old)
         shape = (num_steps + 1, data.CHANNELS, size, size)
-        _create_store(new, num_images, shape, "float32")
-        _create_store(half, num_images, shape, "float16")
+        data.create_store(new, num_images, shape, "float32")
+        data.create_store(half, num_images, shape, "float16")
         writers = [store.ImageWriter(path) for path in (new, half)]
         for image in range(num_images):  # one at a time: all of them may be more than memory
             states, picture = data.trajectory(image, size, num_steps), data.picture(image, 8 * size)

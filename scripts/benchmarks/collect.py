@@ -9,7 +9,7 @@ import calibzarr
 from benchmarks import data, replay, synthetic
 from benchmarks.measure import Entry, Figure, Settings, interleave, optimised_blas
 from benchmarks.old_collector import PERCENTILES
-from calibzarr import builder, collector, info, schema, statistics_store, store
+from calibzarr import builder, collector, info, schema, statistics_store
 from calibzarr.histogram import quantile
 from calibzarr.models.base import Layer
 from calibzarr.models.diffusionkit import kit
@@ -155,7 +155,7 @@ def bytes_of_sd3(settings: Settings) -> list[Figure]:
     steps = key_steps(50)
     with settings.scratch() as directory:
         path = Path(directory) / "store"
-        _create_store(path, num_images, 50)
+        data.create_store(path, num_images, (51, data.CHANNELS, 8, 8))
         statistics = synthetic.statistics(layers, steps, num_images, tokens, collector.BINS)
         _write(path, statistics, layers)
         stored = _bytes_of_statistics(path) * len(every_layer) / len(layers)
@@ -171,19 +171,6 @@ def bytes_of_sd3(settings: Settings) -> list[Figure]:
             f"synthetic, {len(layers)} layers measured",
         )
     ]
-
-
-def _create_store(path: Path, num_images: int, num_steps: int) -> None:
-    sigma = data.sigmas(num_steps)
-    coordinates = {
-        schema.SIGMA.name: sigma,
-        schema.TIMESTEP.name: 1000 * sigma,
-        schema.FINAL.name: sigma == 0,
-        schema.PROMPT.name: np.full(num_images, "", dtype=object),
-        schema.SEED.name: np.arange(num_images),
-    }
-    sizes = store.Sizes(num_images, num_steps, (data.CHANNELS, 8, 8), 64)
-    store.create(path, sizes, coordinates, {"latent_dtype": "float32"})
 
 
 def _write(path: Path, statistics: collector.Statistics, layers: Sequence[Layer]) -> None:

@@ -1,6 +1,10 @@
 """Trajectories like those of a real model, at any size, without one."""
 
+from pathlib import Path
+
 import numpy as np
+
+from calibzarr import schema, store
 
 CHANNELS = 16
 
@@ -38,3 +42,20 @@ def _smooth(random: np.random.Generator, shape: tuple[int, int, int]) -> np.ndar
     frequency = np.hypot(np.fft.fftfreq(shape[1])[:, None], np.fft.rfftfreq(shape[2]))
     field = np.fft.irfft2(spectrum / np.maximum(frequency, 1 / shape[1]), s=shape[1:])
     return (field / field.std(axis=(1, 2), keepdims=True)).astype(np.float32)
+
+
+def create_store(
+    path: Path, num_images: int, shape: tuple[int, ...], latent_dtype: str = "float32"
+) -> None:
+    """Create a store without an image, for trajectories of shape (step, channel, height, width)."""
+    num_states, *latent_shape = shape
+    levels = sigmas(num_states - 1)
+    sizes = store.Sizes(num_images, num_states - 1, tuple(latent_shape), 8 * latent_shape[-1])
+    coordinates = {
+        schema.SIGMA.name: levels,
+        schema.TIMESTEP.name: 1000 * levels,
+        schema.FINAL.name: levels == 0,
+        schema.PROMPT.name: np.full(num_images, "", dtype=object),
+        schema.SEED.name: np.arange(num_images),
+    }
+    store.create(path, sizes, coordinates, {"latent_dtype": latent_dtype})
