@@ -1,0 +1,89 @@
+"""``calibzarr build``."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from calibzarr.commands.common import (
+    INTERRUPTED,
+    ImageRange,
+    make_console,
+    one_line_errors,
+    quiet_option,
+)
+
+if TYPE_CHECKING:
+    from calibzarr.build_plan import Plan
+
+
+@click.command(name="build")
+@click.argument("store", required=False, type=click.Path(path_type=Path))
+@click.option("--model", help="Model to sample with; 'calibzarr models' lists them.")
+@click.option(
+    "--prompts",
+    "--prompt-csv",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="CSV file with a 'prompt' column (and 'seed'), or a text file, one prompt a line.",
+)
+@click.option("--num-images", type=click.IntRange(1), help="Images of the store.")
+@click.option("--num-steps", type=click.IntRange(1), help="Model calls for each image.")
+@click.option("--cfg-weight", type=float, help="Guidance weight; 0 for none.")
+@click.option("--seed", type=click.IntRange(0), help="Seed of image 0; image i has seed + i.")
+@click.option("--image-size", type=click.IntRange(1), help="Width and height in pixels.")
+@click.option("--batch-size", type=click.IntRange(1), help="Images sampled together.")
+@click.option("--dtype", type=click.Choice(["float32", "float16"]), help="Of stored latents.")
+@click.option("--repeat", is_flag=True, help="Go through the prompts again, with new seeds.")
+@click.option("--resume", is_flag=True, help="Go on with the store, or begin it.")
+@click.option("--images", type=ImageRange(), help="Build only these images of the store.")
+@quiet_option
+@click.pass_obj
+@one_line_errors
+def build_command(
+    settings: dict[str, bool], store: Path | None, quiet: bool, **options: Any
+) -> None:
+    r"""Sample every prompt and keep every state in STORE.
+
+    STORE is a directory, stores/<model>.zarr if not given. What is not given comes from the
+    store that is resumed, or else from the model's defaults.
+
+    \b
+    calibzarr build
+    calibzarr build stores/sd3.zarr --model sd3-medium --prompts prompts.csv
+    calibzarr build stores/sd3.zarr --resume
+    """
+    from calibzarr import build_plan, builder
+
+    console = make_console(quiet or settings["quiet"])
+    plan = build_plan.plan(store, latent_dtype=options.pop("dtype"), **options)
+    console.print(_announcement(plan))
+    result = builder.run(plan, console)
+    click.echo(f"{result.path}: {result.n_completed} of {result.num_images} images are complete")
+    if result.interrupted:
+        click.echo(f"stopped; go on with: {builder.resume_command(plan)}")
+        sys.exit(INTERRUPTED)
+    if result.n_completed < result.num_images and len(plan.images) == plan.num_images:
+        click.echo(f"go on with: {builder.resume_command(plan)}")
+    elif result.n_completed < result.num_images:
+        click.echo("the other images are another builder's, or: " + _rest(result.path))
+    else:
+        click.echo(f"look at it with: calibzarr info {shlex.quote(str(result.path))}")
+
+
+def _rest(path: Path) -> str:
+    return f"calibzarr build {shlex.quote(str(path))} --resume"
+
+
+def _announcement(plan: "Plan") -> str:
+    from rich.filesize import decimal
+
+    missing = plan.missing()
+    if not missing:
+        return f"{plan.path}: nothing to build, its images are complete"
+    size = plan.sizes.image_size
+    return (
+        f"{plan.path}: {len(missing)} images of {size}x{size} pixels, {plan.sizes.num_steps} "
+        f"steps, with {plan.entry.name}, about {decimal(len(missing) * plan.image_bytes)} on disk"
+    )

@@ -1,0 +1,81 @@
+"""What the commands share: options, how they print, and how errors become one line."""
+
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from calibzarr.errors import OptionError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+INTERRUPTED = 130  # exit code by the shells' convention: 128 + SIGINT
+
+_Command = TypeVar("_Command", bound=Callable[..., None])
+
+
+class _BadOption(click.ClickException):
+    exit_code = 2
+
+
+def one_line_errors(command: _Command) -> _Command:
+    """Turn the library's errors into one line and an exit code."""
+
+    @wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except OptionError as error:
+            raise _BadOption(str(error)) from error
+        except OSError as error:
+            raise click.ClickException(_os_message(error)) from error
+        except (ValueError, RuntimeError, MemoryError, ModuleNotFoundError) as error:
+            raise click.ClickException(str(error)) from error
+
+    return wrapper  # type: ignore[return-value]
+
+
+def _os_message(error: OSError) -> str:
+    if error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return error.strerror or str(error)
+
+
+quiet_option = click.option(
+    "-q", "--quiet", is_flag=True, help="Print nothing but results and errors."
+)
+
+store_argument = click.argument("store", type=click.Path(path_type=Path))
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+class ImageRange(click.ParamType):
+    """``A:B``, images A to B - 1."""
+
+    name = "A:B"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Parse the two numbers; which are allowed depends on the store."""
+        first, colon, end = str(value).partition(":")
+        if not (colon and first.isdecimal() and end.isdecimal()):
+            self.fail(f"{value!r} is not a range of images such as 0:100", param, ctx)
+        return int(first), int(end)
+
+
+def make_console(quiet: bool = False, stderr: bool = True) -> "Console":
+    """A console for lines, on standard error, or for tables, on standard output."""
+    from rich.console import Console
+
+    return Console(
+        stderr=stderr,
+        quiet=quiet,
+        soft_wrap=stderr,  # lines, not tables
+        highlight=False,
+        markup=False,  # a path may hold brackets
+        emoji=False,
+    )
