@@ -138,6 +138,34 @@ def quantile(
     return result.reshape(counts.shape[:-1] + np.shape(q))
 
 
+def fraction_below(
+    counts: np.ndarray, low: np.ndarray, high: np.ndarray, value: np.ndarray
+) -> np.ndarray:
+    """The share of the values that is less than a value, spread evenly within a bin.
+
+    Args:
+        counts: observations per bin, shape (..., bin), integer.
+        low: increasing lower edges, shape (bin,), in activation units.
+        high: increasing upper edges, shape (bin,), in activation units.
+        value: shape (...), in activation units.
+
+    Returns:
+        Shape (...), in [0, 1]; NaN where nothing was counted, or the value is NaN.
+    """
+    place = np.minimum(np.searchsorted(high, value, side="right"), len(high) - 1)
+    with np.errstate(invalid="ignore"):  # an open bin lies on one side of its finite edge
+        part = np.nan_to_num(np.clip((value - low[place]) / (high - low)[place], 0, 1))
+    cumulative = counts.cumsum(axis=-1)
+    inside, upto = (
+        np.take_along_axis(array, place[..., None], axis=-1)[..., 0]
+        for array in (counts, cumulative)
+    )
+    total = cumulative[..., -1]
+    known = (total > 0) & ~np.isnan(value)
+    below = upto - inside * (1 - part)
+    return np.where(known, below / np.maximum(total, 1), np.nan)
+
+
 def _quantiles(counts: np.ndarray, middle: np.ndarray, fractions: np.ndarray) -> np.ndarray:
     """Quantiles of histograms, shape (row, quantile)."""
     starts = np.arange(0, len(middle), _GROUP)

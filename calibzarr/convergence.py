@@ -1,0 +1,353 @@
+"""Whether the images were enough: what fewer images, or others like them, would have shown.
+
+NumPy in, NumPy out; nothing is sampled, so the same statistics always give the same answer.
+Images are the last axis; those that are NaN were not collected and do not count.
+
+Two questions have closed forms in the sorted values ``x_1 <= ... <= x_n`` of ``n`` images.
+With fewer images: the greatest of a random subset of ``m`` is ``x_k`` in ``C(k-1, m-1)`` of all
+``C(n, m)`` subsets. With other images, by the bootstrap (``n`` draws with replacement): the draw's
+``r``-th smallest is at most ``x_k`` if at least ``r`` of ``n`` draws are among the first ``k``,
+``P = sum_{i >= r} C(n, i) (k/n)^i (1 - k/n)^(n-i)``, which for the greatest is ``(k/n)^n``.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from calibzarr.errors import OptionError
+
+TYPICAL = 0.9  # quantile over images of each image's range
+_ROUNDING = 1e-12  # slack where a probability is compared with another that may equal it
+_NEGLIGIBLE = 12  # e**-12 of a tail's probability may be left out
+
+
+@dataclass(frozen=True)
+class Convergence:
+    """How settled the statistics are; shapes (layer, step), activation units, NaN if unknown.
+
+    Nothing is known of one image but its range. A bootstrap draws only what was seen, so the
+    upper end of a range's interval is hardly ever more than the range: how much more other
+    images would show is what ``growth`` tells.
+
+    Attributes:
+        images: number of images, int.
+        range: greatest value of all images less the least.
+        growth: how much wider the range of all images is than one of half of them is expected
+            to be, as a fraction of the latter.
+        range_low: lower end of the bootstrap interval of the range.
+        range_high: its upper end.
+        typical: 0.9-quantile over images (nearest rank) of each image's range.
+        typical_low: lower end of the bootstrap interval of that.
+        typical_high: its upper end.
+        mean_error: standard error of the mean over images, in standard deviations of the values.
+    """
+
+    images: np.ndarray
+    range: np.ndarray
+    growth: np.ndarray
+    range_low: np.ndarray
+    range_high: np.ndarray
+    typical: np.ndarray
+    typical_low: np.ndarray
+    typical_high: np.ndarray
+    mean_error: np.ndarray
+
+    @property
+    def worst_growth(self) -> np.ndarray:
+        """Growth at the step where it is greatest, shape (layer,); NaN if unknown at all."""
+        return np.fmax.reduce(self.growth, axis=-1)
+
+
+def of_images(
+    image_min: np.ndarray,
+    image_max: np.ndarray,
+    image_mean: np.ndarray,
+    value_std: np.ndarray,
+    level: float = 0.9,
+) -> Convergence:
+    """Tell how settled range, typical range and mean are, for all layers and steps.
+
+    Args:
+        image_min: least value of each image, shape (layer, step, image).
+        image_max: greatest value of each image, of the same shape.
+        image_mean: mean of each image's values, of the same shape.
+        value_std: standard deviation of all values, shape (layer, step).
+        level: probability of the intervals under the bootstrap, in (0, 1).
+
+    Raises:
+        OptionError: if ``level`` is outside (0, 1).
+        ValueError: if the shapes disagree.
+    """
+    low, high = _paired(image_min, image_max)
+    image_mean, value_std = np.asarray(image_mean), np.asarray(value_std)
+    if image_mean.shape != low.shape or value_std.shape != low.shape[:-1]:
+        raise ValueError(
+            f"extremes of shape {low.shape} with means of shape {image_mean.shape} and standard "
+            f"deviations of shape {value_std.shape}"
+        )
+    tail = _tail(level)
+    whole = np.fmax.reduce(high, axis=-1) - np.fmin.reduce(low, axis=-1)
+    half = _expected_with_half(high) + _expected_with_half(-low)
+    ranges = high - low
+    range_low, range_high = np.moveaxis(_range_interval(low, high, tail), -1, 0)
+    typical_low, typical_high = np.moveaxis(bootstrap_interval(ranges, TYPICAL, level), -1, 0)
+    return Convergence(
+        images=np.isfinite(low).sum(axis=-1),
+        range=whole,
+        growth=_quotient(whole - half, half, if_zero=0).clip(min=0),
+        range_low=range_low,
+        range_high=range_high,
+        typical=_order_statistic(ranges, TYPICAL),
+        typical_low=typical_low,
+        typical_high=typical_high,
+        mean_error=_quotient(_standard_error(image_mean), value_std, if_zero=0),
+    )
+
+
+def enough(growth: np.ndarray, tolerance: float = 0.05) -> np.ndarray:
+    """Whether the images were enough: at no step did the second half widen the range much.
+
+    Args:
+        growth: of the range from half of the images to all, shape (layer, step).
+        tolerance: greatest growth that is allowed.
+
+    Returns:
+        Shape (layer,), bool; false too where nothing can be said.
+
+    Raises:
+        OptionError: if ``tolerance`` is not a finite number above 0.
+    """
+    if not 0 < tolerance < np.inf:
+        raise OptionError(f"tolerance must be a finite number above 0, got {tolerance!r}")
+    return np.fmax.reduce(np.asarray(growth), axis=-1) <= tolerance  # false for NaN
+
+
+def range_curve(
+    image_min: np.ndarray, image_max: np.ndarray, sizes: int | np.ndarray
+) -> np.ndarray:
+    """Range that fewer images are expected to show, over the range that all of them show.
+
+    The range of a subset is its greatest value less its least, and the expectation of a
+    difference is that of its terms, whatever they have to do with each other.
+
+    Args:
+        image_min: least value of each image, shape (layer, step, image).
+        image_max: greatest value of each image, of the same shape.
+        sizes: numbers of images; a number, or shape (size,).
+
+    Returns:
+        Shape (layer, step), or (layer, step, size), in [0, 1]; 1 where all values are the same,
+        NaN where there are fewer images.
+
+    Raises:
+        OptionError: if ``sizes`` are not whole numbers of at least 1.
+        ValueError: if the shapes of the extremes differ.
+    """
+    low, high = _paired(image_min, image_max)
+    whole = np.fmax.reduce(high, axis=-1) - np.fmin.reduce(low, axis=-1)
+    expected = expected_extreme(high, sizes) + expected_extreme(-low, sizes)
+    curve = _quotient(expected, whole[..., None] if np.ndim(sizes) else whole, if_zero=1)
+    return curve.clip(0, 1)
+
+
+def expected_extreme(values: np.ndarray, size: int | np.ndarray) -> np.ndarray:
+    """Expected maximum of a random subset of the images, drawn without replacement.
+
+    ``sum_k x_k C(k-1, m-1) / C(n, m)``: the mean of the maxima of all subsets of size ``m``.
+    For the expected minimum, negate the values and the result.
+
+    Args:
+        values: of each image, shape (..., image).
+        size: images in the subset; a number, or shape (size,).
+
+    Returns:
+        Shape (...), or (..., size); NaN where there are fewer images.
+
+    Raises:
+        OptionError: if ``size`` is not a whole number of at least 1.
+
+    >>> expected_extreme(np.array([1.0, 2.0, 3.0]), np.array([1, 2, 3])).round(3)
+    array([2.   , 2.667, 3.   ])
+    """
+    sizes = np.atleast_1d(np.asarray(size))
+    if not (np.issubdtype(sizes.dtype, np.integer) and (sizes >= 1).all()):
+        raise OptionError(f"a number of images must be a whole number of at least 1, got {size!r}")
+    rows, counts = _descending(values)
+    result = np.full((len(rows), len(sizes)), np.nan)
+    for count, own in _by_count(counts):
+        fits = np.flatnonzero(sizes <= count)
+        weights = _subset_weights(count, sizes[fits])
+        result[np.ix_(own, fits)] = rows[own, :count] @ weights.T
+    return result.reshape(np.shape(values)[:-1] + np.shape(size))
+
+
+def bootstrap_interval(values: np.ndarray, quantile: float = 1.0, level: float = 0.9) -> np.ndarray:
+    """Bootstrap interval of a quantile over images, without sampling.
+
+    The quantile is the value of nearest rank ``r = max(1, ceil(quantile * n))``: 1 is the maximum,
+    0 the minimum. An end of the interval is the least ``x_k`` at which the bootstrap's distribution
+    (at the top of this module) reaches ``(1 - level) / 2``, or ``(1 + level) / 2``.
+
+    Args:
+        values: of each image, shape (..., image).
+        quantile: fraction in [0, 1].
+        level: probability of the interval under the bootstrap, in (0, 1).
+
+    Returns:
+        Lower and upper end, shape (..., 2); NaN where there are fewer than two images.
+
+    Raises:
+        OptionError: if ``quantile`` is outside [0, 1], or ``level`` outside (0, 1).
+    """
+    if not 0 <= quantile <= 1:
+        raise OptionError(f"quantile must be a fraction in [0, 1], got {quantile!r}")
+    tail = _tail(level)
+    rows, counts = _descending(values)
+    result = np.full((len(rows), 2), np.nan)
+    for count, own in _by_count(counts, at_least=2):
+        rank = _nearest_rank(count, quantile)
+        ends = [_bootstrap_rank(count, rank, p) for p in (tail, 1 - tail)]
+        result[own] = rows[own][:, [count - end for end in ends]]
+    return result.reshape((*np.shape(values)[:-1], 2))
+
+
+def _tail(level: float) -> float:
+    if not 0 < level < 1:
+        raise OptionError(f"level must be a probability in (0, 1), got {level!r}")
+    return (1 - level) / 2
+
+
+def _paired(image_min: np.ndarray, image_max: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Extremes of the images that have both, float64; NaN for the others."""
+    low, high = np.asarray(image_min, dtype=float), np.asarray(image_max, dtype=float)
+    if low.ndim == 0 or low.shape != high.shape:
+        raise ValueError(
+            f"extremes of images must have the same shape, got {low.shape} and {high.shape}"
+        )
+    both = np.isfinite(low) & np.isfinite(high)
+    return np.where(both, low, np.nan), np.where(both, high, np.nan)
+
+
+def _descending(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted rows, greatest first and NaN last, shape (row, image); and images in each."""
+    values = np.asarray(values)
+    rows = values.reshape(-1, values.shape[-1])
+    finite = np.isfinite(rows)
+    return -np.sort(np.where(finite, -rows, np.nan), axis=1), finite.sum(axis=1)
+
+
+def _by_count(counts: np.ndarray, at_least: int = 1) -> Iterator[tuple[int, np.ndarray]]:
+    """Rows by their number of images, which nearly all have in common."""
+    for count in np.unique(counts[counts >= at_least]).tolist():
+        yield count, np.flatnonzero(counts == count)
+
+
+def _quotient(numerator: np.ndarray, denominator: np.ndarray, if_zero: float) -> np.ndarray:
+    """A quotient that is ``if_zero`` where both are 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        quotient = numerator / denominator
+    return np.where((numerator == 0) & (denominator == 0), if_zero, quotient)
+
+
+def _subset_weights(count: int, sizes: np.ndarray) -> np.ndarray:
+    """How likely each image is a subset's greatest, the greatest first, shape (size, image).
+
+    ``C(n-1-j, m-1) / C(n, m)`` for the one with ``j`` above it, by its ratio to the one before:
+    factors in [0, 1] alone, so nothing overflows or cancels.
+    """
+    above = np.arange(count - 1)
+    size = sizes[:, None]
+    ratio = (count - size - above).clip(min=0) / (count - 1 - above)
+    return np.cumprod(np.concatenate([size / count, ratio], axis=1), axis=1)
+
+
+def _expected_with_half(values: np.ndarray) -> np.ndarray:
+    """Expected maximum with half of the images, shape (...); NaN for fewer than two.
+
+    For an odd number of images: the mean of the two sizes next to the half.
+    """
+    rows, counts = _descending(values)
+    result = np.full(len(rows), np.nan)
+    for count, own in _by_count(counts, at_least=2):
+        weights = _subset_weights(count, np.array([count // 2, (count + 1) // 2]))
+        result[own] = rows[own, :count] @ weights.mean(axis=0)
+    return result.reshape(values.shape[:-1])
+
+
+def _nearest_rank(count: int, quantile: float) -> int:
+    """Rank of the quantile, from 1."""
+    return max(1, int(np.ceil(np.round(quantile * count, 9))))  # round: 100 * 0.07 > 7
+
+
+def _order_statistic(values: np.ndarray, quantile: float) -> np.ndarray:
+    """Quantile over images, of nearest rank, shape (...)."""
+    rows, counts = _descending(values)
+    result = np.full(len(rows), np.nan)
+    for count, own in _by_count(counts):
+        result[own] = rows[own, count - _nearest_rank(count, quantile)]
+    return result.reshape(values.shape[:-1])
+
+
+def _bootstrap_rank(count: int, rank: int, probability: float) -> int:
+    """Least k, from 1, with at least the probability that a draw's ``rank``-th is at most x_k."""
+    among = np.arange(rank, count + 1)
+    log_factorial = np.concatenate([[0.0], np.log(np.arange(1, count + 1)).cumsum()])
+    log_ways = log_factorial[count] - log_factorial[among] - log_factorial[count - among]
+
+    def at_most(k: int) -> float:
+        if k == count:
+            return 1.0
+        share = k / count
+        terms = log_ways + among * np.log(share) + (count - among) * np.log1p(-share)
+        return float(np.exp(terms).sum())
+
+    candidates = range(1, count + 1)
+    return candidates[bisect_left(candidates, probability - _ROUNDING, key=at_most)]
+
+
+def _range_interval(low: np.ndarray, high: np.ndarray, tail: float) -> np.ndarray:
+    """Bootstrap interval of the range, shape (..., 2); NaN for fewer than two images.
+
+    An image gives both extremes, so they are drawn together: ``P(max <= a and min >= b)`` is
+    ``(c / n)^n`` if ``c`` images lie within ``[b, a]``. The draw that lacks the ``j`` greatest has
+    probability ``(1 - j/n)^n < e^-j``: only the outermost images matter.
+    """
+    lows, highs = low.reshape(-1, low.shape[-1]), high.reshape(-1, high.shape[-1])
+    result = np.full((len(lows), 2), np.nan)
+    outermost = int(np.ceil(_NEGLIGIBLE - np.log(tail)))
+    for count, own in _by_count(np.isfinite(lows).sum(axis=1), at_least=2):
+        kept = min(count, outermost)
+        top, bottom = _least(-highs[own], kept), _least(lows[own], kept)
+        shared = (top[:, :, None] == bottom[:, None, :]).cumsum(axis=1).cumsum(axis=2)
+        shared = np.pad(shared, ((0, 0), (1, 0), (1, 0)))
+        left_out = np.add.outer(np.arange(kept + 1), np.arange(kept + 1)) - shared
+        inside = (1 - left_out / count) ** count
+        probability = np.diff(np.diff(inside, axis=1), axis=2).reshape(len(own), -1)
+        greatest = np.take_along_axis(highs[own], top, axis=1)
+        least = np.take_along_axis(lows[own], bottom, axis=1)
+        ranges = (greatest[:, :, None] - least[:, None, :]).reshape(len(own), -1)
+        order = np.argsort(ranges, axis=1)
+        reached = np.take_along_axis(probability, order, axis=1).cumsum(axis=1)
+        ends = [(reached < p - _ROUNDING).sum(axis=1) for p in (tail, 1 - tail)]
+        places = np.stack(ends, axis=1).clip(max=order.shape[1] - 1)
+        result[own] = np.take_along_axis(ranges, np.take_along_axis(order, places, axis=1), axis=1)
+    return result.reshape((*low.shape[:-1], 2))
+
+
+def _least(values: np.ndarray, kept: int) -> np.ndarray:
+    """Images of the least values in increasing order, shape (row, kept); NaN count as greatest."""
+    places = np.argpartition(values, kept - 1, axis=1)[:, :kept]
+    order = np.argsort(np.take_along_axis(values, places, axis=1), axis=1)
+    return np.take_along_axis(places, order, axis=1)
+
+
+def _standard_error(means: np.ndarray) -> np.ndarray:
+    """Standard error of the mean of images' means, shape (...); NaN for fewer than two."""
+    finite = np.isfinite(means)
+    count = finite.sum(axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = np.sum(means, axis=-1, where=finite, dtype=np.float64) / count
+        squares = np.sum((means - mean[..., None]) ** 2, axis=-1, where=finite)
+        return np.sqrt(squares / (count - 1) / count)
