@@ -4,16 +4,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from calibzarr.analysis import analyze
     from calibzarr.builder import build
     from calibzarr.collector import collect
+    from calibzarr.recommendation import recommend
     from calibzarr.store import open_store
 
-__all__ = ["build", "collect", "open_store"]
+__all__ = ["analyze", "build", "collect", "open_store", "recommend"]
 
 _MODULES = {
+    "analyze": "calibzarr.analysis",
     "build": "calibzarr.builder",
     "collect": "calibzarr.collector",
     "open_store": "calibzarr.store",
+    "recommend": "calibzarr.recommendation",
 }
 
 

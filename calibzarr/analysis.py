@@ -60,29 +60,39 @@ class Observed:
         counts: shape (..., bin), int64.
         value_min: least value, shape (...), activation units; NaN where nothing was observed.
         value_max: greatest value, likewise.
+        total_power: sum of squares, shape (...), activation units squared.
     """
 
     bins: LogBins
     counts: np.ndarray
     value_min: np.ndarray
     value_max: np.ndarray
+    total_power: np.ndarray
 
     @classmethod
     def of(cls, statistics: xr.Dataset) -> "Observed":
         """Every layer at every collected step: shape (layer, step)."""
+        mean, std = statistics.value_mean.values, statistics.value_std.values
         return cls(
             bins_of(statistics),
             statistics.histogram.values,
             statistics.value_min.values,
             statistics.value_max.values,
+            np.nan_to_num(mean**2 + std**2) * statistics.value_count.values,
         )
 
     @classmethod
     def of_weights(cls, statistics: xr.Dataset) -> "Observed":
         """The weights of every layer, by their magnitude: shape (layer,)."""
         reach = np.fmax.reduce(statistics.weight_feature_max.values, axis=-1)
-        bins = bins_of(statistics)
-        return cls(bins, statistics.weight_histogram.values, -reach, reach)
+        bins, counts = bins_of(statistics), statistics.weight_histogram.values
+        power = np.nan_to_num(mean_power(counts, bins)) * counts.sum(axis=-1)
+        return cls(bins, counts, -reach, reach, power)
+
+    def at(self, layers: np.ndarray) -> "Observed":
+        """Some of the layers."""
+        arrays = (self.counts, self.value_min, self.value_max, self.total_power)
+        return Observed(self.bins, *(array[layers] for array in arrays))
 
     def over(self, parts: Mapping[str, slice]) -> "Observed":
         """The same over parts of the second axis: shape (layer, part)."""
@@ -91,6 +101,7 @@ class Observed:
             np.stack([self.counts[:, own].sum(axis=1) for own in parts.values()], axis=1),
             np.stack([_reduced(np.fmin, self.value_min, own) for own in parts.values()], axis=1),
             np.stack([_reduced(np.fmax, self.value_max, own) for own in parts.values()], axis=1),
+            np.stack([self.total_power[:, own].sum(axis=1) for own in parts.values()], axis=1),
         )
 
     def quantile(self, q: np.ndarray) -> np.ndarray:
@@ -99,14 +110,24 @@ class Observed:
         return np.clip(values, self.value_min[..., None], self.value_max[..., None])
 
     def power(self) -> np.ndarray:
-        """Mean square, shape (...)."""
-        return mean_power(self.counts, self.bins)
+        """Mean square, shape (...); NaN where nothing was observed."""
+        number = self.counts.sum(axis=-1)
+        return np.where(number > 0, self.total_power / np.maximum(number, 1), np.nan)
 
     def error(
         self, clip_min: np.ndarray, clip_max: np.ndarray, bits: np.ndarray, symmetric: bool = False
     ) -> np.ndarray:
-        """Expected squared error; arguments broadcast against the shape (...)."""
-        return expected_error(self.counts, self.bins, clip_min, clip_max, bits, symmetric)
+        """Expected squared error with ranges of shape (..., choice)."""
+        return expected_error(
+            self.counts,
+            self.bins,
+            clip_min,
+            clip_max,
+            bits,
+            symmetric,
+            value_min=self.value_min,
+            value_max=self.value_max,
+        )
 
 
 def _reduced(extreme: np.ufunc, values: np.ndarray, own: slice) -> np.ndarray:
@@ -222,10 +243,10 @@ def shared_inputs(statistics: xr.Dataset) -> np.ndarray:
 
 
 def _by_feature(statistics: xr.Dataset) -> dict[str, np.ndarray]:
-    low, high = statistics.feature_min.values, statistics.feature_max.values
-    shift = feature_advice.shift(
+    shift = feature_advice.shift(  # first: each of these arrays may take hundreds of megabytes
         statistics.feature_mean_min.values, statistics.feature_mean_max.values
     )
+    low, high = statistics.feature_min.values, statistics.feature_max.values
     return {
         "feature_spread": feature_advice.feature_spread(low, high),
         "shift_gain": feature_advice.asymmetry_gain(low, high, shift),

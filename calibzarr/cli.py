@@ -4,9 +4,11 @@ import sys
 
 import click
 
+from calibzarr.commands.analyze import analyze_command
 from calibzarr.commands.build import build_command
 from calibzarr.commands.collect import collect_command
 from calibzarr.commands.common import INTERRUPTED, quiet_option
+from calibzarr.commands.export_config import export_config_command
 from calibzarr.commands.info import info, models
 
 
@@ -24,7 +26,14 @@ def cli(context: click.Context, verbose: bool, quiet: bool) -> None:
         logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
 
 
-for _command in (build_command, collect_command, info, models):
+for _command in (
+    build_command,
+    collect_command,
+    analyze_command,
+    export_config_command,
+    info,
+    models,
+):
     cli.add_command(_command)
 
 

@@ -58,7 +58,8 @@ def clipping_range(
         p = LP_EXPONENT if method == "lp" else 2
         best = best_clipping(counts, bins, value_min, value_max, bits, symmetric, p)
         low, high = best.clip_min, best.clip_max
-    return np.maximum(low, value_min[..., None]), np.minimum(high, value_max[..., None])
+    observed = value_min[..., None], value_max[..., None]
+    return np.clip(low, *observed), np.clip(high, *observed)
 
 
 def linear_magnitudes(counts: np.ndarray, bins: LogBins, reach: np.ndarray) -> np.ndarray:

@@ -153,8 +153,10 @@ def fraction_below(
         Shape (...), in [0, 1]; NaN where nothing was counted, or the value is NaN.
     """
     place = np.minimum(np.searchsorted(high, value, side="right"), len(high) - 1)
-    with np.errstate(invalid="ignore"):  # an open bin lies on one side of its finite edge
-        part = np.nan_to_num(np.clip((value - low[place]) / (high - low)[place], 0, 1))
+    bottom, top = low[place], high[place]
+    with np.errstate(invalid="ignore"):
+        part = np.clip((value - bottom) / (top - bottom), 0, 1)
+    part = np.where(np.isinf(top), value > bottom, np.where(np.isinf(bottom), value >= top, part))
     cumulative = counts.cumsum(axis=-1)
     inside, upto = (
         np.take_along_axis(array, place[..., None], axis=-1)[..., 0]

@@ -13,11 +13,15 @@ from calibzarr.histogram import LogBins
 
 BITS = (2, 3, 4, 5, 6, 7, 8)
 
-_ROWS = 64  # histograms whose own levels are looked at together
+_BLOCK = 32  # histograms whose own levels are looked at together
 _OCTAVES = 16  # of magnitudes below a histogram's greatest that a search tells apart
 _PER_OCTAVE = 12  # thresholds that a search tries
 _THRESHOLD_OCTAVES = 8
 _NO_END = -1  # of a histogram without values on one side of 0
+_NEAR = 2 ** (1.5 / _PER_OCTAVE)  # a threshold so near to the greatest magnitude may be that
+
+_RELATIVE = LogBins(-_OCTAVES, 0)
+_ALIGNED_EDGES = np.concatenate([[-1.0], _RELATIVE.high[:-1], [1.0]])
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def levels(
         step_size = (clip_max - clip_min) / (2**bits - 1)
         lowest = np.floor(clip_min / _nonzero(step_size) + 0.5 - 1e-9)  # whatever the rounding
         highest = lowest + 2**bits - 1
-    return Levels(_nonzero(step_size), *np.broadcast_arrays(lowest, highest))
+    return Levels(*np.broadcast_arrays(_nonzero(step_size), lowest, highest))
 
 
 def _nonzero(step_size: np.ndarray) -> np.ndarray:
@@ -73,52 +77,50 @@ def _nonzero(step_size: np.ndarray) -> np.ndarray:
     return np.where(step_size > 0, step_size, np.finfo(np.float32).tiny)
 
 
-def bin_errors(low: np.ndarray, high: np.ndarray, levels: Levels, p: float = 2) -> np.ndarray:
+def _integral(
+    edges: np.ndarray, levels: Levels, p: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Integral of ``|v - Q(v)|**p`` from 0 to each edge, distances to levels, and step sizes.
+
+    Units are those of the edges over the step size, shape (..., edge); but the last, (..., 1).
+    """
+    step, lowest, highest = (
+        np.asarray(array)[..., None] for array in (levels.step_size, levels.lowest, levels.highest)
+    )
+    scaled = edges / step
+    level = np.rint(scaled)
+    np.clip(level, lowest, highest, out=level)
+    rest = scaled - level
+    # Times p + 1, each whole cell adds 2 (1/2)**(p + 1).
+    integral = np.abs(rest) ** p
+    integral *= rest
+    level *= 0.5**p
+    integral += level
+    integral /= p + 1
+    return integral, rest, step
+
+
+def bin_errors(edges: np.ndarray, levels: Levels, p: float = 2) -> np.ndarray:
     """Mean of ``|v - Q(v)|**p`` over the values of each bin.
 
     Args:
-        low: lower edges, shape (bin,), activation units.
-        high: upper edges, shape (bin,), activation units; where one edge of a bin is infinite,
-            all its values count as the other.
+        edges: finite and rising, shape (bin + 1,), activation units.
         levels: of the quantisers, shape (...).
         p: exponent.
 
     Returns:
         Shape (..., bin), activation units to the power of ``p``.
     """
-    step, lowest, highest = (
-        array[..., None] for array in np.broadcast_arrays(*vars(levels).values())
-    )
-    at_edge = np.isinf(low) | np.isinf(high)
-    low, high = np.where(np.isinf(low), high, low), np.where(np.isinf(high), low, high)
-    edges = np.append(low, high[-1])
-    scaled = edges / step
-    level = np.clip(np.rint(scaled), lowest, highest)
-    rest = scaled - level
-    # Integral of |u - round(u)|**p, times p + 1: each whole cell adds 2 (1/2)**(p + 1).
-    integral = level * 0.5**p + np.abs(rest) ** p * rest
-    width = np.where(at_edge, 1, high - low)
-    mean = np.diff(integral, axis=-1) * step / ((p + 1) * width)
-    if at_edge.any():
-        mean[..., at_edge] = np.abs(rest[..., :-1][..., at_edge]) ** p
-    return mean * step**p
+    integral, _, step = _integral(edges, levels, p)
+    return np.asarray(np.diff(integral, axis=-1) * (step ** (p + 1) / np.diff(edges)))
 
 
 def mean_power(counts: np.ndarray, bins: LogBins) -> np.ndarray:
     """Mean square of the counted values, shape (...); NaN where nothing was counted."""
-    low, high = _finite_edges(bins)
-    return _mean(counts @ ((low * low + low * high + high * high) / 3), counts)
-
-
-def _finite_edges(bins: LogBins) -> tuple[np.ndarray, np.ndarray]:
     low, high = bins.low.copy(), bins.high.copy()
-    low[0], high[-1] = high[0], low[-1]
-    return low, high
-
-
-def _mean(total: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    number = counts.sum(axis=-1)
-    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
+    low[0], high[-1] = high[0], low[-1]  # open bins hold their finite edge
+    total = np.einsum("...b,b->...", counts, (low * low + low * high + high * high) / 3)
+    return _mean(total, counts)
 
 
 def expected_error(
@@ -129,32 +131,146 @@ def expected_error(
     bits: np.ndarray,
     symmetric: bool = False,
     p: float = 2,
+    value_min: np.ndarray | None = None,
+    value_max: np.ndarray | None = None,
 ) -> np.ndarray:
     """Expected error, rounding and clipping together, each histogram with its own levels.
 
     Args:
         counts: shape (..., bin), integer.
         bins: of the histograms.
-        clip_min: shape (...), activation units.
-        clip_max: shape (...), activation units.
-        bits: shape (...), or one number for all.
+        clip_min: shape (...), or (..., quantiser) for several of each, activation units.
+        clip_max: likewise.
+        bits: likewise, or what broadcasts against it.
         symmetric: as for :func:`levels`.
         p: exponent; 2 for the mean squared error.
+        value_min: least value, shape (...), activation units; None where it is not known.
+        value_max: greatest value, likewise.
 
     Returns:
-        Mean of ``|v - Q(v)|**p``, shape (...); NaN where nothing was counted.
+        Mean of ``|v - Q(v)|**p``, of the shape of the range; NaN where nothing was counted.
     """
-    rows = counts.reshape(-1, bins.count)
-    spread = [
-        np.broadcast_to(array, counts.shape[:-1]).ravel() for array in (clip_min, clip_max, bits)
-    ]
-    result = np.empty(len(rows))
-    for first in range(0, len(rows), _ROWS):  # temporaries that fit a processor's cache
-        part = slice(first, first + _ROWS)
-        own = levels(spread[0][part], spread[1][part], spread[2][part], symmetric)
-        errors = bin_errors(bins.low, bins.high, own, p)
-        result[part] = _mean(np.einsum("rb,rb->r", rows[part], errors), rows[part])
-    return result.reshape(counts.shape[:-1])
+    rows = _Rows.of(counts, bins, value_min, value_max)
+    shape: tuple[int, ...] = np.broadcast_shapes(
+        *(np.shape(array) for array in (clip_min, clip_max, bits))
+    )
+    if len(shape) < counts.ndim:  # one range for each histogram
+        shape = np.broadcast_shapes(shape, counts.shape[:-1])
+    low, high, number = (
+        np.broadcast_to(array, shape).reshape(len(rows.counts), -1)
+        for array in (clip_min, clip_max, bits)
+    )
+    return rows.errors(levels(low, high, number, symmetric), p).reshape(shape)
+
+
+def _mean(total: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    number = counts.sum(axis=-1)
+    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Histograms one after the other, with the extremes of their values; 0 where none are.
+
+    Attributes:
+        bins: of the histograms.
+        counts: shape (row, bin).
+        value_min: shape (row,), activation units.
+        value_max: shape (row,), activation units.
+        exponent: the values' magnitudes are up to 2**exponent, shape (row,).
+    """
+
+    bins: LogBins
+    counts: np.ndarray
+    value_min: np.ndarray
+    value_max: np.ndarray
+    exponent: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        counts: np.ndarray,
+        bins: LogBins,
+        value_min: np.ndarray | None,
+        value_max: np.ndarray | None,
+    ) -> "_Rows":
+        rows = counts.reshape(-1, bins.count)
+        if value_min is None or value_max is None:
+            value_min, value_max = _filled_ends(rows, bins)
+        low, high = (
+            np.nan_to_num(np.asarray(end, dtype=np.float64).ravel())
+            for end in (value_min, value_max)
+        )
+        reach = np.maximum(np.abs(low), np.abs(high))
+        exponent = np.clip(np.frexp(reach)[1], bins.min_exponent + 1, bins.max_exponent)
+        return cls(bins, rows, low, high, exponent)
+
+    def at(self, places: np.ndarray) -> "_Rows":
+        """Some of the rows."""
+        chosen = (self.counts, self.value_min, self.value_max, self.exponent)
+        return _Rows(self.bins, *(array[places] for array in chosen))
+
+    def aligned(self, part: slice | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Some rows over 2**exponent, on bins that all share.
+
+        Returns:
+            Counts on ``LogBins(-_OCTAVES, 0)``, the middle bin taking all that is smaller, shape
+            (row, bin), float64; their edges, none beyond the extremes, shape (row, bin + 1);
+            2**exponent, shape (row,).
+        """
+        bins, counts, exponent = self.bins, self.counts[part], self.exponent[part]
+        width = _OCTAVES << bins.mantissa_bits
+        first = (exponent - _OCTAVES - bins.min_exponent) << bins.mantissa_bits
+        place = first[:, None] + np.arange(width)
+        known = (place >= 0) & (place < bins.per_sign)
+        place = np.clip(place, 0, bins.per_sign - 1) + 1
+        below, above = (
+            np.where(known, np.take_along_axis(counts, bins.per_sign + side * place, axis=1), 0)
+            for side in (-1, 1)
+        )
+        middle = counts.sum(axis=1) - below.sum(axis=1) - above.sum(axis=1)
+        scale = 2.0**exponent
+        low, high = ((end[part] / scale)[:, None] for end in (self.value_min, self.value_max))
+        edges = np.clip(_ALIGNED_EDGES, low, high)
+        edges[:, :1], edges[:, -1:] = np.minimum(edges[:, :1], low), np.maximum(edges[:, -1:], high)
+        aligned = np.concatenate([below[:, ::-1], middle[:, None], above], axis=1)
+        return aligned.astype(np.float64), edges, scale
+
+    def errors(self, levels: Levels, p: float) -> np.ndarray:
+        """Expected errors with several quantisers for each row, shape (row, quantiser)."""
+        result = np.empty((len(self.counts), levels.step_size.shape[1]))
+        for first in range(0, len(result), _BLOCK):
+            part = slice(first, first + _BLOCK)
+            counts, edges, scale = self.aligned(part)
+            width = np.diff(edges, axis=1)
+            flat = width <= 0  # bins beyond the extremes, or all values are one
+            density = np.where(flat, 0, counts) / np.where(flat, 1, width)
+            # The sum over bins of density times the integral's increase, by parts.
+            weight = -np.diff(density, axis=1, prepend=0, append=0)
+            points = np.where(flat, counts, 0) if (counts[flat] > 0).any() else None
+            for column in range(result.shape[1]):
+                own = Levels(
+                    levels.step_size[part, column] / scale,
+                    levels.lowest[part, column],
+                    levels.highest[part, column],
+                )
+                integral, rest, step = _integral(edges, own, p)
+                total = np.einsum("re,re->r", weight, integral) * step[:, 0] ** (p + 1)
+                if points is not None:
+                    at_points = np.einsum("rb,rb->r", points, np.abs(rest[:, :-1]) ** p)
+                    total += at_points * step[:, 0] ** p
+                result[part, column] = _mean(total, counts) * scale**p
+        return np.maximum(result, 0)  # rounding of what is 0
+
+
+def _filled_ends(rows: np.ndarray, bins: LogBins) -> tuple[np.ndarray, np.ndarray]:
+    """Outer edges of the outermost bins that count something, the finite ones of open bins."""
+    filled = rows > 0
+    first, last = filled.argmax(axis=1), rows.shape[1] - 1 - filled[:, ::-1].argmax(axis=1)
+    low = np.where(np.isinf(bins.low), bins.high, bins.low)[first]
+    high = np.where(np.isinf(bins.high), bins.low, bins.high)[last]
+    some = filled.any(axis=1)
+    return np.where(some, low, 0), np.where(some, high, 0)
 
 
 @dataclass(frozen=True)
@@ -184,11 +300,11 @@ def best_clipping(
     """The clipping range of least expected error, for every histogram and number of bits.
 
     A threshold bounds the magnitude: each end of the range is the observed extreme or the
-    threshold, whichever is nearer to 0. 97 thresholds are tried, twelve an octave, and the best
-    is refined between its neighbours. Minimising
-    the expected squared error over the range follows Banner et al. 2019 (arXiv 1810.05723),
-    with the histogram in the place of their parametric densities; ``p`` of 2.4 is the Lp norm
-    that Q-Diffusion's (arXiv 2302.04304) code takes.
+    threshold, whichever is nearer to 0. 97 thresholds are tried, twelve an octave; the best is
+    refined between its neighbours, and held against no clipping at all where it is near to
+    that. Minimising the expected squared error over the range follows Banner et al. 2019 (arXiv
+    1810.05723), with the histogram in the place of their parametric densities; ``p`` of 2.4 is
+    the Lp norm that Q-Diffusion's (arXiv 2302.04304) code takes.
 
     Args:
         counts: shape (..., bin), integer.
@@ -200,49 +316,68 @@ def best_clipping(
         p: exponent.
 
     Returns:
-        Arrays of shape (..., len(bits)); NaN where nothing was counted. A range may reach past
-        the observed values, by less than the distance of two thresholds.
+        Arrays of shape (..., len(bits)); NaN where nothing was counted.
     """
-    shape = counts.shape[:-1]
-    rows = counts.reshape(-1, bins.count)
-    least, greatest = (
-        np.clip(np.nan_to_num(array.reshape(-1).astype(np.float64)) * sign, 0, None)
-        for array, sign in ((value_min, -1), (value_max, 1))
+    rows = _Rows.of(counts, bins, value_min, value_max)
+    threshold, reach = _best_thresholds(rows, bits, symmetric, p)
+    near = threshold > reach[:, None] / _NEAR
+    tried = np.stack([threshold, np.where(near, reach[:, None], threshold)], axis=-1)
+    low = np.maximum(-tried, np.minimum(rows.value_min, 0)[:, None, None])
+    high = np.minimum(tried, np.maximum(rows.value_max, 0)[:, None, None])
+    number = np.array(bits)
+    own = levels(low[..., 0], high[..., 0], number, symmetric)
+    error = rows.errors(own, p)
+    places = np.flatnonzero(near.any(axis=1))
+    own = levels(low[places, :, 1], high[places, :, 1], number, symmetric)
+    unclipped = rows.at(places).errors(own, p)
+    better = unclipped < error[places]
+    ends = [end[..., 0] for end in (low, high)]
+    for end, other in zip(ends, (low, high), strict=True):
+        end[places] = np.where(better, other[places, :, 1], end[places])
+    error[places] = np.where(better, unclipped, error[places])
+    shape = (*counts.shape[:-1], len(bits))
+    return Clipping(
+        *(np.where(np.isnan(error), np.nan, array).reshape(shape) for array in (*ends, error))
     )
+
+
+def _best_thresholds(
+    rows: _Rows, bits: tuple[int, ...], symmetric: bool, p: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The threshold of least error, shape (row, bits), and the greatest magnitude, (row,)."""
+    least, greatest = np.maximum(-rows.value_min, 0), np.maximum(rows.value_max, 0)
     longer, shorter = np.maximum(least, greatest), np.minimum(least, greatest)
-    exponent = np.minimum(np.frexp(longer)[1], bins.max_exponent)  # 2**exponent covers all
     with np.errstate(divide="ignore"):
-        place = np.floor(-np.log2(shorter / 2.0**exponent) * _PER_OCTAVE)
+        place = np.floor(-np.log2(shorter / 2.0**rows.exponent) * _PER_OCTAVE)
     # Rows whose shorter ends are the same part of the longer ones share all their levels.
     place = np.where(shorter > 0, np.clip(place, 0, _PER_OCTAVE * _OCTAVES), _NO_END).astype(int)
-    mirrored = least > greatest
+    mirrored = (least > greatest) & (not symmetric)
     threshold = 2.0 ** (-np.arange(_PER_OCTAVE * _THRESHOLD_OCTAVES + 1) / _PER_OCTAVE)
-    relative = LogBins(-_OCTAVES, 0)
-    low, high = np.clip(relative.low, -1, None), np.clip(relative.high, None, 1)
-    kernel = np.empty((len(bits), len(threshold), relative.count))
-    ends = np.empty((2, len(rows), len(bits)))
-    errors = np.empty((len(rows), len(bits)))
+    number = np.array(bits)[:, None]
+    # Where both ends are the threshold, all rows share the errors.
+    both = bin_errors(_ALIGNED_EDGES, levels(-threshold, threshold, number, symmetric), p)
+    kernel: np.ndarray = np.empty(both.shape, dtype=np.float32)
+    result: np.ndarray = np.empty((len(mirrored), len(bits)))
+    if symmetric:
+        place = np.zeros_like(place)
     for own, is_mirrored in np.unique(np.stack([place, mirrored]), axis=1).T:
         members = np.flatnonzero((place == own) & (mirrored == is_mirrored))
-        other = np.minimum(threshold, 0 if own == _NO_END else 2.0 ** (-own / _PER_OCTAVE))
-        tried = np.stack([-threshold, other] if is_mirrored else [-other, threshold])
-        for index, number in enumerate(bits):
-            kernel[index] = bin_errors(
-                low, high, levels(tried[0], tried[1], np.asarray(number), symmetric), p
-            )
-        aligned = _aligned(rows[members], exponent[members], bins)
-        total = (aligned @ kernel.reshape(-1, relative.count).T).reshape(
-            len(members), len(bits), -1
-        )
-        best = total.argmin(axis=-1)
-        error = _mean(np.take_along_axis(total, best[..., None], -1)[..., 0].T, aligned).T
-        scale = 2.0 ** exponent[members][:, None]
-        errors[members] = error * scale**p
-        finer = threshold[best] * 2.0 ** (-_vertex(total, best) / _PER_OCTAVE) * scale
-        other_end = np.minimum(finer, other.max() * scale)
-        ends[:, members] = [-finer, other_end] if is_mirrored else [-other_end, finer]
-    ends[:, rows.sum(axis=1) == 0] = np.nan
-    return Clipping(*(array.reshape(*shape, len(bits)) for array in (*ends, errors)))
+        other = 0 if own == _NO_END else 2.0 ** (-own / _PER_OCTAVE)
+        first = len(threshold) if own == _NO_END else min(own, len(threshold))
+        kernel[:, first:] = both[:, first:]
+        if first and not symmetric:
+            longer_end, other_end = threshold[:first], np.full(first, other)
+            low, high = (-longer_end, other_end) if is_mirrored else (-other_end, longer_end)
+            kernel[:, :first] = bin_errors(_ALIGNED_EDGES, levels(low, high, number), p)
+        else:
+            kernel[:, :first] = both[:, :first]
+        aligned, _, scale = rows.aligned(members)
+        errors = aligned.astype(np.float32) @ kernel.reshape(-1, kernel.shape[-1]).T
+        errors = errors.reshape(len(members), len(bits), -1)
+        best = errors.argmin(axis=-1)
+        finer = 2.0 ** (-_vertex(errors, best) / _PER_OCTAVE)
+        result[members] = threshold[best] * finer * scale[:, None]
+    return np.minimum(result, longer[:, None]), longer
 
 
 def _vertex(errors: np.ndarray, best: np.ndarray) -> np.ndarray:
@@ -254,24 +389,6 @@ def _vertex(errors: np.ndarray, best: np.ndarray) -> np.ndarray:
     bend = before - 2 * at + after
     vertex = (before - after) / (2 * np.where(bend > 0, bend, np.inf))
     return np.where(inner[..., 0] == best, np.clip(vertex, -0.5, 0.5), 0)
-
-
-def _aligned(counts: np.ndarray, exponent: np.ndarray, bins: LogBins) -> np.ndarray:
-    """Histograms on the bins ``LogBins(-_OCTAVES, 0)`` of values over 2**exponent; float64.
-
-    The bin in the middle takes all that is smaller.
-    """
-    width = _OCTAVES << bins.mantissa_bits
-    first = (exponent - _OCTAVES - bins.min_exponent) << bins.mantissa_bits
-    place = first[:, None] + np.arange(width)
-    known = (place >= 0) & (place < bins.per_sign)
-    place = np.clip(place, 0, bins.per_sign - 1) + 1
-    below, above = (
-        np.where(known, np.take_along_axis(counts, bins.per_sign + side * place, axis=1), 0)
-        for side in (-1, 1)
-    )
-    middle = counts.sum(axis=1) - below.sum(axis=1) - above.sum(axis=1)
-    return np.concatenate([below[:, ::-1], middle[:, None], above], axis=1).astype(float)
 
 
 def sqnr_db(power: np.ndarray, error: np.ndarray) -> np.ndarray:

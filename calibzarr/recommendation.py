@@ -88,12 +88,9 @@ class _Clipped:
         """With given ranges; the errors of these rows with them."""
         shape = (*rows.value_min.shape, len(CHOICES))
         low, high = np.broadcast_to(low, shape), np.broadcast_to(high, shape)
-        errors = [
-            rows.error(low[..., index], high[..., index], np.asarray(bits), symmetric)
-            for index, bits in enumerate(CHOICES)
-        ]
+        error = rows.error(low, high, np.array(CHOICES), symmetric)
         power = rows.power()[..., None]
-        return cls(low, high, np.stack(errors, axis=-1) / np.where(power > 0, power, 1))
+        return cls(low, high, error / np.where(power > 0, power, 1))
 
     @classmethod
     def best(cls, rows: Observed, options: Options, symmetric: bool = False) -> "_Clipped":
@@ -113,17 +110,17 @@ def _at_choice(array: np.ndarray, index: np.ndarray) -> np.ndarray:
 
 
 def _ranges(
-    rows: Observed, options: Options, symmetric: bool = False
+    rows: Observed, options: Options, symmetric: bool = False, bits: tuple[int, ...] = CHOICES
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Clipping ranges, shape (..., choice)."""
+    """Clipping ranges, shape (..., bits)."""
     if options.method == "range" and not symmetric:
         low, high = np.moveaxis(rows.quantile(np.array(TAILS)), -1, 0)
         clips = bit_widths.clips_at_tails(rows.value_min, rows.value_max, low, high)
         low, high = np.where(clips, low, rows.value_min), np.where(clips, high, rows.value_max)
-        shape = (*low.shape, len(CHOICES))
+        shape = (*low.shape, len(bits))
         return np.broadcast_to(low[..., None], shape), np.broadcast_to(high[..., None], shape)
     return clipping_range(
-        options.clip, rows.counts, rows.bins, rows.value_min, rows.value_max, CHOICES, symmetric
+        options.clip, rows.counts, rows.bins, rows.value_min, rows.value_max, bits, symmetric
     )
 
 
@@ -153,7 +150,8 @@ def of_statistics(
         ``schedule_bits`` and ``schedule_sqnr_db``, one setting for the whole model;
         ``first_step``, ``end_step`` (one past the last) and ``num_collected`` steps. By (layer,
         degree): ``polynomial_min`` and ``polynomial_max``, coefficients in rising order of the
-        ends of the clipping range in sigma, and by layer ``polynomial_met``.
+        ends of the clipping range in sigma, and by layer ``polynomial_met``. ``step`` and
+        ``sigma`` are those collected; the options are an attribute.
 
     Raises:
         OptionError: if an option does not fit, or no layer reaches a target.
@@ -191,17 +189,17 @@ def of_statistics(
     clip_min, clip_max, sqnr = (array[:, 0] for array in single.chosen(chosen.activation[:, None]))
     phase_min, phase_max, phase_sqnr = own.chosen(chosen.by_part)
     in_phase = np.array([place.stop - place.start for place in parts.values()])
-    fractions = [
-        fraction_below(whole.counts[:, 0], observed.bins.low, observed.bins.high, end)
-        for end in (clip_min, clip_max)
-    ]
+    below = _fractions(whole, clip_min, clip_max)
+    if options.method == "range":  # it clips at these percentiles, whatever a bin's width
+        low, high = TAILS
+        below = np.where(clip_min == p01, low, 0), np.where(clip_max == p99, high, 1)
     by_layer = {
         "activation_bits": np.take(CHOICES, chosen.activation),
         "weight_bits": np.take(CHOICES, chosen.weight),
         "clip_min": clip_min,
         "clip_max": clip_max,
-        "clip_min_fraction": fractions[0],
-        "clip_max_fraction": fractions[1],
+        "clip_min_fraction": below[0],
+        "clip_max_fraction": below[1],
         "sqnr_db": sqnr,
         "worst_sqnr_db": decibels(_at_choice(noise.worst, chosen.activation)),
         "weight_sqnr_db": decibels(_at_choice(noise.weights, chosen.weight)),
@@ -238,6 +236,8 @@ def of_statistics(
         {
             **{variable.name: statistics[variable.name] for variable in schema.LAYER_COORDINATES},
             "phase": list(partition),
+            "step": statistics.step.values,
+            "sigma": ("step", statistics.sigma.values),
         },
         {**statistics.attrs, "options": options},
     )
@@ -296,13 +296,28 @@ def _moments(statistics: xr.Dataset, parts: Mapping[str, slice]) -> tuple[np.nda
         return mean, np.sqrt(np.clip(second / total - mean**2, 0, None))
 
 
+def _fractions(
+    whole: Observed, clip_min: np.ndarray, clip_max: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Shares of the values below the ends of a clipping range, each of shape (layer,)."""
+    low, high = (
+        fraction_below(whole.counts[:, 0], whole.bins.low, whole.bins.high, end)
+        for end in (clip_min, clip_max)
+    )
+    at_ends = clip_min <= whole.value_min[:, 0], clip_max >= whole.value_max[:, 0]
+    return np.where(at_ends[0], 0, low), np.where(at_ends[1], 1, high)
+
+
 def _polynomials(
     statistics: xr.Dataset, observed: Observed, options: Options, chosen: Chosen
 ) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
     """Ends of the clipping range as polynomials in sigma, at the bits of each layer."""
     sigma = statistics.sigma.values.astype(np.float64)
-    index = np.broadcast_to(chosen.activation[:, None], observed.value_min.shape)
-    low, high = (_at_choice(ends, index) for ends in _ranges(observed, options))
+    low, high = np.empty((2, *observed.value_min.shape))
+    for index in np.unique(chosen.activation):
+        own = chosen.activation == index
+        ends = _ranges(observed.at(own), options, bits=(CHOICES[index],))
+        low[own], high[own] = (end[..., 0] for end in ends)
     upper = sigma_polynomial.fit(sigma, high, options.tolerance)
     lower = sigma_polynomial.fit(sigma, -low, options.tolerance)
     return {

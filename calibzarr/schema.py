@@ -191,6 +191,30 @@ COLLECTED_VARIABLES = (
     COLLECTED_IMAGE,
 )
 
+RECOMMENDED = "recommended"  # the attribute that says how these were computed
+RECOMMENDED_VARIABLES = (
+    _by_layer(
+        "recommended_shift",
+        "feature",
+        "float32",
+        "to subtract from a feature that leaves a GELU, before it is quantised",
+        _VALUES,
+    ),
+    _by_layer(
+        "recommended_smoothing_scale",
+        "feature",
+        "float32",
+        "to divide a feature by, and to multiply its weights by",
+    ),
+    _by_layer("recommended_outlier", "feature", "bool", "whether a feature stands out"),
+    _by_layer(
+        "recommended_multiplier",
+        "feature",
+        "int32",
+        "by how much the step size of an outlier feature is multiplied",
+    ),
+)
+
 LATENT_DTYPES = ("float32", "float16")
 
 # Attributes that decide what the states are. A resume with any other value is refused.

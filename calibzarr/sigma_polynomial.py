@@ -58,7 +58,8 @@ def fit(
         tolerance: greatest excess over the asked clipping, as a fraction of the layer's greatest
             magnitude of it.
         max_degree: highest degree to try; at most one less than there are different sigmas is
-            tried. Where none meets the tolerance, the one of least excess is kept.
+            tried. Where none meets the tolerance, a higher degree is taken only if it lessens
+            the excess by as much.
 
     Returns:
         Polynomials of ``max_degree + 1`` coefficients, for sigma and not scaled. Their rounding
@@ -89,7 +90,8 @@ def fit(
     open_layers = np.flatnonzero(np.isfinite(largest))
     for degree in range(min(max_degree, len(sigma) - 1) + 1):
         coefficients, excess = _envelope(grid, asked[open_layers], degree)
-        better = excess < least[open_layers]
+        allowed = tolerance * largest[open_layers]
+        better = (excess <= allowed) | (excess < least[open_layers] - allowed)
         layers = open_layers[better]
         result.coefficients[layers] = 0.0
         result.coefficients[layers, : degree + 1] = coefficients[better]

@@ -166,9 +166,12 @@ def install(path: Path) -> None:
             return
         attributes = json.loads((staged / "zarr.json").read_text(encoding="utf-8"))["attributes"]
         names = [variable.name for variable in schema.COLLECTED_VARIABLES]
-        others = [name for name in store.published(path) if name not in names]
+        stale = [variable.name for variable in schema.RECOMMENDED_VARIABLES]
+        others = [name for name in store.published(path) if name not in (*names, *stale)]
         num_images = store.array(store.open_group(path), schema.LATENTS.name).shape[0]
-        store.publish(path, {ATTRIBUTE: None}, others)
+        store.publish(path, {ATTRIBUTE: None, schema.RECOMMENDED: None}, others)
+        for name in stale:  # recommended from the old statistics
+            shutil.rmtree(path / name, ignore_errors=True)
         for name in names:
             if (staged / name).exists():
                 shutil.rmtree(path / name, ignore_errors=True)

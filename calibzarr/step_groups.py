@@ -47,7 +47,7 @@ def gram(
         part = slice(start, start + block)
         low = np.asarray(feature_low[part], dtype=np.float64)
         high = np.asarray(feature_high[part], dtype=np.float64)
-        finite = (np.isfinite(low) & np.isfinite(high)).all(axis=1, keepdims=True)
+        finite = np.asarray((np.isfinite(low) & np.isfinite(high)).all(axis=1, keepdims=True))
         divisor = _range(low, high, finite) if scale is None else np.asarray(scale)[part]
         shift = np.add(low, high, out=np.zeros_like(low), where=finite)
         shift -= shift.mean(axis=1, keepdims=True)

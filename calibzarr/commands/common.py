@@ -52,6 +52,19 @@ store_argument = click.argument("store", type=click.Path(path_type=Path))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 
+def with_targets(command: _Command) -> _Command:
+    """Add the options that say what SQNR is wanted."""
+    for what, default in (("weight", 20.0), ("activation", 30.0)):
+        command = click.option(
+            f"--{what}-target",
+            type=float,
+            default=default,
+            show_default=True,
+            help=f"SQNR that the {what}s of a layer are to reach, dB.",
+        )(command)
+    return command
+
+
 class ImageRange(click.ParamType):
     """``A:B``, images A to B - 1."""
 

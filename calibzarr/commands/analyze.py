@@ -1,0 +1,139 @@
+"""``calibzarr analyze``."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from calibzarr.commands.common import (
+    json_option,
+    make_console,
+    one_line_errors,
+    quiet_option,
+    store_argument,
+    with_targets,
+)
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from rich.table import Table
+
+
+@click.command(name="analyze")
+@store_argument
+@json_option
+@click.option("--top", type=click.IntRange(1), help="Print this many layers at most.")
+@click.option(
+    "--sort",
+    default="model",
+    show_default=True,
+    metavar="ORDER",
+    help=("model, range, central-range, outliers, sigma, asymmetry or sqnr; the worst come first."),
+)
+@click.option("--stream", help="Print the layers of this stream alone: image, text, unified.")
+@click.option("--kind", help="Print the layers of this kind alone, such as mlp.fc2.")
+@with_targets
+@click.option(
+    "--plots",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Draw pictures into this directory; needs matplotlib.",
+)
+@quiet_option
+@click.pass_obj
+@one_line_errors
+def analyze_command(
+    settings: dict[str, bool],
+    store: Path,
+    as_json: bool,
+    top: int | None,
+    sort: str,
+    stream: str | None,
+    kind: str | None,
+    activation_target: float,
+    weight_target: float,
+    plots: Path | None,
+    quiet: bool,
+) -> None:
+    r"""Tell what STORE's statistics say of every layer, and what bits it needs.
+
+    Columns: the range of all values; from p01 to p99; the former over the latter; the widest
+    step's range over the narrowest's; asymmetry; expected SQNR in dB with 8, 6 and 4 bits; the
+    bits recommended for activations and for weights.
+
+    \b
+    calibzarr analyze stores/tiny.zarr
+    calibzarr analyze stores/tiny.zarr --sort outliers --top 10 --stream image
+    calibzarr analyze stores/tiny.zarr --plots plots
+    """
+    from calibzarr import analysis, recommendation, summary
+
+    statistics = analysis.open_statistics(store)
+    observed = analysis.Observed.of(statistics)
+    options = recommendation.Options(
+        activation_target=activation_target, weight_target=weight_target
+    )
+    recommended = recommendation.of_statistics(statistics, options, observed)
+    analysed = analysis.of_statistics(statistics, observed)
+    chosen = summary.select(
+        analysed.assign(recommended[["activation_bits", "weight_bits"]]),
+        stream=stream,
+        kind=kind,
+        sort=sort,
+        top=top,
+    )
+    description = summary.describe(analysed, recommended)
+    if as_json:
+        click.echo(json.dumps({"layers": summary.rows(chosen), **description}, indent=2))
+    else:
+        console = make_console(stderr=False)
+        console.print(_table(chosen, summary.SORTS[sort], console.width))
+        for line in summary.sentences(description):
+            console.print(line, soft_wrap=True)
+    if plots is not None:
+        from calibzarr import plots as drawing
+
+        pictures = drawing.write(plots, statistics, analysed, recommended, observed)
+        click.echo(f"{plots}: {len(pictures)} files", err=as_json)
+    if not as_json and not (quiet or settings["quiet"]):
+        name = shlex.quote(str(store.with_suffix(".json").name))
+        click.echo(f"write it down with: calibzarr export-config {shlex.quote(str(store))} {name}")
+
+
+# heading, variable, bits, format, and rank: a narrow terminal does without the last
+_COLUMNS = (
+    ("range", "value_range", None, ".3g", 4),
+    ("p01-p99", "central_range", None, ".3g", 7),
+    ("outliers", "outlier_ratio", None, ".2f", 5),
+    ("sigma", "sigma_variation", None, ".2f", 6),
+    ("asymmetry", "asymmetry", None, "+.2f", 8),
+    ("8 bits dB", "sqnr_db", 8, ".1f", 0),
+    ("6 bits dB", "sqnr_db", 6, ".1f", 9),
+    ("4 bits dB", "sqnr_db", 4, ".1f", 1),
+    ("bits", "activation_bits", None, "d", 2),
+    ("weights", "weight_bits", None, "d", 3),
+)
+
+
+def _table(chosen: "xr.Dataset", sorted_by: str | None, width: int) -> "Table":
+    from rich.table import Table
+
+    longest = max((len(name) for name in chosen.layer.values), default=0)
+    fitting = max(4, (width - longest) // 10)
+    ranked = sorted(_COLUMNS, key=lambda column: (column[1] != sorted_by, column[4]))
+    shown = [column for column in _COLUMNS if column in ranked[:fitting]]
+    table = Table("layer", box=None)
+    table.columns[0].no_wrap = True
+    columns = []
+    for heading, variable, bits, text_format, _ in shown:
+        table.add_column(heading, justify="right", no_wrap=True)
+        values = chosen[variable] if bits is None else chosen[variable].sel(bits=bits)
+        columns.append([_cell(value, text_format) for value in values.values])
+    for row in zip(chosen.layer.values, *columns, strict=True):
+        table.add_row(*row)
+    return table
+
+
+def _cell(value: Any, text_format: str) -> str:
+    return "" if value != value else format(value, text_format)  # NaN: nothing to say

@@ -1,0 +1,73 @@
+"""Pictures of an analysis and what it recommends, with Matplotlib (the extra ``plot``)."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import xarray as xr
+
+from calibzarr.analysis import Observed
+from calibzarr.plots import drawing
+from calibzarr.plots.advice import convergence, recommended_bits, sqnr_by_bits
+from calibzarr.plots.distributions import clipping_by_sigma, histograms
+from calibzarr.plots.ranges import feature_ranges, range_by_kind, range_by_sigma
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "clipping_by_sigma",
+    "convergence",
+    "feature_ranges",
+    "histograms",
+    "range_by_kind",
+    "range_by_sigma",
+    "recommended_bits",
+    "sqnr_by_bits",
+    "write",
+]
+
+
+def write(
+    directory: Path,
+    statistics: xr.Dataset,
+    analysed: xr.Dataset,
+    recommended: xr.Dataset,
+    observed: Observed | None = None,
+    ridge_layers: Sequence[str] | None = None,
+) -> list[Path]:
+    """Write every picture as PNG and as SVG; the same input gives the same bytes.
+
+    Args:
+        directory: made if there is none; files of the pictures' names are replaced.
+        statistics: of ``analysis.open_statistics``.
+        analysed: of ``analysis.of_statistics``.
+        recommended: of ``recommendation.of_statistics``.
+        observed: the statistics' layers and steps, where they are in memory already.
+        ridge_layers: names of the layers whose histograms are drawn; telling ones if None.
+
+    Returns:
+        The files, in the order in which they were written.
+
+    Raises:
+        ModuleNotFoundError: if Matplotlib is not installed; says how to.
+        OptionError: if there is no layer of a name in ``ridge_layers``.
+        OSError: if a file cannot be written.
+    """
+    pictures: dict[str, Callable[[], Figure]] = {
+        # First what can be wrong with the arguments.
+        "histograms": lambda: histograms(statistics, analysed, ridge_layers, observed),
+        "range_by_sigma": lambda: range_by_sigma(analysed),
+        "range_by_kind": lambda: range_by_kind(analysed),
+        "sqnr_by_bits": lambda: sqnr_by_bits(analysed),
+        "recommended_bits": lambda: recommended_bits(recommended),
+        "feature_ranges": lambda: feature_ranges(statistics, analysed),
+        "convergence": lambda: convergence(statistics),
+        "clipping_by_sigma": lambda: clipping_by_sigma(
+            statistics, analysed, recommended, observed=observed
+        ),
+    }
+    paths: list[Path] = []
+    for name, draw in pictures.items():
+        paths += drawing.save(draw(), directory, name)
+    return paths

@@ -1,0 +1,278 @@
+"""Pictures of ranges: by layer, by kind, by feature."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from calibzarr import analysis, feature_advice
+from calibzarr.plots import drawing
+from calibzarr.plots.drawing import LINE_HEIGHT, POINTS_PER_INCH, SMALL, picture
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_UNITS = "range of values (activation units)"
+_ROW = 0.135  # inches, so that a layer's name fits
+_NAMED = 100  # more layers than this share the names of their blocks
+_TALLEST = 11.0  # inches, with blocks' names
+_FEATURE_LAYERS = 4
+_OUTLIER_FACTOR = 2.5  # that of feature_advice.outliers
+
+
+@picture
+def range_by_sigma(analysed: xr.Dataset) -> "Figure":
+    """Draw the range of every layer, in the order of the model, at every collected step.
+
+    Args:
+        analysed: of ``analysis.of_statistics``.
+    """
+    import matplotlib
+    from matplotlib.colors import LogNorm, Normalize
+
+    values = analysed.step_range.values.astype(np.float64)
+    layers, steps = values.shape
+    height = max(2.5, _ROW * layers) if layers <= _NAMED else _TALLEST
+    width = float(np.clip(0.17 * steps, 3.5, 9.0))
+    figure = drawing.new_figure(analysed, "Range by layer and step", width + 4, height + 1.8)
+    strip, axes = figure.subplots(1, 2, sharey=True, width_ratios=[0.12, width])
+    positive = drawing.above_zero(values)
+    logarithmic = drawing.spans_decades(values)
+    shown = np.ma.masked_invalid(np.where(values > 0, values, np.nan) if logarithmic else values)
+    if shown.count():
+        low, high = (positive.min(), positive.max()) if logarithmic else (0, shown.max())
+        norm = (LogNorm if logarithmic else Normalize)(low, high if high > low else low + 1)
+        colours = matplotlib.colormaps["viridis"].with_extremes(bad="0.85")
+        image = axes.imshow(
+            shown, norm=norm, cmap=colours, aspect="auto", interpolation="nearest", origin="upper"
+        )
+        bar = figure.colorbar(image, ax=axes, label=_UNITS, aspect=40, pad=0.02)
+        if logarithmic:
+            drawing.label_logarithms(bar.ax.yaxis, high / low)
+    else:
+        axes.set(xlim=(-0.5, steps - 0.5), ylim=(layers - 0.5, -0.5))
+        axes.text(0.5, 0.5, "no values", ha="center", transform=axes.transAxes)
+    _label_steps(axes, analysed, width)
+    _stream_strip(strip, analysed)
+    _label_layers(strip, axes, analysed, height)
+    return figure
+
+
+def _label_steps(axes: "Axes", analysed: xr.Dataset, width: float) -> None:
+    """Sigma of the columns below, the numbers of their steps above."""
+    sigma, step = analysed.sigma.values, analysed.step.values
+    points = width * POINTS_PER_INCH
+    below = drawing.thinned(len(sigma), points, SMALL * LINE_HEIGHT)
+    axes.set_xticks(below, [f"{sigma[place]:.3g}" for place in below], rotation=90)
+    axes.set_xlabel("sigma of the collected steps")
+    above = drawing.thinned(len(step), points, SMALL * 3.0)
+    top = axes.secondary_xaxis("top")
+    top.set_xticks(above, [str(step[place]) for place in above])
+    top.set_xlabel("step")
+
+
+def _stream_strip(strip: "Axes", analysed: xr.Dataset) -> None:
+    from matplotlib.colors import ListedColormap
+    from matplotlib.patches import Patch
+
+    there = drawing.streams(analysed)
+    colours = [drawing.STREAM_COLOURS[stream] for stream in there]
+    place = np.array([there.index(stream) for stream in analysed.stream.values])
+    strip.imshow(
+        place[:, None],
+        cmap=ListedColormap(colours),
+        vmin=-0.5,
+        vmax=len(there) - 0.5,
+        aspect="auto",
+        interpolation="nearest",
+    )
+    strip.set_xticks([])
+    strip.figure.legend(
+        handles=[
+            Patch(color=own, label=f"{name} stream")
+            for own, name in zip(colours, there, strict=True)
+        ],
+        loc="outside lower center",
+        ncols=len(there),
+    )
+
+
+def _label_layers(strip: "Axes", axes: "Axes", analysed: xr.Dataset, height: float) -> None:
+    """Names of layers where they fit, else those of blocks, moved apart where they must be."""
+    names, starts, ends = drawing.block_spans(analysed)
+    layers = analysed.sizes["layer"]
+    axes.hlines(starts[1:] - 0.5, *axes.get_xlim(), color="white", linewidth=0.8)
+    axes.tick_params(left=False, labelleft=False)
+    if layers <= _NAMED:
+        strip.set_yticks(np.arange(layers), analysed.layer.values, fontsize=SMALL - 1)
+        return
+    apart = SMALL * LINE_HEIGHT / (height * 0.95 * POINTS_PER_INCH) * layers
+    kept = drawing.thinned(len(names), layers, apart)
+    middles = (starts + ends - 1) / 2
+    places = drawing.spread_out(middles[kept], apart, 0, layers - 1)
+    strip.set_yticks([])
+    for index, place in zip(kept, places, strict=True):
+        strip.annotate(
+            names[index],
+            (0, middles[index]),
+            (-1.8, place),
+            xycoords=strip.get_yaxis_transform(),
+            textcoords=strip.get_yaxis_transform(),
+            fontsize=SMALL,
+            ha="right",
+            va="center",
+            arrowprops={"arrowstyle": "-", "linewidth": 0.5, "shrinkA": 1, "shrinkB": 0},
+        )
+
+
+@picture
+def range_by_kind(analysed: xr.Dataset) -> "Figure":
+    """Draw the range of every layer against sigma, layers of one kind together.
+
+    Args:
+        analysed: of ``analysis.of_statistics``.
+    """
+    import matplotlib
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LinearSegmentedColormap, Normalize
+    from matplotlib.lines import Line2D
+
+    kinds, streams = drawing.kinds(analysed), drawing.streams(analysed)
+    columns = min(4, len(kinds))
+    rows = -(-len(kinds) // columns)
+    figure = drawing.new_figure(
+        analysed, "Range against sigma, by kind of layer", 2.6 * columns + 1.6, 2.2 * rows + 1.3
+    )
+    values, sigma = analysed.step_range.values.astype(np.float64), analysed.sigma.values
+    depth = drawing.depth(analysed)
+    # The palest end of the map is hard to see on white.
+    colours = LinearSegmentedColormap.from_list(
+        "depth", matplotlib.colormaps["viridis"](np.linspace(0, 0.9, 256))
+    )
+    norm = Normalize(0, max(1, depth.max()))
+    marker = "." if len(sigma) < 4 else ""
+    drawn = drawing.panels(figure, len(kinds), columns)
+    for index, (axes, kind) in enumerate(zip(drawn, kinds, strict=True)):
+        of_kind = analysed.kind.values == kind
+        axes.set_title(kind)
+        for stream in streams:
+            own = np.flatnonzero(of_kind & (analysed.stream.values == stream))
+            line = {"linestyle": drawing.STREAM_LINES[stream], "marker": marker}
+            for layer, curve in zip(own, axes.plot(sigma, values[own].T, **line), strict=True):
+                curve.set(color=colours(norm(depth[layer])), linewidth=0.8, alpha=0.8)
+                curve.set_label(f"_{analysed.layer.values[layer]}")
+            if len(own) > 2:
+                median = _median(values[own])
+                axes.plot(sigma, median, color="black", linewidth=1.8, label="_median", **line)
+        if np.isfinite(values[of_kind]).any():
+            drawing.scale(axes, "y", values[of_kind])
+            drawing.sigma_axis(axes, sigma, label=index >= len(kinds) - columns)
+        else:
+            drawing.say(axes)
+        axes.grid(alpha=0.3)
+    figure.supylabel(f"{_UNITS}; a scale for each panel", fontsize=8)
+    bar = figure.colorbar(ScalarMappable(norm, colours), ax=drawn, aspect=40, pad=0.02)
+    _name_blocks(bar, analysed)
+    handles = [
+        *(Line2D([], [], color="0.4", ls=drawing.STREAM_LINES[own], label=own) for own in streams),
+        Line2D([], [], color="black", linewidth=1.8, label="median of layers"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    return figure
+
+
+def _median(values: np.ndarray) -> np.ndarray:
+    """Median over layers of what is not NaN, shape (step,)."""
+    known = ~np.isnan(values).all(axis=0)
+    result = np.full(values.shape[1], np.nan)
+    result[known] = np.nanmedian(values[:, known], axis=0)
+    return result
+
+
+def _name_blocks(bar: Any, analysed: xr.Dataset) -> None:
+    names = list(dict.fromkeys(analysed.block.values.tolist()))
+    kept = drawing.thinned(len(names), 12, 1)
+    bar.set_ticks(kept, labels=[names[place] for place in kept])
+    bar.ax.set_title("block", fontsize=8)
+
+
+def feature_layers(statistics: xr.Dataset, analysed: xr.Dataset) -> list[str]:
+    """The layers whose features differ most, of those that read one array only the first."""
+    spread = np.where(np.isfinite(analysed.feature_spread), analysed.feature_spread, np.nan)
+    chosen = drawing.most(spread, analysis.shared_inputs(statistics), _FEATURE_LAYERS)
+    return [str(name) for name in analysed.layer.values[chosen]]
+
+
+@picture
+def feature_ranges(
+    statistics: xr.Dataset, analysed: xr.Dataset, layers: list[str] | None = None
+) -> "Figure":
+    """Draw the range of every feature, the widest first, with the outlier features marked.
+
+    Args:
+        statistics: of ``analysis.open_statistics``.
+        analysed: of ``analysis.of_statistics``.
+        layers: names; those of :func:`feature_layers` if None.
+    """
+    names = feature_layers(statistics, analysed) if layers is None else layers
+    columns = min(2, max(1, len(names)))
+    rows = -(-max(1, len(names)) // columns)
+    figure = drawing.new_figure(
+        analysed, "Ranges of features, widest first", 4.4 * columns, 2.8 * rows + 0.9
+    )
+    drawn = drawing.panels(figure, max(1, len(names)), columns)
+    if not names:
+        drawing.say(drawn[0])
+        return figure
+    chosen = statistics[["feature_min", "feature_max"]].sel(layer=names)
+    low, high = (chosen[name].values for name in ("feature_min", "feature_max"))
+    outlier = feature_advice.outliers(low, high, _OUTLIER_FACTOR).outlier
+    ranges = np.fmax.reduce(high, axis=1) - np.fmin.reduce(low, axis=1)
+    for row, axes in enumerate(drawn):
+        _draw_features(axes, ranges[row].astype(np.float64), outlier[row])
+        axes.set_title(f"{names[row]}\n{axes.get_title(loc='left')}")
+        if row >= len(names) - columns:
+            axes.set_xlabel("feature, by rank of its range")
+    figure.supylabel(_UNITS, fontsize=8)
+    handles, labels = drawn[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(handles))
+    return figure
+
+
+def _draw_features(axes: "Axes", ranges: np.ndarray, outlier: np.ndarray) -> None:
+    """One layer's features; shapes (feature,), NaN beyond its width."""
+    order = np.argsort(-ranges, kind="stable")
+    order = order[: np.isfinite(ranges).sum()]  # NaN come last
+    if not len(order):
+        drawing.say(axes)
+        return
+    rank = np.arange(1, len(order) + 1)
+    marked = outlier[order]
+    axes.plot(rank, ranges[order], color=drawing.BLUE, linewidth=1.5, label="features")
+    axes.plot(
+        rank[marked],
+        ranges[order][marked],
+        linestyle="",
+        marker="o",
+        markersize=4,
+        color=drawing.RED,
+        label="outlier features",
+    )
+    positive = drawing.above_zero(ranges)
+    middle = float(np.median(positive)) if len(positive) else np.nan
+    axes.axhline(middle, color="0.4", linestyle=":", linewidth=1, label="median")
+    axes.axhline(
+        _OUTLIER_FACTOR * middle,
+        color=drawing.RED,
+        linestyle="--",
+        linewidth=1,
+        label=f"{_OUTLIER_FACTOR:g} times the median",
+    )
+    drawing.scale(axes, "x", rank)
+    drawing.scale(axes, "y", ranges)
+    axes.grid(alpha=0.3)
+    text = f"{marked.sum()} of {len(order)} features are outliers"
+    if marked.any():
+        text += f"; the widest is feature {order[0]}"
+    axes.set_title(text)
