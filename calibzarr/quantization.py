@@ -17,7 +17,6 @@ _BLOCK = 32  # histograms whose own levels are looked at together
 _OCTAVES = 16  # of magnitudes below a histogram's greatest that a search tells apart
 _PER_OCTAVE = 12  # thresholds that a search tries
 _THRESHOLD_OCTAVES = 8
-_NO_END = -1  # of a histogram without values on one side of 0
 _NEAR = 2 ** (1.5 / _PER_OCTAVE)  # a threshold so near to the greatest magnitude may be that
 
 _RELATIVE = LogBins(-_OCTAVES, 0)
@@ -347,37 +346,37 @@ def _best_thresholds(
     """The threshold of least error, shape (row, bits), and the greatest magnitude, (row,)."""
     least, greatest = np.maximum(-rows.value_min, 0), np.maximum(rows.value_max, 0)
     longer, shorter = np.maximum(least, greatest), np.minimum(least, greatest)
-    with np.errstate(divide="ignore"):
-        place = np.floor(-np.log2(shorter / 2.0**rows.exponent) * _PER_OCTAVE)
-    # Rows whose shorter ends are the same part of the longer ones share all their levels.
-    place = np.where(shorter > 0, np.clip(place, 0, _PER_OCTAVE * _OCTAVES), _NO_END).astype(int)
-    mirrored = (least > greatest) & (not symmetric)
     threshold = 2.0 ** (-np.arange(_PER_OCTAVE * _THRESHOLD_OCTAVES + 1) / _PER_OCTAVE)
     number = np.array(bits)[:, None]
-    # Where both ends are the threshold, all rows share the errors.
-    both = bin_errors(_ALIGNED_EDGES, levels(-threshold, threshold, number, symmetric), p)
-    kernel: np.ndarray = np.empty(both.shape, dtype=np.float32)
-    result: np.ndarray = np.empty((len(mirrored), len(bits)))
-    if symmetric:
-        place = np.zeros_like(place)
-    for own, is_mirrored in np.unique(np.stack([place, mirrored]), axis=1).T:
-        members = np.flatnonzero((place == own) & (mirrored == is_mirrored))
-        other = 0 if own == _NO_END else 2.0 ** (-own / _PER_OCTAVE)
-        first = len(threshold) if own == _NO_END else min(own, len(threshold))
-        kernel[:, first:] = both[:, first:]
-        if first and not symmetric:
-            longer_end, other_end = threshold[:first], np.full(first, other)
-            low, high = (-longer_end, other_end) if is_mirrored else (-other_end, longer_end)
-            kernel[:, :first] = bin_errors(_ALIGNED_EDGES, levels(low, high, number), p)
-        else:
-            kernel[:, :first] = both[:, :first]
-        aligned, _, scale = rows.aligned(members)
-        errors = aligned.astype(np.float32) @ kernel.reshape(-1, kernel.shape[-1]).T
-        errors = errors.reshape(len(members), len(bits), -1)
-        best = errors.argmin(axis=-1)
-        finer = 2.0 ** (-_vertex(errors, best) / _PER_OCTAVE)
-        result[members] = threshold[best] * finer * scale[:, None]
-    return np.minimum(result, longer[:, None]), longer
+    aligned = np.empty((len(longer), len(_ALIGNED_EDGES) - 1), dtype=np.float32)
+    for first in range(0, len(aligned), _BLOCK):
+        part = slice(first, first + _BLOCK)
+        aligned[part] = rows.aligned(part)[0]
+    # Where both ends are the threshold, all rows share the levels.
+    own_levels = levels(-threshold, threshold, number, symmetric)
+    errors = _products(aligned, bin_errors(_ALIGNED_EDGES, own_levels, p))
+    if not symmetric:
+        # Elsewhere those whose shorter ends are the same part of 2**exponent.
+        with np.errstate(divide="ignore"):
+            place = np.floor(-np.log2(shorter / 2.0**rows.exponent) * _PER_OCTAVE)
+        place = np.clip(place, 0, _PER_OCTAVE * _OCTAVES)  # the last stands for none
+        mirrored = least > greatest
+        for own, is_mirrored in np.unique(np.stack([place, mirrored]), axis=1).T:
+            members = np.flatnonzero((place == own) & (mirrored == is_mirrored))
+            farther = threshold[: int(own)]
+            nearer = np.full(len(farther), 2.0 ** (-own / _PER_OCTAVE))
+            ends = (-farther, nearer) if is_mirrored else (-nearer, farther)
+            kernel = bin_errors(_ALIGNED_EDGES, levels(ends[0], ends[1], number), p)
+            errors[members, :, : len(farther)] = _products(aligned[members], kernel)
+    best = errors.argmin(axis=-1)
+    finer = threshold[best] * 2.0 ** (-_vertex(errors, best) / _PER_OCTAVE)
+    return np.minimum(finer * 2.0 ** rows.exponent[:, None], longer[:, None]), longer
+
+
+def _products(aligned: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Sums over bins of counts times errors, shape (row, bits, threshold), float32."""
+    flat = kernel.reshape(-1, kernel.shape[-1]).astype(np.float32)
+    return np.asarray((aligned @ flat.T).reshape(len(aligned), *kernel.shape[:-1]))
 
 
 def _vertex(errors: np.ndarray, best: np.ndarray) -> np.ndarray:
