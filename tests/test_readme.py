@@ -3,6 +3,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,27 @@ def test_statistics_examples_say_what_they_print(interrupted_and_resumed, monkey
     np.testing.assert_allclose(names["convergence"], half.mean(axis=0), rtol=1e-5)
     printed = capsys.readouterr().out
     assert all(name in printed for name in names["moving"])
+
+
+def test_recommendation_example_says_what_it_prints(interrupted_and_resumed, monkeypatch, capsys):
+    monkeypatch.chdir(interrupted_and_resumed)
+    run = [sys.executable, "-m", "calibzarr"]
+    collect = ["collect", "stores/tiny.zarr", "--num-images", "4", "--steps", "0,3,6"]
+    subprocess.run([*run, *collect], check=True)
+    export = ["export-config", "stores/tiny.zarr", "weights.json", "--format", "mlx"]
+    subprocess.run([*run, *export], check=True)
+    names = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # the example leaves its file open
+        exec(blocks("python")[2], names)
+    recommended = names["recommended"]
+    linear = recommended.role.values == "input"
+    weights = recommended.weight_bits.values[linear]
+    assert set(names["weights"]) == set(recommended.module.values[linear])
+    assert {entry["bits"] for entry in names["weights"].values()} <= {2, 4, 6, 8}
+    assert len(set(weights)) > 1
+    printed = capsys.readouterr().out
+    assert str(recommended.phase_clip_max.sel(layer="mm_block_0.image.mlp.fc2").values) in printed
 
 
 def test_every_command_in_the_readme_exists_with_its_options():

@@ -80,7 +80,7 @@ def collect_command(settings: dict[str, bool], store: Path, quiet: bool, **optio
     click.echo(f"{store}: statistics of {result.num_layers} layers from {covered}")
     if result.non_finite:
         click.echo(f"warning: {result.non_finite} of the values were infinite or NaN", err=True)
-    click.echo(f"look at them with: xarray.open_zarr({str(store)!r})")
+    click.echo(f"look at them with: calibzarr analyze {quoted}")
 
 
 def _collection(plan: "Plan") -> str:

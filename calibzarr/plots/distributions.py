@@ -46,7 +46,7 @@ def ridge_layers(statistics: xr.Dataset, analysed: xr.Dataset) -> dict[str, str]
         (analysed.sigma_variation.values, "range moves most with sigma: {:.3g} times"),
         (analysed.outlier_ratio.values, "greatest outlier ratio: {:.3g}"),
         (-sqnr, "lowest SQNR at 8 bits: {:.3g} dB"),
-        (behind_gelu, "behind a GELU: range before over range after a shift {:.3g}"),
+        (behind_gelu, "behind a GELU: range over that after a shift {:.3g}"),
     )
     found: dict[int, str] = {}
     for values, text in wanted:

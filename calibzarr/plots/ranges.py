@@ -194,7 +194,7 @@ def _name_blocks(bar: Any, analysed: xr.Dataset) -> None:
     names = list(dict.fromkeys(analysed.block.values.tolist()))
     kept = drawing.thinned(len(names), 12, 1)
     bar.set_ticks(kept, labels=[names[place] for place in kept])
-    bar.ax.set_title("block", fontsize=8)
+    bar.ax.set_title("block", fontsize=8, pad=10)
 
 
 def feature_layers(statistics: xr.Dataset, analysed: xr.Dataset) -> list[str]:
