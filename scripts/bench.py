@@ -19,6 +19,7 @@ from rich.table import Table
 GROUPS = {
     "build": "What a build and its store cost, against a file for each state.",
     "collect": "What observing layers and keeping their statistics cost.",
+    "analyze": "What analysing and recommending cost, against a loop over layers.",
 }
 """Modules of ``benchmarks`` and what they measure."""
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from calibzarr.histogram import LogBins, quantile, representative
+from calibzarr.histogram import LogBins, fraction_below, quantile, representative
 
 BINS = LogBins()
 FRACTIONS = np.array([0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999])
@@ -109,3 +109,48 @@ def test_fractions_outside_of_0_to_1_are_refused(q):
 def test_counts_of_other_bins_are_refused():
     with pytest.raises(ValueError, match=f"3 bins, but the edges {BINS.count}"):
         quantile(np.ones(3, dtype=int), BINS.low, BINS.high, 0.5)
+
+
+@pytest.mark.parametrize("name", distributions())
+def test_fraction_below_agrees_with_numpy_on_the_raw_values(name):
+    values = distributions()[name].astype(np.float32)
+    counts = BINS.counts(values)
+    limits = np.unique([*np.quantile(values.astype(float), FRACTIONS), -1.0, 0.1, 2.0, 600.0])
+    actual = fraction_below(
+        np.broadcast_to(counts, (len(limits), BINS.count)), BINS.low, BINS.high, limits
+    )
+    # Off by no more than what stands in the same bin.
+    width = 0.016 * np.abs(limits) + BINS.high[BINS.per_sign] * 2
+    least, most = (
+        (values.astype(float) < (limits + side * width)[:, None]).mean(axis=1) for side in (-1, 1)
+    )
+    assert (least - 1e-12 <= actual).all()
+    assert (actual <= most + 1e-12).all()
+    assert (np.diff(actual) >= 0).all()
+    if name in ("normal", "heavy-tailed"):
+        expected = (values < limits[:, None]).mean(axis=1)
+        np.testing.assert_allclose(actual, expected, atol=0.002)
+
+
+@given(
+    hnp.arrays(np.int64, st.tuples(st.integers(1, 4), st.just(12)), elements=st.integers(0, 3)),
+    st.floats(-3, 15),
+)
+def test_fraction_below_spreads_the_values_of_a_bin_evenly(counts, value):
+    low = np.arange(12.0)
+    actual = fraction_below(counts, low, low + 1, np.full(len(counts), value))
+    for row, result in zip(counts, actual, strict=True):
+        if row.sum():
+            below = np.interp(value, np.arange(13.0), np.append(0, row.cumsum()))
+            assert result == pytest.approx(below / row.sum(), abs=1e-12)
+        else:
+            assert np.isnan(result)
+
+
+def test_fraction_below_beyond_the_grid_is_nothing_or_all():
+    values = np.array([-1e30, -1.0, 0.0, 1.0, 1e30], dtype=np.float32)
+    counts = BINS.counts(values)
+    for value, expected in [(-np.inf, 0), (-3e7, 0), (-100, 0.2), (100, 0.8), (np.inf, 1)]:
+        assert fraction_below(counts, BINS.low, BINS.high, np.array(value)) == expected
+    assert np.isnan(fraction_below(counts, BINS.low, BINS.high, np.array(np.nan)))
+    assert np.isnan(fraction_below(0 * counts, BINS.low, BINS.high, np.array(1.0)))

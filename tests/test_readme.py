@@ -3,7 +3,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -93,9 +92,7 @@ def test_recommendation_example_says_what_it_prints(interrupted_and_resumed, mon
     export = ["export-config", "stores/tiny.zarr", "weights.json", "--format", "mlx"]
     subprocess.run([*run, *export], check=True)
     names = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # the example leaves its file open
-        exec(blocks("python")[2], names)
+    exec(blocks("python")[2], names)
     recommended = names["recommended"]
     linear = recommended.role.values == "input"
     weights = recommended.weight_bits.values[linear]
