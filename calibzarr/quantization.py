@@ -6,6 +6,7 @@ of any histogram is a product of its counts and one vector.
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -18,9 +19,6 @@ _OCTAVES = 16  # of magnitudes below a histogram's greatest that a search tells 
 _PER_OCTAVE = 12  # thresholds that a search tries
 _THRESHOLD_OCTAVES = 8
 _NEAR = 2 ** (1.5 / _PER_OCTAVE)  # a threshold so near to the greatest magnitude may be that
-
-_RELATIVE = LogBins(-_OCTAVES, 0)
-_ALIGNED_EDGES = np.concatenate([[-1.0], _RELATIVE.high[:-1], [1.0]])
 
 
 @dataclass(frozen=True)
@@ -213,7 +211,7 @@ class _Rows:
         """Some rows over 2**exponent, on bins that all share.
 
         Returns:
-            Counts on ``LogBins(-_OCTAVES, 0)``, the middle bin taking all that is smaller, shape
+            Counts on the bins of :func:`_aligned_edges`, the middle bin taking all that is smaller, shape
             (row, bin), float64; their edges, none beyond the extremes, shape (row, bin + 1);
             2**exponent, shape (row,).
         """
@@ -230,7 +228,7 @@ class _Rows:
         middle = counts.sum(axis=1) - below.sum(axis=1) - above.sum(axis=1)
         scale = 2.0**exponent
         low, high = ((end[part] / scale)[:, None] for end in (self.value_min, self.value_max))
-        edges = np.clip(_ALIGNED_EDGES, low, high)
+        edges = np.clip(_aligned_edges(bins.mantissa_bits), low, high)
         edges[:, :1], edges[:, -1:] = np.minimum(edges[:, :1], low), np.maximum(edges[:, -1:], high)
         aligned = np.concatenate([below[:, ::-1], middle[:, None], above], axis=1)
         return aligned.astype(np.float64), edges, scale
@@ -260,6 +258,12 @@ class _Rows:
                     total += at_points * step[:, 0] ** p
                 result[part, column] = _mean(total, counts) * scale**p
         return np.maximum(result, 0)  # rounding of what is 0
+
+
+@cache
+def _aligned_edges(mantissa_bits: int) -> np.ndarray:
+    """Edges of ``LogBins(-_OCTAVES, 0)``, the outermost finite, shape (bin + 1,)."""
+    return np.concatenate([[-1.0], LogBins(-_OCTAVES, 0, mantissa_bits).high[:-1], [1.0]])
 
 
 def _filled_ends(rows: np.ndarray, bins: LogBins) -> tuple[np.ndarray, np.ndarray]:
@@ -348,13 +352,14 @@ def _best_thresholds(
     longer, shorter = np.maximum(least, greatest), np.minimum(least, greatest)
     threshold = 2.0 ** (-np.arange(_PER_OCTAVE * _THRESHOLD_OCTAVES + 1) / _PER_OCTAVE)
     number = np.array(bits)[:, None]
-    aligned = np.empty((len(longer), len(_ALIGNED_EDGES) - 1), dtype=np.float32)
+    edges = _aligned_edges(rows.bins.mantissa_bits)
+    aligned = np.empty((len(longer), len(edges) - 1), dtype=np.float32)
     for first in range(0, len(aligned), _BLOCK):
         part = slice(first, first + _BLOCK)
         aligned[part] = rows.aligned(part)[0]
     # Where both ends are the threshold, all rows share the levels.
     own_levels = levels(-threshold, threshold, number, symmetric)
-    errors = _products(aligned, bin_errors(_ALIGNED_EDGES, own_levels, p))
+    errors = _products(aligned, bin_errors(edges, own_levels, p))
     if not symmetric:
         # Elsewhere those whose shorter ends are the same part of 2**exponent.
         with np.errstate(divide="ignore"):
@@ -366,7 +371,7 @@ def _best_thresholds(
             farther = threshold[: int(own)]
             nearer = np.full(len(farther), 2.0 ** (-own / _PER_OCTAVE))
             ends = (-farther, nearer) if is_mirrored else (-nearer, farther)
-            kernel = bin_errors(_ALIGNED_EDGES, levels(ends[0], ends[1], number), p)
+            kernel = bin_errors(edges, levels(ends[0], ends[1], number), p)
             errors[members, :, : len(farther)] = _products(aligned[members], kernel)
     best = errors.argmin(axis=-1)
     finer = threshold[best] * 2.0 ** (-_vertex(errors, best) / _PER_OCTAVE)

@@ -191,8 +191,8 @@ def of_statistics(
     in_phase = np.array([place.stop - place.start for place in parts.values()])
     below = _fractions(whole, clip_min, clip_max)
     if options.method == "range":  # it clips at these percentiles, whatever a bin's width
-        low, high = TAILS
-        below = np.where(clip_min == p01, low, 0), np.where(clip_max == p99, high, 1)
+        clips = bit_widths.clips_at_tails(whole.value_min[:, 0], whole.value_max[:, 0], p01, p99)
+        below = np.where(clips, TAILS[0], 0), np.where(clips, TAILS[1], 1)
     by_layer = {
         "activation_bits": np.take(CHOICES, chosen.activation),
         "weight_bits": np.take(CHOICES, chosen.weight),

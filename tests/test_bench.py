@@ -24,6 +24,11 @@ def collect_report(directory):
     return run(directory, "collect", "bytes", "bytes-sd3")
 
 
+@pytest.fixture(scope="module")
+def analyze_report(directory):
+    return run(directory, "analyze", "analyze", "recommend")
+
+
 def run(directory, group, *entries):
     chosen = [part for entry in entries for part in ("--entry", entry)]
     command = [sys.executable, BENCH, group, "--quick", "--json", "--directory", directory]
@@ -63,7 +68,19 @@ def test_statistics_are_small_by_their_target(collect_report, what):
     assert figure(collect_report, what)["met"] is True
 
 
-def test_nothing_stays_on_the_disk(report, collect_report, directory):
+def test_the_loop_over_layers_agrees_with_every_analysis(analyze_report):
+    # An entry fails where the two disagree.
+    assert [each["entry"] for each in analyze_report["figures"]] == ["analyze"] * 3 + [
+        "recommend"
+    ] * 4
+    assert all(each["measured"] > 0 for each in analyze_report["figures"])
+
+
+def test_a_small_analysis_takes_little_memory(analyze_report):
+    assert figure(analyze_report, "peak memory of the whole analysis / 4 GiB")["met"] is True
+
+
+def test_nothing_stays_on_the_disk(report, collect_report, analyze_report, directory):
     assert list(directory.iterdir()) == []
 
 
