@@ -211,7 +211,7 @@ class _Rows:
         """Some rows over 2**exponent, on bins that all share.
 
         Returns:
-            Counts on the bins of :func:`_aligned_edges`, the middle bin taking all that is smaller, shape
+            Counts, the bin in the middle taking all that is smaller, shape
             (row, bin), float64; their edges, none beyond the extremes, shape (row, bin + 1);
             2**exponent, shape (row,).
         """

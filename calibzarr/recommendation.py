@@ -1,5 +1,6 @@
 """Numbers of bits and clipping ranges for every layer, each with the figures that decided it."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,10 @@ class Options:
                 raise OptionError(
                     f"{name} must be one of {', '.join(values)}, got {getattr(self, name)!r}"
                 )
+        for name in ("activation_target", "weight_target", "mean_bits", "tolerance"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise OptionError(f"{name} must be a finite number, got {value:g}")
         if (self.method == "budget") != (self.mean_bits is not None):
             raise OptionError("mean_bits and the method budget go together: give both or neither")
         if not self.tolerance >= 0:

@@ -97,7 +97,7 @@ def analyze_command(
         pictures = drawing.write(plots, statistics, analysed, recommended, observed)
         click.echo(f"{plots}: {len(pictures)} files", err=as_json)
     if not as_json and not (quiet or settings["quiet"]):
-        name = shlex.quote(str(store.with_suffix(".json").name))
+        name = shlex.quote(store.resolve().with_suffix(".json").name)
         click.echo(f"write it down with: calibzarr export-config {shlex.quote(str(store))} {name}")
 
 

@@ -90,7 +90,7 @@ def export(
             "outlier_factor": recommended_features.OUTLIER_FACTOR,
             "statistics": statistics.attrs["activations"]["stamp"],
         }
-        features = {"store": path.name, "variables": sorted(values), **attributes}
+        features = {"store": path.resolve().name, "variables": sorted(values), **attributes}
         risky = recommended_features.risky_layers(values, recommended.weight_bits.values)
         if risky.any():
             warnings.append(

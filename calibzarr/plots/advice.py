@@ -12,6 +12,7 @@ from calibzarr.plots import drawing
 from calibzarr.plots.drawing import SMALL, picture
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -43,7 +44,7 @@ def sqnr_by_bits(analysed: xr.Dataset) -> "Figure":
         ("weights", analysed.weight_sqnr_db.values, drawing.ORANGE, "s"),
     )
     drawn = drawing.panels(figure, len(kinds), columns)
-    handles = {}
+    handles: dict[str, Artist] = {}
     for index, (axes, kind) in enumerate(zip(drawn, kinds, strict=True)):
         own = np.flatnonzero(analysed.kind.values == kind)
         axes.set_title(f"{kind} ({len(own)})", pad=14)
@@ -72,10 +73,10 @@ def sqnr_by_bits(analysed: xr.Dataset) -> "Figure":
         if index >= len(kinds) - columns:
             axes.set_xlabel("bits")
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
+            handles.setdefault(str(label), handle)
     figure.supylabel("SQNR (dB)", fontsize=8)
     if handles:
-        figure.legend(handles.values(), handles, loc="outside lower center", ncols=3)
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3)
     return figure
 
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FORMATS = ("png", "svg")
 POINTS_PER_INCH = 72
 SMALL = 7  # points, of labels that there are many of
 LINE_HEIGHT = 1.35  # of a line of text over its size
@@ -40,13 +39,12 @@ _STYLE = {
     "axes.titlelocation": "left",
     "axes.titlesize": 9,
     "axes.labelsize": 8,
-    "figure.dpi": 100,
+    "figure.dpi": 150,
     "figure.titlesize": 12,
     "font.size": 8,
     "image.composite_image": False,
     "legend.fontsize": SMALL,
     "legend.framealpha": 0.9,
-    "savefig.dpi": 150,
     "svg.hashsalt": "calibzarr",  # else identifiers differ from run to run
     "xtick.labelsize": SMALL,
     "ytick.labelsize": SMALL,
@@ -91,20 +89,23 @@ def picture(draw: "Callable[_Arguments, Figure]") -> "Callable[_Arguments, Figur
 
 
 def save(figure: "Figure", directory: Path, name: str) -> list[Path]:
-    """Write a picture in every format, each file whole; the same bytes every time.
+    """Write a picture as PNG and as SVG, each file whole; the same bytes every time.
 
     Raises:
         OSError: if one cannot be written. What stood under its name stays.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    png, svg = io.BytesIO(), io.BytesIO()
+    with style():
+        FigureCanvasAgg(figure).print_png(png)
+        figure.set_layout_engine("none")  # all has its place by now
+        FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})
     paths = []
-    for kind in FORMATS:
-        file = io.BytesIO()
-        with style():
-            figure.savefig(file, format=kind, metadata={"Date": None} if kind == "svg" else None)
-            figure.set_layout_engine("none")  # all has its place by now
-        path = directory / f"{name}.{kind}"
-        durable.write(path, file.getbuffer())
-        paths.append(path)
+    for suffix, file in (("png", png), ("svg", svg)):
+        paths.append(directory / f"{name}.{suffix}")
+        durable.write(paths[-1], file.getbuffer())
     return paths
 
 
@@ -167,9 +168,11 @@ def scale(axes: "Axes", which: str, values: np.ndarray) -> None:
 
 def label_logarithms(axis: Any, ratio: float) -> None:
     """Plain numbers at the ticks of a logarithmic axis, as many as its ratio of ends needs."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
     subdivisions = (1.0, 2.0, 5.0) if ratio < _DECADE**2 else (1.0,)
+    if ratio > _DECADE**4:
+        axis.set_minor_locator(NullLocator())
     axis.set_major_locator(LogLocator(_DECADE, subs=subdivisions, numticks=8))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())

@@ -158,7 +158,7 @@ def range_by_kind(analysed: xr.Dataset) -> "Figure":
         axes.set_title(kind)
         for stream in streams:
             own = np.flatnonzero(of_kind & (analysed.stream.values == stream))
-            line = {"linestyle": drawing.STREAM_LINES[stream], "marker": marker}
+            line: dict[str, Any] = {"linestyle": drawing.STREAM_LINES[stream], "marker": marker}
             for layer, curve in zip(own, axes.plot(sigma, values[own].T, **line), strict=True):
                 curve.set(color=colours(norm(depth[layer])), linewidth=0.8, alpha=0.8)
                 curve.set_label(f"_{analysed.layer.values[layer]}")

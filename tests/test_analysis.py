@@ -1,0 +1,300 @@
+import re
+from dataclasses import dataclass
+from itertools import combinations
+
+import mlx.nn as nn
+import numpy as np
+import pytest
+import xarray as xr
+from test_quantization import measured, searched
+
+import calibzarr
+from calibzarr import analysis
+from calibzarr.models import registry
+from calibzarr.models.compatibility import import_diffusionkit
+from calibzarr.quantization import expected_error
+
+kit = import_diffusionkit()
+NUM_STEPS = 3
+LAYERS = [
+    "mm_block_1.image.mlp.fc2",
+    "mm_block_0.image.attn.q_proj",
+    "mm_block_2.text.mlp.fc1",
+    "mm_block_1.text",
+    "mm_block_3",
+]
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """A store with statistics, and the very values that they are of.
+
+    Attributes:
+        path: of a store with 7 images, of which the first 5 are collected at all 4 steps.
+        bare: of the same store without statistics.
+        dumped: by layer, image and step, shape (guidance, token, feature).
+        weights: by layer, shape (output, feature).
+    """
+
+    path: object
+    bare: object
+    dumped: dict
+    weights: dict
+
+    def values(self, layer, steps=range(4), images=range(5)):
+        """Shape (image, step, guidance * token, feature)."""
+        dumped = self.dumped[layer]
+        return np.stack(
+            [
+                np.stack([dumped[i, s].reshape(-1, dumped[i, s].shape[-1]) for s in steps])
+                for i in images
+            ]
+        )
+
+
+_made = {}  # two modules of tests share it
+
+
+@pytest.fixture(scope="session")
+def replayed(tmp_path_factory, tiny):
+    if not _made:
+        directory = tmp_path_factory.mktemp("replayed")
+        path, bare = directory / "a.zarr", directory / "bare.zarr"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(registry, "load", lambda name: tiny)
+            calibzarr.build(bare, num_images=1, num_steps=1)
+            calibzarr.build(path, num_images=7, num_steps=NUM_STEPS)
+            calibzarr.collect(path, steps="all", images=(0, 5))
+        layers = tiny.layers()
+        weights = {own.name: tiny.weight(own) for own in layers}
+        _made["store"] = Replayed(path, bare, dump(path, tiny), weights)
+    return _made["store"]
+
+
+def dump(path, tiny):
+    """Every input of a linear layer and output of a block, by patching the classes."""
+    dataset = xr.open_zarr(path).load()
+    modules = {id(module): name for name, module in tiny.pipeline.mmdit.named_modules()}
+    inputs = {own.module: own.name for own in tiny.layers() if own.role == "input"}
+    outputs = {(own.module, own.stream): own.name for own in tiny.layers() if own.role == "output"}
+    block_class = kit.mmdit.MultiModalTransformerBlock
+    linear, block = nn.Linear.__call__, block_class.__call__
+    dumped, place = {}, None
+
+    def keep(name, values):
+        if name is not None:
+            values = np.array(values)
+            shape = (values.shape[0], -1, values.shape[-1])
+            dumped.setdefault(name, {})[place] = values.reshape(shape)
+
+    def linear_call(self, x):
+        keep(inputs.get(modules.get(id(self))), x)
+        return linear(self, x)
+
+    def block_call(self, *args, **kwargs):
+        result = block(self, *args, **kwargs)
+        for stream, values in zip(("image", "text"), result, strict=True):
+            keep(outputs.get((modules[id(self)], stream)), values)
+        return result
+
+    schedule = tiny.schedule(NUM_STEPS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.Linear, "__call__", linear_call)
+        patch.setattr(block_class, "__call__", block_call)
+        for image in range(dataset.sizes["image"]):
+            conditioning = tiny.encode([str(dataset.prompt.values[image])], 3.0)
+            for step in range(NUM_STEPS + 1):
+                place = image, step
+                x = tiny.from_numpy(dataset.latents.values[[image], step])
+                with tiny.denoiser(conditioning, 3.0, schedule, [step]) as denoise:
+                    np.array(denoise(x, step))
+    return dumped
+
+
+@pytest.fixture(scope="module")
+def statistics(replayed):
+    return analysis.open_statistics(replayed.path)
+
+
+@pytest.fixture(scope="module")
+def analyzed(replayed):
+    return analysis.analyze(replayed.path)
+
+
+def test_the_values_of_the_tests_are_those_that_were_collected(replayed, statistics):
+    assert set(replayed.dumped) == set(statistics.layer.values)
+    for index, layer in enumerate(statistics.layer.values):
+        values = replayed.values(layer)
+        assert statistics.value_count.values[index].sum() == values.size
+        np.testing.assert_array_equal(statistics.value_max.values[index], values.max((0, 2, 3)))
+
+
+def decibels(values, error):
+    return 10 * np.log10(np.square(values, dtype=np.float64).mean() / error)
+
+
+def best_sqnr(values, symmetric=False):
+    """By bits, of a search on the values themselves; one threshold in fifteen an octave."""
+    values = values.ravel()
+    reach = np.abs(values).max()
+    return np.array(
+        [
+            max(
+                decibels(values, searched(values, bits, symmetric, reach * 2.0**-octave))
+                for octave in (0.5, 1.5)
+            )
+            for bits in (4, 6, 8)
+        ]
+    )
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_every_figure_of_a_layer_is_that_of_its_values(analyzed, replayed, layer):
+    own, values = analyzed.sel(layer=layer), replayed.values(layer).astype(np.float64)
+    by_step = values.max((0, 2, 3)) - values.min((0, 2, 3))
+    np.testing.assert_allclose(own.step_range, by_step, rtol=1e-6)
+    assert own.value_range == pytest.approx(values.max() - values.min())
+    p01, p99 = np.quantile(values, [0.01, 0.99])
+    size = max(abs(p01), abs(p99))
+    assert own.central_range == pytest.approx(p99 - p01, abs=0.01 * size)
+    assert own.outlier_ratio == pytest.approx(
+        (values.max() - values.min()) / (p99 - p01), rel=0.015
+    )
+    assert own.sigma_variation == pytest.approx(by_step.max() / by_step.min(), rel=1e-5)
+    assert own.asymmetry == pytest.approx((p01 + p99) / (abs(p01) + abs(p99)), abs=0.01)
+
+    ranges = values.max((0, 1, 2)) - values.min((0, 1, 2))
+    assert own.feature_spread == pytest.approx(ranges.max() / np.median(ranges[ranges > 0]))
+    middle = (values.max(axis=2) + values.min(axis=2)).mean((0, 1)) / 2
+    shifted = values - middle
+    assert own.shift_gain == pytest.approx(
+        (values.max() - values.min()) / (shifted.max() - shifted.min()), rel=1e-4
+    )
+    assert bool(own.post_gelu) == layer.endswith("fc2")
+    assert bool(own.post_gelu) == (values.min() > -0.1701)  # the least that a GELU gives
+
+    growth, mean_error = [], []
+    for step in range(4):
+        low, high = values[:, step].min((1, 2)), values[:, step].max((1, 2))
+        half = np.mean(
+            [  # between two and three of five images
+                np.mean([extreme(list(chosen)) for chosen in combinations(each, size)])
+                for size in (2, 3)
+                for each, extreme in ((high, max), (-low, max))
+            ]
+        )
+        growth.append((high.max() - low.min()) / (2 * half) - 1)
+        means = values[:, step].mean((1, 2))
+        mean_error.append(means.std(ddof=1) / np.sqrt(5) / values[:, step].std())
+    assert own.range_growth == pytest.approx(max(growth), rel=1e-4, abs=1e-6)
+    assert own.mean_error == pytest.approx(max(mean_error), rel=1e-3)
+
+    reached = own.sqnr_db.sel(bits=[4, 6, 8]).values - best_sqnr(values)
+    # At 8 bits the best threshold of all is where a level falls on the end of a GELU.
+    assert (np.abs(reached) <= [0.1, 0.1, 0.3 if own.post_gelu else 0.1]).all()
+    assert (np.diff(own.sqnr_db) > 0).all()
+    weight = replayed.weights[layer]
+    if weight is None:
+        assert own.weight_sqnr_db.isnull().all()
+    else:
+        np.testing.assert_allclose(
+            own.weight_sqnr_db.sel(bits=[4, 6, 8]), best_sqnr(weight, True), atol=0.1
+        )
+
+
+@pytest.mark.parametrize("layer", LAYERS[:4])
+def test_error_at_a_step_is_that_of_its_values(analyzed, replayed, layer):
+    for step in (0, 2):
+        actual = analyzed.step_sqnr_db.sel(layer=layer, step=step, bits=[4, 6, 8])
+        expected = best_sqnr(replayed.values(layer)[:, step])
+        np.testing.assert_allclose(actual, expected, atol=0.2)  # few values
+        np.testing.assert_allclose(actual[:2], expected[:2], atol=0.1)
+
+
+def test_expected_error_of_all_real_activations_is_that_of_quantising_them(replayed, statistics):
+    """Unclipped and clipped at percentiles, of every layer that sees more than a few tokens."""
+    observed = analysis.Observed.of(statistics).over({"all": slice(None)})
+    few = {"t_embedder", "y_embedder"}
+    tails = np.array([0.001, 0.999])
+    checked = 0
+    for row, layer in enumerate(statistics.layer.values.astype(str)):
+        if str(statistics.block.values[row]) in few or "adaLN" in str(layer):
+            continue
+        values = replayed.values(layer).astype(np.float64).ravel()
+        counts = observed.counts[row, 0]
+        extremes = values.min(), values.max()
+        for clip_min, clip_max in (extremes, np.quantile(values, tails)):
+            for symmetric in (False, True):
+                bits = np.array([4, 6, 8])
+                own = expected_error(
+                    np.broadcast_to(counts, (3, len(counts))),
+                    observed.bins,
+                    np.full(3, clip_min),
+                    np.full(3, clip_max),
+                    bits,
+                    symmetric,
+                    2,
+                    *(np.full(3, end) for end in extremes),
+                )
+                real = [measured(values, clip_min, clip_max, n, symmetric) for n in bits]
+                # 0.1 dB; at 8 bits the tails of a few tokens are a handful of values.
+                tolerance = [0.02, 0.02, 0.02 if clip_min == extremes[0] else 0.05]
+                assert (np.abs(own / real - 1) <= tolerance).all(), (layer, own / real - 1)
+                checked += 1
+    assert checked > 200
+
+
+def test_layers_are_described_with_their_coordinates(analyzed, statistics):
+    assert analyzed.sizes == {"layer": statistics.sizes["layer"], "step": 4, "bits": 7}
+    for name in ("layer", "module", "block", "stream", "kind", "role", "features"):
+        np.testing.assert_array_equal(analyzed[name], statistics[name])
+    np.testing.assert_array_equal(analyzed.sigma, statistics.sigma)
+    assert analyzed.bits.values.tolist() == [2, 3, 4, 5, 6, 7, 8]
+    assert analyzed.attrs["model"] == "tiny"
+
+
+def test_only_collected_steps_and_images_are_opened(statistics, replayed):
+    assert statistics.step.values.tolist() == [0, 1, 2, 3]
+    assert statistics.sizes["image"] == 5
+    stored = xr.open_zarr(replayed.path)
+    assert stored.sizes["image"] == 7
+    np.testing.assert_array_equal(statistics.value_max, stored.value_max)
+
+
+def test_store_without_statistics_says_how_to_make_them(replayed, tmp_path):
+    message = f"{replayed.bare} has no statistics yet; make them with: calibzarr collect"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        analysis.analyze(replayed.bare)
+    with pytest.raises(FileNotFoundError):
+        analysis.open_statistics(tmp_path / "nothing.zarr")
+
+
+def test_layers_that_read_one_array_share_a_number(statistics):
+    shared = analysis.shared_inputs(statistics)
+    assert shared.shape == (statistics.sizes["layer"],)
+    names = statistics.layer.values.astype(str)
+    projection = re.compile(r"(.*)\.attn\.[qkv]_proj")
+    groups = [
+        f"{match[1]}.attn" if (match := projection.fullmatch(name)) else name for name in names
+    ]
+    adaptive = np.char.find(names, "adaLN") >= 0  # all read the same conditioning
+    for first, second in combinations(np.flatnonzero(~adaptive), 2):
+        assert (shared[first] == shared[second]) == (groups[first] == groups[second]), (
+            names[first],
+            names[second],
+        )
+
+
+def test_parts_are_where_the_collected_steps_stand(statistics):
+    chosen = statistics.isel(step=[0, 2, 3])
+    parts = {"first": range(0, 1), "none": range(1, 2), "rest": range(2, 4)}
+    places = analysis.parts_of(chosen, parts)
+    assert places == {"first": slice(0, 1), "none": slice(1, 1), "rest": slice(1, 3)}
+    observed = analysis.Observed.of(chosen)
+    over = observed.over(places)
+    np.testing.assert_array_equal(over.counts[:, 2], observed.counts[:, 1:].sum(axis=1))
+    np.testing.assert_array_equal(over.value_max[:, 2], observed.value_max[:, 1:].max(axis=1))
+    np.testing.assert_array_equal(over.value_min[:, 0], observed.value_min[:, 0])
+    assert not over.counts[:, 1].any()
+    assert np.isnan(over.value_min[:, 1]).all()
+    assert np.isnan(over.power()[:, 1]).all()
