@@ -351,15 +351,13 @@ def _best_thresholds(
     least, greatest = np.maximum(-rows.value_min, 0), np.maximum(rows.value_max, 0)
     longer, shorter = np.maximum(least, greatest), np.minimum(least, greatest)
     threshold = 2.0 ** (-np.arange(_PER_OCTAVE * _THRESHOLD_OCTAVES + 1) / _PER_OCTAVE)
-    number = np.array(bits)[:, None]
     edges = _aligned_edges(rows.bins.mantissa_bits)
     aligned = np.empty((len(longer), len(edges) - 1), dtype=np.float32)
     for first in range(0, len(aligned), _BLOCK):
         part = slice(first, first + _BLOCK)
         aligned[part] = rows.aligned(part)[0]
     # Where both ends are the threshold, all rows share the levels.
-    own_levels = levels(-threshold, threshold, number, symmetric)
-    errors = _products(aligned, bin_errors(edges, own_levels, p))
+    errors = _products(aligned, _kernel(edges, -threshold, threshold, bits, symmetric, p))
     if not symmetric:
         # Elsewhere those whose shorter ends are the same part of 2**exponent.
         with np.errstate(divide="ignore"):
@@ -370,17 +368,33 @@ def _best_thresholds(
             members = np.flatnonzero((place == own) & (mirrored == is_mirrored))
             farther = threshold[: int(own)]
             nearer = np.full(len(farther), 2.0 ** (-own / _PER_OCTAVE))
-            ends = (-farther, nearer) if is_mirrored else (-nearer, farther)
-            kernel = bin_errors(edges, levels(ends[0], ends[1], number), p)
+            low, high = (-farther, nearer) if is_mirrored else (-nearer, farther)
+            kernel = _kernel(edges, low, high, bits, symmetric, p)
             errors[members, :, : len(farther)] = _products(aligned[members], kernel)
     best = errors.argmin(axis=-1)
     finer = threshold[best] * 2.0 ** (-_vertex(errors, best) / _PER_OCTAVE)
     return np.minimum(finer * 2.0 ** rows.exponent[:, None], longer[:, None]), longer
 
 
+def _kernel(
+    edges: np.ndarray,
+    clip_min: np.ndarray,
+    clip_max: np.ndarray,
+    bits: tuple[int, ...],
+    symmetric: bool,
+    p: float,
+) -> np.ndarray:
+    """Errors of bins with shared levels, shape (bits, threshold, bin), float32."""
+    kernel = np.empty((len(bits), len(clip_min), len(edges) - 1), dtype=np.float32)
+    for index, number in enumerate(bits):  # a few megabytes at once
+        own_levels = levels(clip_min, clip_max, np.asarray(number), symmetric)
+        kernel[index] = bin_errors(edges, own_levels, p)
+    return kernel
+
+
 def _products(aligned: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Sums over bins of counts times errors, shape (row, bits, threshold), float32."""
-    flat = kernel.reshape(-1, kernel.shape[-1]).astype(np.float32)
+    """Sums over bins of counts times errors, shape (row, bits, threshold)."""
+    flat = kernel.reshape(-1, kernel.shape[-1])
     return np.asarray((aligned @ flat.T).reshape(len(aligned), *kernel.shape[:-1]))
 
 

@@ -1,4 +1,5 @@
 import os
+import sys
 import tempfile
 
 # Before anything imports huggingface_hub, also in the processes that tests start: the suite
@@ -10,6 +11,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import hypothesis
 import pytest
 
+from calibzarr import cli
 from calibzarr.models import registry
 from calibzarr.models.base import Model
 
@@ -27,3 +29,17 @@ def tiny() -> Model:
 def loaded_once(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work within this process shares one loaded model; processes load their own."""
     monkeypatch.setattr(registry, "load", lambda name: tiny)
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, loaded_once):
+    """Run the command line within this process: exit code, standard output, standard error."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["calibzarr", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        captured = capsys.readouterr()
+        return exit_.value.code or 0, captured.out, captured.err
+
+    return run

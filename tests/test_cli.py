@@ -8,20 +8,6 @@ from calibzarr import cli
 from calibzarr.models import registry
 
 
-@pytest.fixture
-def run(capsys, monkeypatch, loaded_once):
-    """Run the command line within this process: exit code, standard output, standard error."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["calibzarr", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        captured = capsys.readouterr()
-        return exit_.value.code or 0, captured.out, captured.err
-
-    return run
-
-
 def test_build_says_what_it_makes_where_it_is_and_what_is_next(run, tmp_path):
     path = tmp_path / "a.zarr"
     code, out, err = run("build", path, "--num-images", 2, "--num-steps", 1)

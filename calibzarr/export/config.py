@@ -76,7 +76,7 @@ def export(
     warnings = _unmet(recommended, wanted)
     if file_format == "mlx":
         paths = class_predicate(recommended)
-        _write_json(file, paths)
+        durable.write(file, _json(paths))
         linear = recommended.isel(layer=recommended.role.values == "input")
         if left_out := linear.sizes["layer"] - len(paths):
             warnings.append(f"{left_out} layers stay as they are: their widths do not divide by 32")
@@ -100,9 +100,10 @@ def export(
             )
     content = configuration(recommended, granularity, features)
     _validate(content)
+    data = _json(content)
     if features is not None:
         recommended_features.write(path, values, attributes)
-    _write_json(file, content)
+    durable.write(file, data)
     bits = _in_words(recommended, ("activation", "weight"))
     return Result(len(content["layer_configs"]), bits, features is not None, tuple(warnings))
 
@@ -310,8 +311,8 @@ def _validate(content: Mapping[str, Any]) -> None:
         raise ValueError(f"{error.json_path} of the configuration does not fit: {error.message}")
 
 
-def _write_json(file: Path, content: Mapping[str, Any]) -> None:
-    durable.write(file, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+def _json(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
 
 
 def _check_free(file: Path, force: bool) -> None:
