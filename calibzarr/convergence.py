@@ -18,6 +18,7 @@ import numpy as np
 
 from calibzarr.errors import OptionError
 
+TOLERANCE = 0.05  # growth of the range from half of the images to all, where they are enough
 TYPICAL = 0.9  # quantile over images of each image's range
 _ROUNDING = 1e-12  # slack where a probability is compared with another that may equal it
 _NEGLIGIBLE = 12  # e**-12 of a tail's probability may be left out
@@ -106,7 +107,7 @@ def of_images(
     )
 
 
-def enough(growth: np.ndarray, tolerance: float = 0.05) -> np.ndarray:
+def enough(growth: np.ndarray, tolerance: float = TOLERANCE) -> np.ndarray:
     """Whether the images were enough: at no step did the second half widen the range much.
 
     Args:

@@ -11,6 +11,8 @@ import numpy as np
 
 from calibzarr.errors import OptionError
 
+OUTLIER_FACTOR = 2.5  # times the median range, from where a feature stands out
+
 
 @dataclass(frozen=True)
 class FeatureOutliers:
@@ -50,7 +52,7 @@ def shift(mean_low: np.ndarray, mean_high: np.ndarray) -> np.ndarray:
     return ((_mean_over_steps(mean_low) + _mean_over_steps(mean_high)) / 2).astype(np.float32)
 
 
-def outliers(low: np.ndarray, high: np.ndarray, factor: float = 2.5) -> FeatureOutliers:
+def outliers(low: np.ndarray, high: np.ndarray, factor: float = OUTLIER_FACTOR) -> FeatureOutliers:
     """Find the features whose range is over ``factor`` times their layer's median range.
 
     As TaQ-DiT does (arXiv 2411.14172), with its multiplier ``max(1, round(scale_outlier /

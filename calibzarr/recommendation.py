@@ -100,7 +100,7 @@ class _Clipped:
     @classmethod
     def best(cls, rows: Observed, options: Options, symmetric: bool = False) -> "_Clipped":
         """With the ranges that the method and the way to clip give."""
-        return cls.at(rows, *_ranges(rows, options, symmetric), symmetric)
+        return cls.at(rows, *clipping_ranges(rows, options, symmetric), symmetric)
 
     def chosen(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Lower end, upper end and SQNR in dB of the chosen numbers of bits, shape (...)."""
@@ -114,10 +114,20 @@ def _at_choice(array: np.ndarray, index: np.ndarray) -> np.ndarray:
     return np.asarray(np.take_along_axis(array, index[..., None], axis=-1)[..., 0])
 
 
-def _ranges(
+def clipping_ranges(
     rows: Observed, options: Options, symmetric: bool = False, bits: tuple[int, ...] = CHOICES
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Clipping ranges, shape (..., bits)."""
+    """Clipping ranges as the options want them.
+
+    Args:
+        rows: what was observed, shape (...).
+        options: of the recommendation.
+        symmetric: whether the levels are.
+        bits: numbers of bits that a range is wanted for.
+
+    Returns:
+        Lower and upper ends, each of shape (..., len(bits)), activation units.
+    """
     if options.method == "range" and not symmetric:
         low, high = np.moveaxis(rows.quantile(np.array(TAILS)), -1, 0)
         clips = bit_widths.clips_at_tails(rows.value_min, rows.value_max, low, high)
@@ -321,7 +331,7 @@ def _polynomials(
     low, high = np.empty((2, *observed.value_min.shape))
     for index in np.unique(chosen.activation):
         own = chosen.activation == index
-        ends = _ranges(observed.at(own), options, bits=(CHOICES[index],))
+        ends = clipping_ranges(observed.at(own), options, bits=(CHOICES[index],))
         low[own], high[own] = (end[..., 0] for end in ends)
     upper = sigma_polynomial.fit(sigma, high, options.tolerance)
     lower = sigma_polynomial.fit(sigma, -low, options.tolerance)

@@ -11,12 +11,11 @@ import zarr
 from calibzarr import analysis, durable, feature_advice, schema, store
 
 ALPHA = 0.5
-OUTLIER_FACTOR = 2.5
 _RISKY_SCALE = 32.0  # scales up to this made SD3 collapse with weights of 4 bits
 
 
 def compute(
-    statistics: xr.Dataset, alpha: float = ALPHA, factor: float = OUTLIER_FACTOR
+    statistics: xr.Dataset, alpha: float = ALPHA, factor: float = feature_advice.OUTLIER_FACTOR
 ) -> dict[str, np.ndarray]:
     """Shifts, smoothing scales and outliers, from all collected steps.
 

@@ -59,7 +59,7 @@ def fit(
             magnitude of it.
         max_degree: highest degree to try; at most one less than there are different sigmas is
             tried. Where none meets the tolerance, a higher degree is taken only if it lessens
-            the excess by as much.
+            the excess by as much, and nowhere exceeds the greatest of the steps by more.
 
     Returns:
         Polynomials of ``max_degree + 1`` coefficients, for sigma and not scaled. Their rounding
@@ -91,7 +91,10 @@ def fit(
     for degree in range(min(max_degree, len(sigma) - 1) + 1):
         coefficients, excess = _envelope(grid, asked[open_layers], degree)
         allowed = tolerance * largest[open_layers]
-        better = (excess <= allowed) | (excess < least[open_layers] - allowed)
+        highest = polynomial.polyval(grid, coefficients.T).max(axis=1)
+        gains = excess < least[open_layers] - allowed
+        bounded = highest <= asked[open_layers].max(axis=1) + allowed
+        better = (excess <= allowed) | (gains & bounded)
         layers = open_layers[better]
         result.coefficients[layers] = 0.0
         result.coefficients[layers, : degree + 1] = coefficients[better]

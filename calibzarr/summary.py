@@ -24,7 +24,6 @@ SORTS = {
 
 _SPREAD = 4.0  # widest feature over the median one, from where smoothing is worth a thought
 _GAIN = 1.1  # by which a shift narrows the range, from where it is
-_TOLERANCE = 0.05  # growth of the range from half of the images to all
 _NAMED = 8  # layers of a list
 
 
@@ -122,8 +121,8 @@ def _images(analysed: xr.Dataset) -> dict[str, Any]:
     number = int(analysed.attrs["activations"]["num_images"])
     if not known.any():
         return {"number": number, "enough": None, "median_growth": None, "worst": {}}
-    still_growing = ~convergence.enough(growth[known, None], _TOLERANCE)
-    worst = _greatest(analysed, growth, _TOLERANCE)
+    still_growing = ~convergence.enough(growth[known, None])
+    worst = _greatest(analysed, growth, convergence.TOLERANCE)
     return {
         "number": number,
         "enough": not still_growing.any(),

@@ -69,6 +69,10 @@ def analyze_command(
     """
     from calibzarr import analysis, recommendation, summary
 
+    if plots is not None:
+        from calibzarr.plots import drawing
+
+        drawing.check_installed()  # before the work
     statistics = analysis.open_statistics(store)
     observed = analysis.Observed.of(statistics)
     options = recommendation.Options(
@@ -92,9 +96,9 @@ def analyze_command(
         for line in summary.sentences(description):
             console.print(line, soft_wrap=True)
     if plots is not None:
-        from calibzarr import plots as drawing
+        from calibzarr.plots import write
 
-        pictures = drawing.write(plots, statistics, analysed, recommended, observed)
+        pictures = write(plots, statistics, analysed, recommended, observed)
         click.echo(f"{plots}: {len(pictures)} files", err=as_json)
     if not as_json and not (quiet or settings["quiet"]):
         name = shlex.quote(store.resolve().with_suffix(".json").name)

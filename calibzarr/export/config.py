@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from calibzarr import analysis, durable, recommendation, recommended_features, store
+from calibzarr import (
+    analysis,
+    durable,
+    feature_advice,
+    recommendation,
+    recommended_features,
+    store,
+)
 from calibzarr.bit_widths import CHOICES
 from calibzarr.errors import OptionError
 from calibzarr.export.mlx import class_predicate
@@ -87,7 +94,7 @@ def export(
         values = recommended_features.compute(statistics, smoothquant_alpha)
         attributes = {
             "smoothquant_alpha": smoothquant_alpha,
-            "outlier_factor": recommended_features.OUTLIER_FACTOR,
+            "outlier_factor": feature_advice.OUTLIER_FACTOR,
             "statistics": statistics.attrs["activations"]["stamp"],
         }
         features = {"store": path.resolve().name, "variables": sorted(values), **attributes}

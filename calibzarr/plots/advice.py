@@ -7,7 +7,7 @@ import xarray as xr
 
 from calibzarr import analysis
 from calibzarr.bit_widths import CHOICES
-from calibzarr.convergence import range_curve
+from calibzarr.convergence import TOLERANCE, range_curve
 from calibzarr.plots import drawing
 from calibzarr.plots.drawing import SMALL, picture
 
@@ -20,7 +20,6 @@ _BAND = (0.1, 0.9)  # quantiles over layers
 _CELL = 0.23  # inches, of a table of bits
 _SIZES = 40  # numbers of images that a curve is computed at
 _WORST = 3
-_GROWTH = 0.05  # from half of the images to all; convergence.enough allows as much
 
 
 @picture
@@ -155,9 +154,10 @@ def recommended_bits(recommended: xr.Dataset) -> "Figure":
     for axes, name in zip(drawn, ("activation", "weight"), strict=True):
         table = np.full((len(rows), len(blocks)), np.nan)
         table[row_of, column_of] = recommended[f"{name}_bits"].values
-        axes.imshow(
+        image = axes.imshow(
             np.ma.masked_invalid(table), cmap=colours, norm=norm, aspect="auto", origin="upper"
         )
+        image.set_rasterized(True)  # as in ranges.range_by_sigma
         _write_bits(axes, table)
         axes.set_title(f"bits of {name}s")
         axes.set_yticks(np.arange(len(rows)), [f"{stream} {kind}" for stream, kind in rows])
@@ -244,11 +244,11 @@ def convergence(statistics: xr.Dataset) -> "Figure":
         axes.plot(sizes, parts[layer], color=colour, linestyle=line, label=str(names[layer]))
     axes.plot(
         [images / 2],
-        [1 / (1 + _GROWTH)],
+        [1 / (1 + TOLERANCE)],
         ls="",
         marker="^",
         color="black",
-        label=f"enough if above: half of the images add at most {_GROWTH:.0%}",
+        label=f"enough if above: half of the images add at most {TOLERANCE:.0%}",
     )
     drawing.scale(axes, "x", sizes)
     axes.set_ylim(min(0.9, float(parts.min()) - 0.03), 1.01)

@@ -26,6 +26,7 @@ _CELLS = 120  # intervals of one ridge
 _PEAK = 1.6  # height of every ridge, in distances of two
 _LINEAR = 0.5  # quantile of magnitudes at which the axis turns logarithmic
 _CLIPPED_LAYERS = 4
+_STUB = 0.2  # half the length of a line in sigma that has only one
 _FAR = 4.0  # values so many times beyond the usual clipping range need a logarithmic axis
 
 
@@ -96,7 +97,7 @@ def histograms(
         return figure
     own = _rows(statistics, rows_of, observed)
     sigma = analysed.sigma.values
-    norm = Normalize(float(sigma.min()), float(max(sigma.max(), sigma.min() + 1e-6)))
+    norm = Normalize(0, float(sigma.max()) or 1)
     for row, (axes, name) in enumerate(zip(drawn, rows_of, strict=True)):
         _draw_ridges(axes, _at(own, row), sigma, step, norm)
         axes.set_title(f"{name}\n{reasons[name]}" if reasons[name] else name)
@@ -255,7 +256,7 @@ def clipping_by_sigma(
     own = _rows(statistics, names, observed)
     chosen = recommended.sel(layer=names)
     index = np.searchsorted(CHOICES, chosen.activation_bits.values)
-    every = recommendation._ranges(own, recommended.attrs["options"])
+    every = recommendation.clipping_ranges(own, recommended.attrs["options"])
     asked = [np.take_along_axis(ends, index[:, None, None], axis=-1)[..., 0] for ends in every]
     sigma = analysed.sigma.values.astype(np.float64)
     for row, axes in enumerate(drawn):
@@ -292,7 +293,8 @@ def _draw_recommended(axes: "Axes", analysed: xr.Dataset, layer: xr.Dataset) -> 
     """One range for all steps, those of the phases, and the polynomials."""
     sigma = analysed.sigma.values.astype(np.float64)
     least, greatest = float(sigma.min()), float(sigma.max())
-    fine = np.linspace(least, greatest, 201)
+    beyond = 0.0 if least < greatest else _STUB
+    fine = np.linspace(least - beyond, greatest + beyond, 201)
     for end in ("min", "max"):
         label = "_" if end == "max" else ""
         axes.axhline(
@@ -303,7 +305,7 @@ def _draw_recommended(axes: "Axes", analysed: xr.Dataset, layer: xr.Dataset) -> 
             label=f"{label}one range for all steps",
         )
         axes.hlines(
-            *_of_phases(analysed, layer, end),
+            *_of_phases(analysed, layer, end, beyond),
             color=drawing.ORANGE,
             linewidth=1.8,
             label=f"{label}range of each phase",
@@ -318,7 +320,7 @@ def _draw_recommended(axes: "Axes", analysed: xr.Dataset, layer: xr.Dataset) -> 
 
 
 def _of_phases(
-    analysed: xr.Dataset, layer: xr.Dataset, end: str
+    analysed: xr.Dataset, layer: xr.Dataset, end: str, beyond: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Levels of the phases that were collected, with the sigmas at which they begin and end.
 
@@ -330,7 +332,7 @@ def _of_phases(
     first, stop = first[there], stop[there]
     begin = (sigma[np.maximum(first - 1, 0)] + sigma[first]) / 2
     finish = (sigma[stop - 1] + sigma[np.minimum(stop, len(sigma) - 1)]) / 2
-    return layer[f"phase_clip_{end}"].values[there], begin, finish
+    return layer[f"phase_clip_{end}"].values[there], begin + beyond, finish - beyond
 
 
 def _scale_clipping(

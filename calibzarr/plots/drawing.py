@@ -62,9 +62,21 @@ def style() -> Iterator[None]:
     Raises:
         ModuleNotFoundError: if Matplotlib is not installed; says how to.
     """
+    check_installed()
+    import matplotlib.style
+
+    with matplotlib.style.context(["default", _STYLE]):
+        yield
+
+
+def check_installed() -> None:
+    """Check that pictures can be drawn.
+
+    Raises:
+        ModuleNotFoundError: if Matplotlib is not installed; says how to.
+    """
     try:
-        import matplotlib
-        import matplotlib.style
+        import matplotlib  # noqa: F401
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "matplotlib":
             raise
@@ -73,8 +85,6 @@ def style() -> Iterator[None]:
             "install it with: pip install 'calibzarr[plot]'",
             name=error.name,
         ) from error
-    with matplotlib.style.context(["default", _STYLE]):
-        yield
 
 
 def picture(draw: "Callable[_Arguments, Figure]") -> "Callable[_Arguments, Figure]":

@@ -18,7 +18,6 @@ _ROW = 0.135  # inches, so that a layer's name fits
 _NAMED = 100  # more layers than this share the names of their blocks
 _TALLEST = 11.0  # inches, with blocks' names
 _FEATURE_LAYERS = 4
-_OUTLIER_FACTOR = 2.5  # that of feature_advice.outliers
 
 
 @picture
@@ -47,6 +46,7 @@ def range_by_sigma(analysed: xr.Dataset) -> "Figure":
         image = axes.imshow(
             shown, norm=norm, cmap=colours, aspect="auto", interpolation="nearest", origin="upper"
         )
+        image.set_rasterized(True)  # in an SVG at our resolution, not at its own of 72 dpi
         bar = figure.colorbar(image, ax=axes, label=_UNITS, aspect=40, pad=0.02)
         if logarithmic:
             drawing.label_logarithms(bar.ax.yaxis, high / low)
@@ -227,7 +227,7 @@ def feature_ranges(
         return figure
     chosen = statistics[["feature_min", "feature_max"]].sel(layer=names)
     low, high = (chosen[name].values for name in ("feature_min", "feature_max"))
-    outlier = feature_advice.outliers(low, high, _OUTLIER_FACTOR).outlier
+    outlier = feature_advice.outliers(low, high, feature_advice.OUTLIER_FACTOR).outlier
     ranges = np.fmax.reduce(high, axis=1) - np.fmin.reduce(low, axis=1)
     for row, axes in enumerate(drawn):
         _draw_features(axes, ranges[row].astype(np.float64), outlier[row])
@@ -263,11 +263,11 @@ def _draw_features(axes: "Axes", ranges: np.ndarray, outlier: np.ndarray) -> Non
     middle = float(np.median(positive)) if len(positive) else np.nan
     axes.axhline(middle, color="0.4", linestyle=":", linewidth=1, label="median")
     axes.axhline(
-        _OUTLIER_FACTOR * middle,
+        feature_advice.OUTLIER_FACTOR * middle,
         color=drawing.RED,
         linestyle="--",
         linewidth=1,
-        label=f"{_OUTLIER_FACTOR:g} times the median",
+        label=f"{feature_advice.OUTLIER_FACTOR:g} times the median",
     )
     drawing.scale(axes, "x", rank)
     drawing.scale(axes, "y", ranges)

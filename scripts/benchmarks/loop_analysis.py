@@ -1,0 +1,452 @@
+"""The baseline of analysing: NumPy on one histogram after the other, layer by layer.
+
+The fit of one layer's polynomial, and the choice among bits whose errors are known, are
+calibzarr's own: they take next to no time. The reasons in words are left out. Every step and
+part of the sampling has to have values.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from math import comb
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from calibzarr import analysis, bit_widths, sigma_polynomial
+from calibzarr.bit_widths import CHOICES, Chosen, Layers, Noise
+from calibzarr.histogram import LogBins, fraction_below
+from calibzarr.quantization import BITS, levels
+from calibzarr.recommendation import Options
+
+_THRESHOLDS = 2.0 ** (-np.arange(97) / 12)
+_OF_LAYERS = (
+    *("histogram", "value_min", "value_max", "value_count", "value_mean", "value_std"),
+    *("weight_histogram", "weight_feature_max"),
+)
+_OF_IMAGES = ("image_min", "image_max", "image_mean")
+_OF_FEATURES = ("feature_min", "feature_max", "feature_mean_min", "feature_mean_max")
+
+
+def read(path: Path, options: Options | None = None) -> xr.Dataset:
+    """Read what a loop needs into memory, whole: a chunk of the store holds all layers.
+
+    Args:
+        path: of the store.
+        options: of the recommendation; None for an analysis, which needs more.
+    """
+    names = _OF_LAYERS
+    if options is None:
+        names += _OF_IMAGES + _OF_FEATURES
+    elif options.groups is not None:
+        names += _OF_FEATURES[2:]
+    return analysis.open_statistics(path)[list(names)].load()
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One histogram: the bins from its least value to its greatest.
+
+    Attributes:
+        edges: of the bins, shape (bin + 1,), activation units.
+        counts: shape (bin,).
+        least: observed value.
+        greatest: observed value.
+        symmetric: whether the levels are to be.
+    """
+
+    edges: np.ndarray
+    counts: np.ndarray
+    least: float
+    greatest: float
+    symmetric: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        counts: np.ndarray,
+        bins: LogBins,
+        least: float,
+        greatest: float,
+        symmetric: bool = False,
+    ) -> "_Row":
+        first, *_, last = np.flatnonzero(counts)
+        inner = bins.low[first + 1 : last + 1]
+        edges = np.concatenate([[least], inner, [greatest]]).astype(float)
+        return cls(edges, counts[first : last + 1], float(least), float(greatest), symmetric)
+
+    @property
+    def number(self) -> int:
+        """Of values."""
+        return int(self.counts.sum())
+
+    @property
+    def density(self) -> np.ndarray:
+        """Values per unit, shape (bin,)."""
+        return self.counts / np.diff(self.edges)
+
+    def power(self) -> float:
+        """Mean square."""
+        return float(self.density @ np.diff(self.edges**3)) / 3 / self.number
+
+    def noise(self, clip_min: float, clip_max: float, bits: int) -> float:
+        """Expected squared error of a range over the mean square."""
+        return float(
+            self.errors(np.array([clip_min]), np.array([clip_max]), bits)[0] / self.power()
+        )
+
+    def errors(self, clip_min: np.ndarray, clip_max: np.ndarray, bits: int) -> np.ndarray:
+        """Expected squared errors of ranges, shape (range,)."""
+        own = levels(clip_min, clip_max, np.asarray(bits), self.symmetric)
+        step, lowest, highest = (
+            np.broadcast_to(each, clip_min.shape)[:, None]
+            for each in (own.step_size, own.lowest, own.highest)
+        )
+        scaled = self.edges / step
+        level = np.clip(np.rint(scaled), lowest, highest)
+        rest = scaled - level
+        integral = (level / 4 + rest * rest * rest) * step**3  # three times that of (v - Q(v))**2
+        return np.diff(integral, axis=1) @ self.density / 3 / self.number
+
+    def search(self, bits: int) -> tuple[float, float, float]:
+        """The best of 97 ranges, its ends refined as by a parabola, and its error before that."""
+        reach = max(-self.least, self.greatest)
+        threshold = 2.0 ** np.frexp(reach)[1] * _THRESHOLDS
+        errors = self.errors(*self._ends(threshold), bits)
+        best = int(errors.argmin())
+        finer = threshold[best]
+        if 0 < best < len(errors) - 1:
+            before, at, after = errors[best - 1 : best + 2]
+            bend = before - 2 * at + after
+            vertex = (before - after) / (2 * bend) if bend > 0 else 0.0
+            finer *= 2 ** (-np.clip(vertex, -0.5, 0.5) / 12)
+        low, high = self._ends(finer)
+        return float(low), float(high), float(errors[best])
+
+    def _ends(self, threshold: Any) -> tuple[Any, Any]:
+        return np.maximum(-threshold, self.least), np.minimum(threshold, self.greatest)
+
+    def quantiles(self, fractions: Sequence[float]) -> list[float]:
+        """Between the middles of bins, as NumPy interpolates between values."""
+        middle, cumulative = (self.edges[:-1] + self.edges[1:]) / 2, self.counts.cumsum()
+        result = []
+        for fraction in fractions:
+            position = fraction * (self.number - 1)
+            ranks = np.floor(position) + np.array([0, 1])
+            below, above = middle[np.searchsorted(cumulative, ranks, side="right")]
+            value = below + (position - ranks[0]) * (above - below)
+            result.append(min(max(value, self.least), self.greatest))
+        return result
+
+
+def analyze(statistics: xr.Dataset) -> dict[str, np.ndarray]:
+    """Describe layers one by one, by the names of ``analysis.of_statistics``."""
+    bins = analysis.bins_of(statistics)
+    names = (*_OF_LAYERS, *_OF_IMAGES, *_OF_FEATURES)
+    arrays = {name: statistics[name].values for name in names}
+    kinds, blocks = statistics.kind.values, statistics.block.values
+    described = []
+    for layer, (kind, block) in enumerate(zip(kinds, blocks, strict=True)):
+        own = {name: array[layer] for name, array in arrays.items()}
+        post_gelu = kind == "mlp.fc2" and "_block_" in block
+        described.append({**_described(own, bins), "post_gelu": post_gelu})
+    return _stacked(described)
+
+
+def _described(own: Mapping[str, np.ndarray], bins: LogBins) -> dict[str, Any]:
+    whole, steps = _rows(own, bins, [slice(None)])[0], _steps(own, bins)
+    p01, p99 = whole.quantiles(analysis.TAILS)
+    by_step = own["value_max"] - own["value_min"]
+    value_range = whole.greatest - whole.least
+    return {
+        "step_range": by_step,
+        "step_sqnr_db": np.array([_best_sqnr(row) for row in steps]),
+        "value_range": value_range,
+        "central_range": p99 - p01,
+        "outlier_ratio": value_range / (p99 - p01),
+        "sigma_variation": by_step.max() / by_step.min(),
+        "asymmetry": (p99 + p01) / (abs(p99) + abs(p01)),
+        "sqnr_db": _best_sqnr(whole),
+        "weight_sqnr_db": _best_sqnr(_weights(own, bins)),
+        **_of_features(own),
+        **_of_images(own),
+    }
+
+
+def _rows(own: Mapping[str, np.ndarray], bins: LogBins, parts: Sequence[slice]) -> list[_Row]:
+    return [
+        _Row.of(
+            own["histogram"][part].sum(axis=0),
+            bins,
+            own["value_min"][part].min(),
+            own["value_max"][part].max(),
+        )
+        for part in parts
+    ]
+
+
+def _steps(own: Mapping[str, np.ndarray], bins: LogBins) -> list[_Row]:
+    each = zip(own["histogram"], own["value_min"], own["value_max"], strict=True)
+    return [_Row.of(counts, bins, least, greatest) for counts, least, greatest in each]
+
+
+def _weights(own: Mapping[str, np.ndarray], bins: LogBins) -> _Row | None:
+    """None for the output of a block."""
+    if not own["weight_histogram"].any():
+        return None
+    reach = np.nanmax(own["weight_feature_max"])
+    return _Row.of(own["weight_histogram"], bins, -reach, reach, symmetric=True)
+
+
+def _best_sqnr(row: _Row | None) -> list[float]:
+    if row is None:
+        return [np.nan] * len(BITS)
+    return [10 * np.log10(row.power() / row.search(bits)[2]) for bits in BITS]
+
+
+def _of_features(own: Mapping[str, np.ndarray]) -> dict[str, float]:
+    low = own["feature_min"].min(axis=0).astype(float)
+    high = own["feature_max"].max(axis=0).astype(float)
+    mean_low, mean_high = own["feature_mean_min"], own["feature_mean_max"]
+    shift = (mean_low.mean(axis=0, dtype=float) + mean_high.mean(axis=0, dtype=float)) / 2
+    return {
+        "feature_spread": (high - low).max() / np.median(high - low),
+        "shift_gain": (high.max() - low.min()) / ((high - shift).max() - (low - shift).min()),
+    }
+
+
+def _of_images(own: Mapping[str, np.ndarray]) -> dict[str, float]:
+    growth, mean_error = [], []
+    each = zip(*(own[name] for name in _OF_IMAGES), own["value_std"], strict=True)
+    for low, high, mean, std in each:
+        weights = _weights_of_half(len(low))
+        half = np.sort(high) @ weights - np.sort(-low) @ -weights
+        growth.append(max((high.max() - low.min() - half) / half, 0))
+        mean_error.append(mean.std(ddof=1, dtype=float) / np.sqrt(len(mean)) / std)
+    return {"range_growth": max(growth), "mean_error": max(mean_error)}
+
+
+@cache
+def _weights_of_half(count: int) -> np.ndarray:
+    """How likely the images, by rising value, are the greatest of half of them."""
+    sizes = (count // 2, (count + 1) // 2)
+    return np.mean(
+        [[comb(k, size - 1) / comb(count, size) for k in range(count)] for size in sizes], axis=0
+    )
+
+
+def _stacked(described: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    return {name: np.stack([own[name] for own in described]) for name in described[0]}
+
+
+def recommend(statistics: xr.Dataset, options: Options) -> dict[str, np.ndarray]:
+    """Recommend for layers one by one, by the names of ``recommendation.of_statistics``."""
+    partition = _partition(statistics, options)
+    parts = list(analysis.parts_of(statistics, partition).values())
+    bins = analysis.bins_of(statistics)
+    arrays = {name: statistics[name].values for name in _OF_LAYERS}
+    by_layer = [
+        {name: array[layer] for name, array in arrays.items()}
+        for layer in range(statistics.sizes["layer"])
+    ]
+    measured = [_measured(own, bins, parts, options) for own in by_layer]
+    found = _stacked(measured)
+    layers = _layers(statistics, parts)
+    noise = Noise(found["noise"], found["static"], found["part_noise"], found["weight_noise"])
+    bits = _chosen(noise, layers, found, options)
+    sigma = statistics.sigma.values.astype(float)
+    return _stacked(
+        [
+            {
+                "weight_bits": CHOICES[bits.weight[layer]],
+                "weight_sqnr_db": bit_widths.decibels(own["weight_noise"])[bits.weight[layer]],
+                **_settled(own, bits.activation[layer], bits.by_part[layer]),
+                **_polynomials(by_layer[layer], bins, sigma, bits.activation[layer], options),
+            }
+            for layer, own in enumerate(measured)
+        ]
+    )
+
+
+def _measured(
+    own: Mapping[str, np.ndarray], bins: LogBins, parts: Sequence[slice], options: Options
+) -> dict[str, Any]:
+    """What the choice of a layer's bits needs, by bits where it depends on them."""
+    (whole,), by_part, weights = _rows(own, bins, [slice(None)]), _rows(own, bins, parts), None
+    p01, p99 = whole.quantiles(analysis.TAILS)
+    low, high, noise = _clipped(whole, options)
+    part_low, part_high, part_noise = zip(*(_clipped(row, options) for row in by_part), strict=True)
+    static = [
+        [row.noise(*ends) for ends in zip(low, high, CHOICES, strict=True)] for row in by_part
+    ]
+    weights = _weights(own, bins)
+    return {
+        "whole": whole,
+        "clip_min": low,
+        "clip_max": high,
+        "noise": noise,
+        "part_clip_min": np.array(part_low),
+        "part_clip_max": np.array(part_high),
+        "part_noise": np.array(part_noise),
+        "static": np.array(static),
+        "weight_noise": np.full(len(CHOICES), np.nan)
+        if weights is None
+        else _clipped(weights, options)[2],
+        "value_min": whole.least,
+        "value_max": whole.greatest,
+        "p01": p01,
+        "p99": p99,
+        "part_tails": np.array([row.quantiles(analysis.TAILS) for row in by_part]),
+        "std": _std(own, slice(None)),
+        "part_std": np.array([_std(own, part) for part in parts]),
+    }
+
+
+def _clipped(row: _Row, options: Options) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ends of the clipping range and its noise, each of shape (choice,)."""
+    low, high = np.transpose([_range(row, bits, options) for bits in CHOICES])
+    noise = [row.noise(*ends) for ends in zip(low, high, CHOICES, strict=True)]
+    return low, high, np.array(noise)
+
+
+def _range(row: _Row, bits: int, options: Options) -> tuple[float, float]:
+    if options.method != "range" or row.symmetric:
+        return row.search(bits)[:2]
+    p01, p99 = row.quantiles(analysis.TAILS)
+    clips = p99 - p01 < bit_widths.CLIPPED_SHARE * (row.greatest - row.least)
+    return (p01, p99) if clips else (row.least, row.greatest)
+
+
+def _std(own: Mapping[str, np.ndarray], part: slice) -> float:
+    count, mean, std = (own[f"value_{name}"][part] for name in ("count", "mean", "std"))
+    square = np.average(mean**2 + std**2, weights=count)
+    return float(np.sqrt(square - np.average(mean, weights=count) ** 2))
+
+
+def _chosen(
+    noise: Noise, layers: Layers, found: Mapping[str, np.ndarray], options: Options
+) -> Chosen:
+    if options.method == "sqnr":
+        return bit_widths.by_target(noise, layers, options.activation_target, options.weight_target)
+    if options.method == "budget":
+        return bit_widths.by_budget(noise, layers, options.mean_bits or 0)
+    return bit_widths.by_range(
+        bit_widths.range_rule(*(found[name] for name in ("std", "p01", "p99"))),
+        bit_widths.range_rule(found["part_std"], *np.moveaxis(found["part_tails"], -1, 0)),
+        layers,
+    )
+
+
+def _settled(own: Mapping[str, Any], choice: int, by_part: np.ndarray) -> dict[str, Any]:
+    """A layer's figures at its bits."""
+    places, whole = (np.arange(len(by_part)), by_part), own["whole"]
+    low, high = own["clip_min"][choice], own["clip_max"][choice]
+    below = [
+        fraction_below(whole.counts, whole.edges[:-1], whole.edges[1:], np.asarray(end))
+        for end in (low, high)
+    ]
+    return {
+        **{name: own[name] for name in ("value_min", "value_max", "p01", "p99")},
+        "value_std": own["std"],
+        "activation_bits": CHOICES[choice],
+        "clip_min": low,
+        "clip_max": high,
+        "clip_min_fraction": below[0],
+        "clip_max_fraction": below[1],
+        "sqnr_db": bit_widths.decibels(own["noise"][choice]),
+        "worst_sqnr_db": bit_widths.decibels(own["static"][:, choice].max()),
+        "phase_bits": np.take(CHOICES, by_part),
+        "phase_clip_min": own["part_clip_min"][places],
+        "phase_clip_max": own["part_clip_max"][places],
+        "phase_sqnr_db": bit_widths.decibels(own["part_noise"][places]),
+    }
+
+
+def _polynomials(
+    own: Mapping[str, np.ndarray], bins: LogBins, sigma: np.ndarray, choice: int, options: Options
+) -> dict[str, np.ndarray]:
+    ends = [_range(row, CHOICES[choice], options) for row in _steps(own, bins)]
+    low, high = np.transpose(ends)
+    lower, upper = (
+        sigma_polynomial.fit(sigma, end[None], options.tolerance) for end in (-low, high)
+    )
+    return {
+        "polynomial_min": -lower.coefficients[0],
+        "polynomial_max": upper.coefficients[0],
+        "polynomial_met": (lower.met & upper.met)[0],
+    }
+
+
+def _layers(statistics: xr.Dataset, parts: Sequence[slice]) -> Layers:
+    each = list(
+        zip(
+            *(statistics[name].values for name in ("layer", "block", "stream", "kind", "role")),
+            strict=True,
+        )
+    )
+    numbers: dict[tuple[str, ...], int] = {}
+    tied, inside = [], np.zeros((len(each), len(each)), dtype=bool)
+    for row, (name, block, stream, kind, role) in enumerate(each):
+        projection = kind in ("attn.q_proj", "attn.k_proj", "attn.v_proj")
+        tied.append(numbers.setdefault((block, stream) if projection else (name,), len(numbers)))
+        for column, (_, other_block, other_stream, _, other_role) in enumerate(each):
+            speaks = role == "output" and other_role == "input" and block == other_block
+            inside[row, column] = speaks and (name == block or stream == other_stream)
+    counts = statistics.histogram.values
+    values = np.array([[int(own[part].sum()) for part in parts] for own in counts])
+    weights = np.array([own.sum() for own in statistics.weight_histogram.values])
+    return Layers(
+        linear=np.array([role == "input" for *_, role in each]),
+        tied=np.array(tied),
+        inside=inside,
+        operations=values.sum(axis=1) / statistics.features.values * weights,
+        values=values,
+        weights=weights,
+    )
+
+
+def _partition(statistics: xr.Dataset, options: Options) -> Mapping[str, range]:
+    if options.groups is None:
+        return analysis.phases_of(statistics)
+    steps = statistics.step.values.tolist()
+    firsts = _first_steps(_spreads(statistics), options.groups)
+    starts = [0, *(steps[first] for first in firsts[1:]), int(statistics.attrs["num_steps"]) + 1]
+    return {f"group_{number}": range(*starts[number : number + 2]) for number in range(len(firsts))}
+
+
+def _spreads(statistics: xr.Dataset) -> np.ndarray:
+    """How far the shifts of the steps from one to before another are from their mean."""
+    num_steps = statistics.sizes["step"]
+    spread = np.full((num_steps, num_steps + 1), np.inf)
+    spread[np.triu_indices(num_steps, 1, num_steps + 1)] = 0
+    names = ("feature_mean_min", "feature_mean_max", "role")
+    for low, high, role in zip(*(statistics[name].values for name in names), strict=True):
+        if role == "output":
+            continue
+        low, high = low.astype(float), high.astype(float)
+        shift = (low + high) / 2 / np.sqrt(((high - low) ** 2).mean())
+        shift -= shift.mean(axis=0)
+        sums = np.concatenate([np.zeros((1, shift.shape[1])), shift.cumsum(axis=0)])
+        squares = np.concatenate([[0], (shift**2).sum(axis=1).cumsum()])
+        for first in range(num_steps):
+            for end in range(first + 1, num_steps + 1):
+                total = sums[end] - sums[first]
+                spread[first, end] += squares[end] - squares[first] - total @ total / (end - first)
+    return spread
+
+
+def _first_steps(spread: np.ndarray, groups: int) -> list[int]:
+    """First step of each group of the division of least spread."""
+    num_steps = len(spread)
+    best = {end: (spread[0, end], [0]) for end in range(1, num_steps + 1)}
+    for group in range(1, groups):
+        best = {
+            end: min(
+                (best[first][0] + spread[first, end], [*best[first][1], first])
+                for first in range(group, end)
+            )
+            for end in range(group + 1, num_steps + 1)
+        }
+    return best[num_steps][1]
