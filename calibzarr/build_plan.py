@@ -125,6 +125,11 @@ def plan(
         raise OptionError(
             f"{path} exists already; go on with it by --resume, or choose another path"
         )
+    if "imported" in stored:
+        raise OptionError(
+            f"{path} was imported, and which weights made it is not known: only the same "
+            f"import-legacy can add to it; build another store"
+        )
     entry = registry.find(model or stored.get("model", "tiny"))
     given = {
         "model": model,

@@ -175,7 +175,7 @@ def _sample(
         try:
             for wanted in groups:
                 with out_of_memory_named(size):
-                    latents = _sample_group(settled, wanted, model, schedule, report)
+                    latents = sample_group(settled, wanted, model, schedule, report)
                 for image, states in zip(wanted, latents, strict=True):
                     _warn_of_non_finite(image, states, console)
                     writer.write(image, states, model.decode(states[-1]))
@@ -186,7 +186,7 @@ def _sample(
     return False
 
 
-def _sample_group(
+def sample_group(
     settled: Plan, wanted: Sequence[int], model: Model, schedule: Schedule, report: Reporter
 ) -> np.ndarray:
     """States of the wanted images of one group, shape (image, step, channel, height, width).

@@ -10,6 +10,9 @@ from calibzarr.commands.collect import collect_command
 from calibzarr.commands.common import INTERRUPTED, quiet_option
 from calibzarr.commands.export_config import export_config_command
 from calibzarr.commands.info import info, models
+from calibzarr.commands.legacy import export_legacy_command, import_legacy_command
+from calibzarr.commands.repair import repair_command
+from calibzarr.commands.verify import verify_command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -31,6 +34,10 @@ for _command in (
     collect_command,
     analyze_command,
     export_config_command,
+    verify_command,
+    repair_command,
+    export_legacy_command,
+    import_legacy_command,
     info,
     models,
 ):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from calibzarr import durable, schema, statistics_store, store
+from calibzarr import durable, provenance, schema, statistics_store, store
 from calibzarr.errors import OptionError, disk_full_named, out_of_memory_named
 from calibzarr.histogram import LogBins
 from calibzarr.interruption import graceful_stop
@@ -249,13 +249,11 @@ def _run(settled: Plan, console: Console) -> Result:
         statistics = statistics_store.read(path, BINS)
         if statistics is not None:
             return _result(settled, statistics, interrupted=False)
+    provenance.check_known(path, manifest)
     model = registry.load(manifest["model"])
-    if model.fingerprint != manifest["model_fingerprint"]:
-        raise ValueError(
-            f"{path} was built with weights of fingerprint {manifest['model_fingerprint']}, but "
-            f"{manifest['model']} now has {model.fingerprint}; put the old weights back, or "
-            f"build another store"
-        )
+    note = provenance.check_model(path, manifest, model)
+    if note is not None:
+        console.print(note)
     layers = model.layers()
     statistics = _begin(settled, layers)
     if not _replay(settled, statistics, model, layers, console):
@@ -269,6 +267,7 @@ def _run(settled: Plan, console: Console) -> Result:
         "libraries": {name: version(name) for name in ("calibzarr", "diffusionkit", "mlx")},
         "collected": datetime.now(UTC).isoformat(timespec="seconds"),
         "stamp": uuid.uuid4().hex,
+        "model_fingerprint": model.fingerprint,
     }
     statistics_store.replace(path, statistics, layers, _weights(model, layers), activations)
     statistics_store.remove_checkpoint(path)

@@ -7,8 +7,9 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +17,7 @@ from zarr.abc.buffer import Buffer
 from zarr.storage import LocalStore
 
 _UNCLAIMED_SECONDS = 1.0  # a file so new may not be locked by its writer yet
+_WRITTEN_TOGETHER = 32  # files
 
 
 def partial_path(path: Path) -> Path:
@@ -53,6 +55,36 @@ def write(path: Path, data: bytes | memoryview) -> None:
     """
     with new_file(path) as file:
         file.write(data)
+
+
+def write_all(files: Iterable[tuple[Path, bytes]]) -> None:
+    """Write many files, each as :func:`write` does, but waiting for the disk only now and then.
+
+    Args:
+        files: where to, and what; in directories that exist.
+
+    Raises:
+        OSError: if one cannot be written. Some of those before it may have got their names.
+    """
+    remaining = iter(files)
+    while group := list(islice(remaining, _WRITTEN_TOGETHER)):
+        partials = [(partial_path(path), path) for path, _ in group]
+        with ExitStack() as stack:
+            for partial, _ in partials:
+                stack.callback(partial.unlink, missing_ok=True)
+            descriptors = []
+            for (partial, _), (_, data) in zip(partials, group, strict=True):
+                file = stack.enter_context(partial.open("xb"))
+                _claim(file.fileno())
+                file.write(data)
+                file.flush()
+                descriptors.append(file.fileno())
+            for descriptor in descriptors:
+                _flush_descriptor(descriptor)
+            for partial, path in partials:
+                partial.replace(path)
+        for directory in {path.parent for path, _ in group}:
+            flush_directory(directory)
 
 
 @contextmanager

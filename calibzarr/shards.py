@@ -3,24 +3,27 @@
 zarr-python spends milliseconds on each inner chunk, a state takes a tenth of one to decode. This
 writes the bytes that zarr would write, and reads any shard of that form; everything else about
 a store goes through zarr. See the specification of ``sharding_indexed`` in Zarr 3.
+
+Each state ends with a checksum of its own, Zarr's ``crc32c`` codec: most flipped bits would decode
+without an error. Shards of stores that were begun without them are read and written as they are.
 """
 
 import os
 import struct
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import google_crc32c
 import numpy as np
 from numcodecs import blosc
-from xarray.backends import BackendArray
-from xarray.core import indexing
 
 from calibzarr import schema
 
 _ENTRY = 16  # bytes of a state's offset and length in the index, which ends a shard
 _CHECKSUM = 4
+_CHECKSUM_CODEC = "crc32c"
 _BLOSC_HEADER = struct.Struct("<4xI4xI")  # decoded and encoded bytes
 _ABSENT = 2**64 - 1  # offset of a state that is not stored: all fill value
 
@@ -30,25 +33,32 @@ def file_name(image: int) -> str:
     return ".".join(["c", str(image)] + ["0"] * (len(schema.LATENTS.dims) - 1))
 
 
-def encode(states: np.ndarray) -> bytes:
+def encode(states: np.ndarray, checksums: bool = True) -> bytes:
     """The shard of one image's states.
 
     Args:
         states: shape (step, channel, height, width), float32 or float16.
+        checksums: whether each state gets its own, as the array's metadata say.
     """
     level = schema.LATENTS.compression_level
     chunks = [
         blosc.compress(np.ascontiguousarray(state), b"zstd", level, blosc.BITSHUFFLE)
         for state in states
     ]
-    lengths = np.array([len(chunk) for chunk in chunks], dtype="<u8")
+    ends = [_checksum(chunk) if checksums else b"" for chunk in chunks]
+    lengths = np.array([len(c) + len(e) for c, e in zip(chunks, ends, strict=True)], dtype="<u8")
     offsets = np.cumsum(lengths, dtype="<u8") - lengths
     index = np.stack([offsets, lengths], axis=1).astype("<u8").tobytes()
-    checksum = google_crc32c.value(index).to_bytes(_CHECKSUM, "little")
-    return b"".join([*chunks, index, checksum])
+    return b"".join([*chain.from_iterable(zip(chunks, ends, strict=True)), index, _checksum(index)])
 
 
-def read_states(path: Path, num_states: int, steps: np.ndarray, states: np.ndarray) -> None:
+def _checksum(data: bytes | np.ndarray) -> bytes:
+    return int(google_crc32c.value(data)).to_bytes(_CHECKSUM, "little")
+
+
+def read_states(
+    path: Path, num_states: int, steps: np.ndarray, states: np.ndarray, checksums: bool = True
+) -> None:
     """Read some states of a shard; NaN where the file, or a state in it, is not there.
 
     Args:
@@ -56,6 +66,7 @@ def read_states(path: Path, num_states: int, steps: np.ndarray, states: np.ndarr
         num_states: states that a shard has room for.
         steps: indices of the states to read, shape (state,).
         states: what to fill, shape (len(steps), channel, height, width), C-contiguous.
+        checksums: whether each state has its own, as the array's metadata say.
 
     Raises:
         ValueError: if the shard is damaged; names it.
@@ -73,10 +84,15 @@ def read_states(path: Path, num_states: int, steps: np.ndarray, states: np.ndarr
             offset, length = (int(number) for number in index[step])
             if offset == _ABSENT:
                 continue
-            end = offset + length
-            chunk = os.pread(descriptor, length, offset) if whole is None else whole[offset:end]
-            _decode(chunk, target)
-    except (ValueError, OverflowError, RuntimeError) as error:  # numcodecs' own is the last
+            if whole is None:
+                chunk = np.frombuffer(os.pread(descriptor, length, offset), np.uint8)
+            else:  # without a copy
+                chunk = np.frombuffer(whole, np.uint8)[offset : offset + length]
+            try:
+                _decode(chunk, target, checksums)
+            except (ValueError, RuntimeError) as error:  # the latter is numcodecs' own
+                raise ValueError(f"state {step}: {error}") from None
+    except (ValueError, OverflowError) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
     finally:
         os.close(descriptor)
@@ -86,51 +102,22 @@ def _read_index(descriptor: int, size: int, num_states: int) -> np.ndarray:
     """Offset and length of each state, shape (step, 2)."""
     length = _ENTRY * num_states
     tail = os.pread(descriptor, length + _CHECKSUM, max(size - length - _CHECKSUM, 0))
-    if google_crc32c.value(tail[:length]) != int.from_bytes(tail[length:], "little"):
+    if len(tail) < length + _CHECKSUM or _checksum(tail[:length]) != tail[length:]:
         raise ValueError("the checksum of its index does not match")
     return np.frombuffer(tail[:length], dtype="<u8").reshape(num_states, 2)
 
 
-def _decode(chunk: bytes, target: np.ndarray) -> None:
+def _decode(chunk: np.ndarray, target: np.ndarray, checksums: bool) -> None:
+    if checksums:
+        chunk, checksum = chunk[:-_CHECKSUM], chunk[-_CHECKSUM:]
+        if _checksum(chunk) != checksum.tobytes():
+            raise ValueError("its checksum does not match")
     if len(chunk) < _BLOSC_HEADER.size:
-        raise ValueError("a state is cut off")
-    decoded, stored = _BLOSC_HEADER.unpack_from(chunk)  # decompressing would trust both
+        raise ValueError("it is cut off")
+    decoded, stored = _BLOSC_HEADER.unpack_from(chunk.data)  # decompressing would trust both
     if (decoded, stored) != (target.nbytes, len(chunk)):
-        raise ValueError(f"a state of {target.nbytes} bytes is stored as one of {decoded}")
+        raise ValueError(f"its {target.nbytes} bytes are stored as {decoded}")
     blosc.decompress(chunk, target)
-
-
-class Latents(BackendArray):
-    """``latents`` of a local store, read on use, for xarray's lazy indexing.
-
-    Args:
-        directory: of the variable.
-        shape: (image, step, channel, height, width).
-        dtype: of the values.
-    """
-
-    def __init__(self, directory: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
-        self.directory = directory
-        self.shape = shape
-        self.dtype = dtype
-
-    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
-        return indexing.explicit_indexing_adapter(
-            key, self.shape, indexing.IndexingSupport.OUTER, self._read
-        )
-
-    def _read(self, key: tuple[Any, ...]) -> np.ndarray:
-        images, steps = (
-            np.atleast_1d(np.arange(size)[own])
-            for own, size in zip(key[:2], self.shape[:2], strict=True)
-        )
-        states = np.empty((len(images), len(steps), *self.shape[2:]), self.dtype)
-        for target, image in zip(states, images, strict=True):
-            read_states(self.directory / file_name(image), self.shape[1], steps, target)
-        done = [0 if isinstance(own, int | np.integer) else slice(None) for own in key[:2]]
-        for axis, own in reversed(list(enumerate([*done, *key[2:]]))):  # one axis at a time
-            states = states[(slice(None),) * axis + (own,)]
-        return states
 
 
 def is_ours(metadata: dict[str, Any]) -> bool:
@@ -142,10 +129,16 @@ def is_ours(metadata: dict[str, Any]) -> bool:
     index = [codec["name"] for codec in sharding["index_codecs"]]
     return (
         sharding.get("index_location", "end") == "end"
-        and inner == ["bytes", "blosc"]
-        and index == ["bytes", "crc32c"]
+        and inner in (["bytes", "blosc"], ["bytes", "blosc", _CHECKSUM_CODEC])
+        and index == ["bytes", _CHECKSUM_CODEC]
         and sharding["chunk_shape"][:2] == [1, 1]
         and sharding["chunk_shape"][2:] == metadata["shape"][2:]
         and metadata["chunk_key_encoding"]["configuration"]["separator"] == "."
         and sys.byteorder == "little"
     )
+
+
+def has_checksums(metadata: dict[str, Any]) -> bool:
+    """Whether each state has a checksum, by the metadata of an array that :func:`is_ours`."""
+    inner = metadata["codecs"][0]["configuration"]["codecs"]
+    return bool(inner[-1]["name"] == _CHECKSUM_CODEC)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from calibzarr import durable, schema, store
+from calibzarr import arrays, durable, schema, store
 from calibzarr.histogram import LogBins
 from calibzarr.models.base import Layer
 from calibzarr.observer import Statistics
@@ -113,7 +113,7 @@ def replace(
             zarr_format=3,
             attributes={ATTRIBUTE: dict(activations)},
         )
-        store.create_arrays(staged, schema.COLLECTED_VARIABLES, sizes)
+        arrays.create(staged, schema.COLLECTED_VARIABLES, sizes)
         images = list(statistics.images)
         values = {
             **weights,
@@ -156,14 +156,14 @@ def _layer_coordinates(layers: Sequence[Layer]) -> dict[str, np.ndarray]:
     }
 
 
-def install(path: Path) -> None:
-    """Move complete new statistics into their place, if there are any; also after a kill."""
+def install(path: Path) -> bool:
+    """Move complete new statistics into their place, also after a kill; return whether any were."""
     staged = path / _STAGED
     if not staged.exists():
-        return
+        return False
     with durable.locked(path):
         if not staged.exists():  # another process was faster
-            return
+            return False
         attributes = json.loads((staged / "zarr.json").read_text(encoding="utf-8"))["attributes"]
         names = [variable.name for variable in schema.COLLECTED_VARIABLES]
         stale = [variable.name for variable in schema.RECOMMENDED_VARIABLES]
@@ -184,6 +184,7 @@ def install(path: Path) -> None:
         done = durable.partial_path(staged)  # half removed, it is a leftover like any other
         staged.rename(done)
     shutil.rmtree(done)
+    return True
 
 
 def write_checkpoint(path: Path, statistics: Statistics, began_with: str | None) -> None:

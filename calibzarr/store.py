@@ -6,16 +6,16 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import xarray as xr
 import zarr
-from xarray.core import indexing
-from zarr.codecs import BloscCodec
 
-from calibzarr import durable, schema, shards
+from calibzarr import arrays, backup, durable, schema, shards
 from calibzarr.prompts import prompts_sha256
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 _SHARD_KEY = re.compile(rf"c\.(\d+)(?:\.0){{{len(schema.LATENTS.dims) - 1}}}")
 
@@ -139,58 +139,11 @@ def create(
                 **attributes,
             },
         )
-        create_arrays(group, schema.BUILD_VARIABLES, sizes.by_dimension, attributes["latent_dtype"])
+        arrays.create(group, schema.BUILD_VARIABLES, sizes.by_dimension, attributes["latent_dtype"])
         for name, values in coordinates.items():
             array(group, name)[:] = values
+        backup.write_coordinates(template, coordinates)
         publish(template, {}, [variable.name for variable in schema.BUILD_VARIABLES])
-
-
-def create_arrays(
-    group: zarr.Group,
-    variables: Sequence[schema.Variable],
-    sizes: Mapping[str, int],
-    latent_dtype: str = "float32",
-) -> None:
-    """Create arrays as the schema describes them, with their metadata and no data.
-
-    Args:
-        group: the root group.
-        variables: of the schema.
-        sizes: of every dimension that they have.
-        latent_dtype: dtype of ``latents``.
-    """
-    for variable in variables:
-        dtype = latent_dtype if variable is schema.LATENTS else variable.dtype
-        attributes: dict[str, Any] = {"long_name": variable.description}
-        if variable.units:
-            attributes["units"] = variable.units
-        coordinates = [
-            other.name
-            for other in variables
-            if other.coordinate and other.dims[0] in variable.dims and not variable.coordinate
-        ]
-        if coordinates:
-            attributes["coordinates"] = " ".join(coordinates)
-        text = dtype == "string"
-        group.create_array(
-            variable.name,
-            shape=variable.shape(sizes),
-            dtype=str if text else dtype,
-            chunks=variable.extent(variable.chunk, sizes),
-            shards=None if variable.shard is None else variable.extent(variable.shard, sizes),
-            compressors="auto"
-            if text
-            else BloscCodec(
-                cname="zstd",
-                clevel=variable.compression_level,
-                shuffle="bitshuffle",
-                typesize=np.dtype(dtype).itemsize,
-            ),
-            fill_value=variable.fill_value,
-            dimension_names=variable.dims,
-            chunk_key_encoding={"name": "default", "separator": "."},
-            attributes=attributes,
-        )
 
 
 def publish(path: Path, attributes: Mapping[str, Any], names: Iterable[str] | None = None) -> None:
@@ -206,7 +159,8 @@ def publish(path: Path, attributes: Mapping[str, Any], names: Iterable[str] | No
     """
     root = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
     kept = {**root.get("attributes", {}), **attributes}
-    root["attributes"] = {name: value for name, value in kept.items() if value is not None}
+    removed = {name for name, value in attributes.items() if value is None}
+    root["attributes"] = {name: value for name, value in kept.items() if name not in removed}
     if names is not None:
         root["consolidated_metadata"] = {
             "kind": "inline",
@@ -216,20 +170,27 @@ def publish(path: Path, attributes: Mapping[str, Any], names: Iterable[str] | No
                 for name in sorted(names)
             },
         }
+    write_root(path, root)
+
+
+def write_root(path: Path, root: Mapping[str, Any]) -> None:
+    """Put other contents into the root's ``zarr.json``, and then into its copy."""
     durable.write(path / "zarr.json", json.dumps(root, indent=2).encode())
+    backup.write_root(path, root)
 
 
 def published(path: Path) -> list[str]:
     """Names of the variables that readers see."""
-    return list(_published_metadata(path))
+    return list(published_metadata(path))
 
 
-def _published_metadata(path: Path) -> dict[str, Any]:
+def published_metadata(path: Path) -> dict[str, Any]:
+    """Metadata of the variables that readers see, by name."""
     root = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
     return dict(root["consolidated_metadata"]["metadata"])
 
 
-def open_store(path: str | Path) -> xr.Dataset:
+def open_store(path: str | Path) -> "xr.Dataset":
     """Open a calibration dataset for fast slicing.
 
     Values are read when they are used, without dask. ``complete`` and the attribute
@@ -245,14 +206,11 @@ def open_store(path: str | Path) -> xr.Dataset:
         FileNotFoundError: if nothing is at ``path``.
         ValueError: if it is no calibzarr store, or of a format that this version cannot read.
     """
+    from calibzarr import lazy_latents  # and xarray, which takes longer than all the rest
+
     path = Path(path)
     manifest(path)
-    dataset = xr.open_zarr(path, chunks=None)
-    if shards.is_ours(_published_metadata(path)[schema.LATENTS.name]):
-        latents = dataset[schema.LATENTS.name].variable
-        own = shards.Latents(path / schema.LATENTS.name, latents.shape, latents.dtype)
-        lazy = xr.Variable(latents.dims, indexing.LazilyIndexedArray(own), latents.attrs)
-        dataset[schema.LATENTS.name] = lazy
+    dataset = lazy_latents.open_dataset(path, published_metadata(path)[schema.LATENTS.name])
     complete = completed(path, dataset.sizes["image"])
     dataset = dataset.assign_coords(
         complete=("image", complete, dataset[schema.COMPLETE.name].attrs)
@@ -284,6 +242,7 @@ class ImageWriter:
         self._directory = path / schema.LATENTS.name
         self._latents = array(group, schema.LATENTS.name)
         self._decoded = array(group, schema.DECODED.name)
+        self._checksums = shards.has_checksums(published_metadata(path)[schema.LATENTS.name])
 
     def write(self, image: int, latents: np.ndarray, decoded: np.ndarray) -> None:
         """Write one image; it is complete, and on the disk, when this returns.
@@ -304,7 +263,7 @@ class ImageWriter:
         if latents.shape != tuple(shape):
             raise ValueError(f"latents must be of shape {tuple(shape)}, got {latents.shape}")
         self._decoded[image] = decoded
-        shard = shards.encode(latents.astype(self._latents.dtype))
+        shard = shards.encode(latents.astype(self._latents.dtype), self._checksums)
         durable.write(self._directory / shards.file_name(image), shard)
 
 
@@ -324,9 +283,9 @@ def stored_prompts(path: Path) -> tuple[list[str], list[int]]:
     return texts, [int(seed) for seed in seeds]
 
 
-def resize_images(arrays: Mapping[str, zarr.Array], num_images: int) -> None:
+def resize_images(members: Mapping[str, zarr.Array], num_images: int) -> None:
     """Change the number of images of every array that has them."""
-    for member in arrays.values():
+    for member in members.values():
         names = getattr(member.metadata, "dimension_names", None) or ()
         if "image" in names:
             extent = [
@@ -350,6 +309,8 @@ def extend(
         grown = open_group(path, consolidated=False)
         array(grown, schema.PROMPT.name)[:] = np.asarray(prompts, dtype=object)
         array(grown, schema.SEED.name)[:] = np.asarray(seeds, dtype=np.int64)
+        images = {schema.PROMPT.name: np.asarray(prompts), schema.SEED.name: np.asarray(seeds)}
+        backup.write_coordinates(path, images)
         publish(path, attributes, published(path))
 
 

@@ -20,6 +20,8 @@ GROUPS = {
     "build": "What a build and its store cost, against a file for each state.",
     "collect": "What observing layers and keeping their statistics cost.",
     "analyze": "What analysing and recommending cost, against a loop over layers.",
+    "verify": "What verifying a store costs, against reading it.",
+    "legacy": "What moving to the old directory and back costs.",
 }
 """Modules of ``benchmarks`` and what they measure."""
 

@@ -29,6 +29,11 @@ def analyze_report(directory):
     return run(directory, "analyze", "analyze", "recommend")
 
 
+@pytest.fixture(scope="module")
+def legacy_report(directory):
+    return run(directory, "legacy", "move")
+
+
 def run(directory, group, *entries):
     chosen = [part for entry in entries for part in ("--entry", entry)]
     command = [sys.executable, BENCH, group, "--quick", "--json", "--directory", directory]
@@ -80,7 +85,15 @@ def test_a_small_analysis_takes_little_memory(analyze_report):
     assert figure(analyze_report, "peak memory of the whole analysis / 4 GiB")["met"] is True
 
 
-def test_nothing_stays_on_the_disk(report, collect_report, analyze_report, directory):
+def test_moving_to_the_old_layout_takes_no_more_bytes_than_numpy(legacy_report):
+    what = "bytes of npz files, calibzarr / np.savez_compressed"
+    assert figure(legacy_report, what)["met"] is True
+    assert all(each["measured"] > 0 for each in legacy_report["figures"])
+
+
+def test_nothing_stays_on_the_disk(
+    report, collect_report, analyze_report, legacy_report, directory
+):
     assert list(directory.iterdir()) == []
 
 

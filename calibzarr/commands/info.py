@@ -37,7 +37,7 @@ def info(store: Path, as_json: bool) -> None:
         **{
             name: value
             for name, value in description["manifest"].items()
-            if name not in ("libraries", "activations")
+            if name not in ("libraries", "activations", "legacy_statistics")
         },
         "libraries": ", ".join(
             f"{name} {number}" for name, number in description["manifest"]["libraries"].items()

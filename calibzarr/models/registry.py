@@ -43,6 +43,8 @@ class ModelEntry:
         shift: of the sampler's schedule.
         image_size_multiple: image sizes are multiples of this, in pixels.
         latent_channels: channels of its latents.
+        latent_scale: its sampler's latents are its decoder's, less ``latent_shift``, times this.
+        latent_shift: see ``latent_scale``; DiffusionKit's ``LatentFormat`` has both.
     """
 
     name: str
@@ -58,6 +60,8 @@ class ModelEntry:
     shift: float = 3.0
     image_size_multiple: int = 16
     latent_channels: int = 16
+    latent_scale: float = 1.5305
+    latent_shift: float = 0.0609
 
     def check_image_size(self, image_size: int) -> None:
         """Check that the model can make images of ``image_size`` pixels.
@@ -139,6 +143,8 @@ def _flux(name: str, repository: str, weights: str, **defaults: object) -> Model
         image_size=512,
         max_image_size=2048,
         shift=1.0,
+        latent_scale=0.3611,
+        latent_shift=0.1159,
         **defaults,  # type: ignore[arg-type]
     )
 

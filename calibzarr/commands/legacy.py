@@ -1,0 +1,146 @@
+"""``calibzarr export-legacy`` and ``calibzarr import-legacy``."""
+
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from calibzarr.commands.common import (
+    INTERRUPTED,
+    ImageRange,
+    make_console,
+    one_line_errors,
+    quiet_option,
+    store_argument,
+)
+
+_LISTED = 10  # images that are named one by one
+
+_layout = click.Choice(["nchw", "nhwc"])
+_workers_option = click.option(
+    "--workers",
+    type=click.IntRange(1),
+    help="Images at work at a time; default: one for each processor.",
+)
+_directory_argument = click.argument("directory", type=click.Path(path_type=Path))
+
+
+class Parts(click.ParamType):
+    """Names of parts with commas between."""
+
+    name = "PART,..."
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[str]:
+        """Split at the commas; the library knows which names there are."""
+        return [part.strip() for part in str(value).split(",") if part.strip()]
+
+
+@click.command(name="export-legacy")
+@store_argument
+@_directory_argument
+@click.option("--num-images", type=click.IntRange(1), help="Only the first so many.")
+@click.option("--images", type=ImageRange(), help="Only complete ones of these images.")
+@click.option("--only", type=Parts(), help="Some of samples,latents,images,manifest,activations.")
+@click.option(
+    "--layout",
+    type=_layout,
+    default="nchw",
+    show_default=True,
+    help="x is (1, channel, height, width), as it was documented; or channels last, as it was.",
+)
+@click.option("--force", is_flag=True, help="Replace files of the same names.")
+@_workers_option
+@quiet_option
+@click.pass_obj
+@one_line_errors
+def export_legacy_command(
+    settings: dict[str, bool], store: Path, directory: Path, quiet: bool, **options: Any
+) -> None:
+    r"""Write STORE's complete images to DIRECTORY, a compressed NumPy file for each state.
+
+    Interrupted, the same command goes on; more images of the same store are added.
+
+    \b
+    calibzarr export-legacy stores/tiny.zarr old/
+    calibzarr export-legacy stores/tiny.zarr old/ --layout nhwc --only samples,manifest
+    """
+    from calibzarr.export import legacy_export
+
+    console = make_console(quiet or settings["quiet"])
+    plan = legacy_export.plan(store, directory, **options)
+    if plan.left_out:
+        console.print(f"{len(plan.left_out)} images are not complete, and left out")
+    console.print(f"{directory}: {len(plan.images)} images of {store}")
+    result = legacy_export.run(plan, console)
+    if result.interrupted:
+        click.echo(f"{directory}: stopped; go on with the same command, but without --force")
+        sys.exit(INTERRUPTED)
+    click.echo(f"{directory}: {result.num_images} images of {store}")
+    if result.others:
+        click.echo(
+            f"warning: {directory} also has {result.others} files of states that are not among "
+            f"those; its manifest does not list them",
+            err=True,
+        )
+    quoted = shlex.quote(str(directory))
+    click.echo(f"back again with: calibzarr import-legacy {quoted} NEW.zarr")
+
+
+@click.command(name="import-legacy")
+@_directory_argument
+@store_argument
+@click.option(
+    "--prompts",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Prompts of the images from 0 on, where the manifest lacks them; CSV or text.",
+)
+@click.option("--model", help="Model that made the states, where the manifest does not say.")
+@click.option("--cfg-weight", type=float, help="Guidance weight, where it does not say.")
+@click.option("--seed", type=click.IntRange(0), help="Seed of image 0, where it does not say.")
+@click.option("--layout", type=_layout, help="Of x; default: as its shape tells.")
+@_workers_option
+@quiet_option
+@click.pass_obj
+@one_line_errors
+def import_legacy_command(
+    settings: dict[str, bool], directory: Path, store: Path, quiet: bool, **options: Any
+) -> None:
+    r"""Read DIRECTORY, a compressed NumPy file for each state, into a new STORE.
+
+    Images that are not whole are listed and left out. Interrupted, the same command goes on;
+    given again, it adds what has become whole.
+
+    \b
+    calibzarr import-legacy old/ stores/sd3.zarr
+    calibzarr import-legacy old/ stores/sd3.zarr --prompts prompts.csv --model sd3-medium
+    """
+    from calibzarr.export import legacy_import, legacy_plan
+
+    console = make_console(quiet or settings["quiet"])
+    plan = legacy_plan.plan(directory, store, **options)
+    for note in plan.notes:
+        click.echo(f"note: {note}", err=True)
+    missing = len(plan.missing())
+    console.print(f"{store}: {missing} images to import" if missing else f"{store}: nothing new")
+    result = legacy_import.run(plan, console)
+    _list("left out", result.left_out)
+    _list("without a picture", result.without_picture)
+    click.echo(f"{store}: {result.n_completed} of {result.num_images} images are complete")
+    quoted = shlex.quote(str(store))
+    if result.interrupted:
+        click.echo("stopped; go on with the same command")
+        sys.exit(INTERRUPTED)
+    click.echo(f"look at it with: calibzarr info {quoted}")
+
+
+def _list(what: str, images: Mapping[int, str]) -> None:
+    """Name some images with what is wrong, and count the others, on standard error."""
+    for image, problem in list(images.items())[:_LISTED]:
+        click.echo(f"warning: image {image} is {what}: {problem}", err=True)
+    if len(images) > _LISTED:
+        click.echo(f"warning: {len(images) - _LISTED} more images are {what}", err=True)

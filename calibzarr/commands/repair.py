@@ -1,0 +1,59 @@
+"""``calibzarr repair``."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+
+from calibzarr.commands.common import (
+    make_console,
+    one_line_errors,
+    quiet_option,
+    store_argument,
+)
+
+
+@click.command(name="repair")
+@store_argument
+@click.option("--dry-run", is_flag=True, help="Tell what would be done, and change nothing.")
+@click.option(
+    "--prompts",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The file that it was built from, if its prompts or seeds are lost.",
+)
+@click.option("--model", help="What it was built with, if its manifest is lost with the copy.")
+@click.option("--cfg-weight", type=float, help="The same.")
+@click.option("--batch-size", type=click.IntRange(1), help="The same.")
+@quiet_option
+@click.pass_obj
+@one_line_errors
+def repair_command(
+    settings: dict[str, bool], store: Path, dry_run: bool, quiet: bool, **options: Any
+) -> None:
+    r"""Bring STORE in order, and tell what to run next.
+
+    Leftovers of interrupted writes are removed, metadata and prompts restored, and images that are
+    damaged moved into latents/damaged within the store, so that a build makes them again.
+
+    \b
+    calibzarr repair stores/tiny.zarr --dry-run
+    calibzarr repair stores/tiny.zarr
+    """
+    from calibzarr.repair import repair
+
+    result = repair(
+        store, dry_run=dry_run, console=make_console(quiet or settings["quiet"]), **options
+    )
+    would = "would have " if dry_run else ""
+    for action in result.actions:
+        click.echo(f"{would}{action}")
+    if not result.actions:
+        click.echo(f"{result.path}: nothing to repair")
+    for need in result.needed:
+        click.echo(f"warning: {need}", err=True)
+    is_now = "would be" if dry_run else "are"
+    click.echo(f"{result.n_completed} of {result.num_images} images {is_now} complete")
+    again = f"calibzarr repair {shlex.quote(str(result.path))}"
+    next_ = [again] if dry_run and result.actions else result.commands
+    click.echo("next: " + " && ".join(next_))

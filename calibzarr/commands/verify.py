@@ -1,0 +1,107 @@
+"""``calibzarr verify``."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from calibzarr.commands.common import (
+    json_option,
+    make_console,
+    one_line_errors,
+    quiet_option,
+    store_argument,
+)
+
+if TYPE_CHECKING:
+    from calibzarr.findings import Report
+
+_FAILED = 1
+
+
+@click.command(name="verify")
+@store_argument
+@click.option("--model", is_flag=True, help="Make some images again with the model, and compare.")
+@click.option(
+    "--sample", type=click.IntRange(1), help="How many images to make again.  [default: 4]"
+)
+@click.option("--seed", type=click.IntRange(0), default=0, help="Of the choice of those images.")
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0),
+    default=2e-5,
+    show_default=True,
+    help="Greatest difference of their states that is let pass.",
+)
+@json_option
+@quiet_option
+@click.pass_obj
+@one_line_errors
+def verify_command(
+    settings: dict[str, bool],
+    store: Path,
+    model: bool,
+    sample: int | None,
+    seed: int,
+    tolerance: float,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    r"""Check whether STORE is whole and true: every file, every state, every statistic.
+
+    Exits with 1 if anything is wrong. Images that are not complete are no failure.
+
+    \b
+    calibzarr verify stores/tiny.zarr
+    calibzarr verify stores/tiny.zarr --model --sample 8
+    """
+    from calibzarr.verification import verify
+
+    if sample is not None and not model:
+        raise click.UsageError("--sample needs --model")
+    report = verify(
+        store,
+        model=model,
+        sample=sample or 4,
+        seed=seed,
+        tolerance=tolerance,
+        console=make_console(quiet or settings["quiet"]),
+    )
+    if as_json:
+        click.echo(json.dumps(report.as_json(), indent=2))
+    else:
+        _print(report)
+    if not report.ok:
+        sys.exit(_FAILED)
+
+
+def _print(report: "Report") -> None:
+    from rich.table import Table
+
+    from calibzarr.findings import CHECKS
+
+    console = make_console(stderr=False)
+    summary = Table("check", "passed", "failed", "what it means", box=None)
+    for name, counts in report.as_json()["checks"].items():
+        summary.add_row(name, str(counts["passed"]), str(counts["failed"] or ""), CHECKS[name])
+    console.print(summary)
+    if report.findings:
+        failures = Table("image", "check", "what is wrong", box=None, title="Failures")
+        for finding in report.findings:
+            image = "" if finding.image is None else str(finding.image)
+            failures.add_row(image, finding.check, finding.message)
+        console.print(failures)
+    quoted = shlex.quote(str(report.path))
+    if "coordinates" not in report.as_json()["checks"]:
+        click.echo("nothing else could be checked: mend this first")
+    if report.incomplete:
+        count, total = len(report.incomplete), report.num_images
+        click.echo(f"{count} of {total} images are not complete, which is no failure")
+    if report.ok:
+        click.echo(f"{report.path}: nothing is wrong")
+    else:
+        click.echo(f"{report.path}: failures: {len(report.findings)}")
+        click.echo(f"mend what can be with: calibzarr repair {quoted}")

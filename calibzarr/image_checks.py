@@ -1,0 +1,119 @@
+"""Whether each image of a store is whole and true."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from rich.console import Console
+
+from calibzarr import backup, checks, schema
+from calibzarr.findings import Tally
+from calibzarr.opened import Opened, read_states
+from calibzarr.progress import reporting
+from calibzarr.prompts import MAX_SEED
+
+_WORKERS = min(os.cpu_count() or 1, 4)  # each holds one image
+
+
+def check_images(opened: Opened, console: Console) -> Tally:
+    """Check every complete image, several at a time, in threads.
+
+    Args:
+        opened: the store.
+        console: where to report progress.
+    """
+    images = np.flatnonzero(opened.complete).tolist()
+    tally = Tally()
+    with (
+        reporting(console, "verify", "image", len(images)) as report,
+        ThreadPoolExecutor(_WORKERS) as pool,
+    ):
+        try:
+            for found in pool.map(lambda image: check_image(opened, image), images):
+                tally.add(found)
+                report.advance(1)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    return tally
+
+
+def check_image(opened: Opened, image: int) -> Tally:
+    """Check one image that is complete."""
+    tally = Tally()
+    try:
+        states = read_states(opened, image)
+    except Exception as error:  # whatever a codec raises
+        why = str(error).removeprefix(f"{opened.path}/")
+        tally.record("states", [f"they cannot be read: {why}"], image)
+    else:
+        tally.record("states", [], image)
+        _check_states(opened, image, states, tally)
+    tally.record("picture", _picture_errors(opened, image), image)
+    return tally
+
+
+def _check_states(opened: Opened, image: int, states: np.ndarray, tally: Tally) -> None:
+    finite = np.isfinite(states).all(axis=(1, 2, 3))
+    wrong = np.flatnonzero(~finite)
+    first = f"state {wrong[0]}" if len(wrong) else ""
+    more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+    has = "have" if more else "has"
+    message = f"{first}{more} {has} values that are not finite"
+    tally.record("finite", [message] if first else [], image)
+    sigma = opened.coordinates.get(schema.SIGMA.name)
+    seeds = opened.coordinates.get(schema.SEED.name)
+    if sigma is None or not np.isfinite(sigma).all():
+        return
+    if seeds is not None and 0 <= seeds[image] <= MAX_SEED and finite[0]:
+        tally.record("noise", _noise_errors(states[0], image, seeds, sigma, opened), image)
+    if finite.all() and len(states) > checks.MIN_STEPS_TO_TURN and (np.diff(sigma) < 0).all():
+        turns = checks.turns(states, sigma)
+        step = int(turns.argmax())
+        message = (
+            f"states {step} to {step + 2} turn by {turns[step]:.3f}; a path turns by at most "
+            f"{checks.MAX_TURN}"
+        )
+        tally.record("euler", [message] if turns[step] > checks.MAX_TURN else [], image)
+
+
+def _noise_errors(
+    state: np.ndarray, image: int, seeds: np.ndarray, sigma: np.ndarray, opened: Opened
+) -> list[str]:
+    if checks.is_noise_of(state, int(seeds[image]), float(sigma[0])):
+        return []
+    message = f"its first state is not the noise of its seed {seeds[image]}"
+    found = checks.seed_of_noise(state, float(sigma[0]), likely_seeds(opened, image, seeds))
+    if found is None:
+        return [message]
+    owners = np.flatnonzero(seeds == found)
+    whose = f", which is image {owners[0]}'s" if len(owners) else ""
+    return [f"{message}, but of seed {found}{whose}"]
+
+
+def likely_seeds(opened: Opened, image: int, seeds: np.ndarray) -> np.ndarray:
+    """Seeds that an image's states may have, the likeliest first."""
+    copy = backup.read_coordinates(opened.path).get(schema.SEED.name, np.zeros(0, np.int64))
+    first = opened.attributes["seed"]
+    derived = [first + image] if isinstance(first, int) else []
+    candidates = np.concatenate([copy[image : image + 1], derived, seeds]).astype(np.int64)
+    return candidates[(candidates >= 0) & (candidates <= MAX_SEED)]
+
+
+def _picture_errors(opened: Opened, image: int) -> list[str]:
+    directory = opened.path / schema.DECODED.name
+    if not (directory / decoded_file_name(image)).exists():
+        return ["it is missing"]
+    try:
+        picture = np.asarray(opened.arrays[schema.DECODED.name][image])
+    except Exception as error:  # whatever a codec raises
+        return [f"it cannot be read: {error}"]
+    if "imported" in opened.attributes and not picture.any():
+        return []  # there was none to import
+    if (picture == picture[0, 0]).all():
+        return [f"all its pixels are {tuple(picture[0, 0].tolist())}"]
+    return []
+
+
+def decoded_file_name(image: int) -> str:
+    """Name of an image's chunk among the files of ``decoded``."""
+    return ".".join(["c", str(image)] + ["0"] * (len(schema.DECODED.dims) - 1))

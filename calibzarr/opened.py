@@ -1,0 +1,78 @@
+"""A store as its checks see it: whatever can be read is read, and the rest is told."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from calibzarr import schema, shards, store
+
+_COORDINATES = tuple(variable for variable in schema.BUILD_VARIABLES if variable.coordinate)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A store whose metadata can be read.
+
+    Attributes:
+        path: its directory.
+        attributes: the manifest.
+        metadata: of ``latents``.
+        group: the root group.
+        arrays: of the build, by name.
+        complete: which images are complete, shape (image,).
+        coordinates: those that can be read, by name.
+        unreadable: why the others cannot, by name.
+    """
+
+    path: Path
+    attributes: dict[str, Any]
+    metadata: dict[str, Any]
+    group: zarr.Group
+    arrays: dict[str, zarr.Array]
+    complete: np.ndarray
+    coordinates: dict[str, np.ndarray]
+    unreadable: dict[str, str]
+
+
+def open_for_checks(path: Path, attributes: dict[str, Any], complete: np.ndarray) -> Opened:
+    """Open a store whose manifest is in order.
+
+    Args:
+        path: its directory.
+        attributes: the manifest.
+        complete: which images are complete, shape (image,).
+
+    Raises:
+        Exception: whatever zarr raises if metadata make no sense to it.
+    """
+    group = store.open_group(path, mode="r")
+    arrays = {
+        variable.name: store.array(group, variable.name) for variable in schema.BUILD_VARIABLES
+    }
+    coordinates, unreadable = {}, {}
+    for variable in _COORDINATES:
+        try:
+            coordinates[variable.name] = np.asarray(arrays[variable.name][:])
+        except Exception as error:  # whatever a codec raises
+            unreadable[variable.name] = str(error)
+    metadata = store.published_metadata(path)[schema.LATENTS.name]
+    return Opened(path, attributes, metadata, group, arrays, complete, coordinates, unreadable)
+
+
+def read_states(opened: Opened, image: int) -> np.ndarray:
+    """One image's states, shape (step, channel, height, width).
+
+    Raises:
+        ValueError: if its shard is damaged.
+    """
+    latents = opened.arrays[schema.LATENTS.name]
+    if not shards.is_ours(opened.metadata):
+        return np.asarray(latents[image])
+    states = np.empty(latents.shape[1:], latents.dtype)
+    file = opened.path / schema.LATENTS.name / shards.file_name(image)
+    every = np.arange(len(states))
+    shards.read_states(file, len(states), every, states, shards.has_checksums(opened.metadata))
+    return states

@@ -1,0 +1,138 @@
+"""Making images of a store again with its model, and comparing them with what is stored."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from calibzarr import builder, provenance, schema, store
+from calibzarr.build_plan import Plan
+from calibzarr.findings import Tally
+from calibzarr.models import registry
+from calibzarr.models.base import Model, Schedule
+from calibzarr.opened import Opened, read_states
+from calibzarr.progress import Silent, reporting
+
+_PICTURE_TOLERANCE = 1  # of 255, where states are within theirs
+
+
+def check(
+    opened: Opened,
+    images: np.ndarray,
+    sample: int,
+    seed: int,
+    tolerance: float,
+    console: Console,
+) -> Tally:
+    """Make some images again, and compare their states and pictures.
+
+    Args:
+        opened: the store.
+        images: those to choose from.
+        sample: how many to choose.
+        seed: of the choice.
+        tolerance: greatest difference of states, in latent units, that is let pass.
+        console: where to report progress.
+
+    Raises:
+        OptionError: if the model is not known.
+        ValueError: if the store was imported, and does not say what made it.
+        FileNotFoundError: if its weights are not here and cannot be downloaded.
+    """
+    tally = Tally()
+    chosen = np.random.default_rng(seed).permutation(images)[:sample]
+    if not len(chosen):
+        tally.record("model", ["there is no whole image to make again"])
+        return tally
+    provenance.check_known(opened.path, opened.attributes)
+    model = registry.load(opened.attributes["model"])
+    if opened.attributes["model_fingerprint"] not in (None, model.fingerprint):
+        message = (
+            f"{model.name}'s weights have the fingerprint {model.fingerprint}, but the store was "
+            f"built with {opened.attributes['model_fingerprint']}; nothing was made again"
+        )
+        tally.record("model", [message])
+        return tally
+    schedule = model.schedule(opened.attributes["num_steps"])
+    shape = opened.arrays[schema.LATENTS.name].shape
+    try:
+        prompts, seeds = store.stored_prompts(opened.path)
+    except ValueError as error:
+        tally.record("model", [str(error)])
+        return tally
+    settled = plan_of(opened.path, opened.attributes, shape, prompts, seeds)
+    with reporting(console, "make again", "image", len(chosen)) as report:
+        for image in sorted(int(image) for image in chosen):
+            compare(opened, settled, model, schedule, image, tolerance, tally)
+            report.advance(1)
+    return tally
+
+
+def plan_of(
+    path: Path,
+    attributes: Mapping[str, Any],
+    shape: Sequence[int],
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+) -> Plan:
+    """The plan that a store was built by.
+
+    Args:
+        path: directory of the store.
+        attributes: its manifest.
+        shape: of its latents.
+        prompts: one for each image.
+        seeds: one for each image.
+    """
+    channel, height, width = shape[2:]
+    return Plan(
+        path=path,
+        exists=True,
+        entry=registry.find(attributes["model"]),
+        sizes=store.Sizes(
+            len(prompts),
+            attributes["num_steps"],
+            (channel, height, width),
+            attributes["image_size"],
+        ),
+        cfg_weight=attributes["cfg_weight"],
+        seed=attributes["seed"],
+        batch_size=attributes["batch_size"] or 1,  # imported stores do not know it
+        latent_dtype=attributes["latent_dtype"],
+        prompts=tuple(prompts),
+        seeds=tuple(seeds),
+        prompt_source=str(attributes.get("prompt_source")),
+        images=range(len(prompts)),
+    )
+
+
+def compare(
+    opened: Opened,
+    settled: Plan,
+    model: Model,
+    schedule: Schedule,
+    image: int,
+    tolerance: float,
+    tally: Tally,
+) -> None:
+    """Make one image again, and compare its states and its picture."""
+    stored = read_states(opened, image)
+    (made,) = builder.sample_group(settled, [image], model, schedule, Silent())
+    error = np.abs(stored.astype(np.float32) - made.astype(stored.dtype).astype(np.float32))
+    bound = tolerance + np.finfo(np.float16).eps * np.abs(made) * (stored.dtype == np.float16)
+    off = ~(error <= bound).all(axis=(1, 2, 3))
+    step = int(off.argmax())
+    message = (
+        f"{int(off.sum())} of its states are not those that the model makes, from state {step}, "
+        f"which is off by {error[step].max():.2g}; {tolerance:g} are let pass"
+    )
+    tally.record("model", [message] if off.any() else [], image)
+    # Pictures are made from states before these are rounded to float16.
+    final = made[-1] if stored.dtype == np.float16 else stored[-1]
+    made_picture = model.decode(final.astype(np.float32)).astype(np.int16)
+    picture = np.asarray(opened.arrays[schema.DECODED.name][image]).astype(np.int16)
+    worst = int(np.abs(picture - made_picture).max())
+    message = f"its picture is off by up to {worst} of 255 from its decoded final state"
+    tally.record("decoding", [message] if worst > _PICTURE_TOLERANCE else [], image)

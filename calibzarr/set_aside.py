@@ -1,0 +1,38 @@
+"""Damaged files are kept, where no reader of a store looks: in ``latents/damaged``."""
+
+from pathlib import Path
+
+from calibzarr import durable, schema
+
+
+def directory(path: Path) -> Path:
+    """Where the damaged files of the store at ``path`` are."""
+    return path / schema.LATENTS.name / "damaged"
+
+
+def move(path: Path, file: Path) -> bool:
+    """Move a file of a store there, named after its place; return whether there was one."""
+    if not file.exists():
+        return False
+    target = _free_name(path, file)
+    target.parent.mkdir(exist_ok=True)
+    file.rename(target)
+    durable.flush_directory(target.parent)
+    return True
+
+
+def copy(path: Path, file: Path) -> bool:
+    """Keep a copy of a file that is about to be replaced; return whether there was one."""
+    if not file.exists():
+        return False
+    durable.write(_free_name(path, file), file.read_bytes())
+    return True
+
+
+def _free_name(path: Path, file: Path) -> Path:
+    name = ".".join(file.relative_to(path).parts)
+    candidates = [name, *(f"{name}.{number}" for number in range(1, 1000))]
+    free = [each for each in candidates if not (directory(path) / each).exists()]
+    if not free:
+        raise OSError(f"{directory(path)} holds too many damaged files; move them elsewhere")
+    return directory(path) / free[0]

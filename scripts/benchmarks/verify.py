@@ -1,0 +1,109 @@
+"""What verifying a store costs, against reading all of it with zarr alone."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import zarr
+
+from benchmarks import data
+from benchmarks.measure import Entry, Figure, Settings, interleave
+from calibzarr import checks, schema, store
+from calibzarr.prompts import prompts_sha256
+from calibzarr.verification import verify
+
+_PEAK = """
+import sys
+from pathlib import Path
+from calibzarr.verification import verify
+assert verify(sys.argv[1]).ok
+import resource
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+status = Path("/proc/self/status")
+if status.exists():  # Linux lets a child's ru_maxrss begin with its parent's
+    fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    peak = int(fields["VmHWM"].split()[0])
+print(peak)
+"""
+
+
+def verify_throughput(settings: Settings) -> list[Figure]:
+    """Time of a verification without the model, and its memory."""
+    few, many, num_steps, size = settings.choose((5, 40, 50, 64), (2, 4, 5, 16))
+    with settings.scratch() as directory:
+        paths = {count: Path(directory) / f"{count}.zarr" for count in (few, many)}
+        for count, path in paths.items():
+            _write_store(path, count, num_steps, size)
+        report = verify(paths[many])
+        if not report.ok:
+            raise RuntimeError(f"the store is wrong: {report.findings[0]}")
+        seconds = interleave(
+            {
+                "verify": lambda turn: verify(paths[many]),
+                "read": lambda turn: _read_all(paths[many]),
+            },
+            settings.turns(7),
+            settings,
+        )
+        peaks = {count: _peak(path) for count, path in paths.items()}
+    note = f"{many} images, {num_steps + 1} states of {data.CHANNELS}x{size}x{size}, pictures"
+    return [
+        Figure(
+            "verify",
+            "time of verify without the model / of reading all arrays with zarr",
+            seconds["verify"] / seconds["read"],
+            at_most=settings.choose(2, None),  # small stores are all overhead
+            note=note,
+        ),
+        Figure(
+            "verify",
+            f"peak memory of verify with {many} images / with {few}",
+            [peaks[many] / peaks[few]],
+            at_most=1.1,
+            note="a process each",
+        ),
+    ]
+
+
+def _write_store(path: Path, num_images: int, num_steps: int, size: int) -> None:
+    """A store in which nothing is wrong, but for a model that made it."""
+    shape = (num_steps + 1, data.CHANNELS, size, size)
+    data.create_store(path, num_images, shape)
+    attributes = {
+        **dict.fromkeys(schema.FINGERPRINT, "none: synthetic"),
+        "num_images": num_images,
+        "num_steps": num_steps,
+        "image_size": 8 * size,
+        "latent_dtype": "float32",
+        "prompts_sha256": prompts_sha256([""] * num_images),
+    }
+    store.update_attributes(path, attributes)
+    sigma = data.sigmas(num_steps)[:, None, None, None]
+    writer = store.ImageWriter(path)
+    for image in range(num_images):
+        states = data.trajectory(image, size, num_steps)
+        noise = checks.first_state(image, shape[1:], 1.0, np.dtype(np.float32))
+        states += sigma * (noise - states[0])
+        states[0] = noise
+        writer.write(image, states, data.picture(image, 8 * size))
+    store.finish(path)
+
+
+def _read_all(path: Path) -> None:
+    """Every value of every array, those of images one image at a time."""
+    large = (schema.LATENTS.name, schema.DECODED.name)
+    for name, array in zarr.open_group(path, mode="r").arrays():
+        if name not in large:
+            array[:]
+        else:
+            for image in range(array.shape[0]):
+                array[image]
+
+
+def _peak(path: Path) -> int:
+    command = [sys.executable, "-c", _PEAK, str(path)]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+ENTRIES: dict[str, Entry] = {"verify": verify_throughput}
