@@ -176,6 +176,13 @@ def of_statistics(
     parts = analysis.parts_of(statistics, partition)
     everything = {"all": slice(None)}
     whole, by_part = observed.over(everything), observed.over(parts)
+    in_phase = np.array([place.stop - place.start for place in parts.values()])
+    unknown = (np.isnan(by_part.value_min) & (in_phase > 0)).any(axis=1)
+    if unknown.any():
+        raise ValueError(
+            f"{unknown.sum()} layers had no finite value in some phase, and cannot be quantised; "
+            f"the first is {statistics.layer.values[unknown][0]}"
+        )
     single, own = _Clipped.best(whole, options), _Clipped.best(by_part, options)
     weights = _Clipped.best(Observed.of_weights(statistics), options, symmetric=True)
     noise = Noise(
@@ -203,7 +210,6 @@ def of_statistics(
         why = reasons.of_range(whole.value_min[:, 0], whole.value_max[:, 0], std[:, 0], p01, p99)
     clip_min, clip_max, sqnr = (array[:, 0] for array in single.chosen(chosen.activation[:, None]))
     phase_min, phase_max, phase_sqnr = own.chosen(chosen.by_part)
-    in_phase = np.array([place.stop - place.start for place in parts.values()])
     below = _fractions(whole, clip_min, clip_max)
     if options.method == "range":  # it clips at these percentiles, whatever a bin's width
         clips = bit_widths.clips_at_tails(whole.value_min[:, 0], whole.value_max[:, 0], p01, p99)

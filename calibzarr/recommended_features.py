@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from calibzarr import analysis, durable, feature_advice, schema, store
+from calibzarr import analysis, arrays, durable, feature_advice, schema, store
 
 ALPHA = 0.5
 _RISKY_SCALE = 32.0  # scales up to this made SD3 collapse with weights of 4 bits
@@ -75,7 +75,7 @@ def write(path: Path, values: dict[str, np.ndarray], attributes: dict[str, Any])
     with durable.new_directory(staged) as directory:
         group = zarr.create_group(durable.DurableStore(directory), zarr_format=3)
         sizes = {"layer": num_layers, "feature": features}
-        store.create_arrays(group, schema.RECOMMENDED_VARIABLES, sizes)
+        arrays.create(group, schema.RECOMMENDED_VARIABLES, sizes)
         for name in names:
             store.array(group, name)[:] = values[name]
     with durable.locked(path):

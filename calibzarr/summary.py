@@ -47,12 +47,7 @@ def select(
     Raises:
         OptionError: if there is no such stream, kind or order; lists near names.
     """
-    for name, value in (("stream", stream), ("kind", kind)):
-        if value is not None:
-            known = list(dict.fromkeys(analysed[name].values.tolist()))
-            _check_known(name, value, known)
-            analysed = analysed.isel(layer=np.flatnonzero(analysed[name].values == value))
-    _check_known("sort", sort, list(SORTS))
+    analysed = filtered(analysed, stream=stream, kind=kind, sort=sort)
     decisive = SORTS[sort]
     if decisive is not None:
         values = analysed[decisive]
@@ -60,6 +55,22 @@ def select(
         order = np.argsort(-np.nan_to_num(values.values, nan=-np.inf), kind="stable")
         analysed = analysed.isel(layer=order)
     return analysed.isel(layer=slice(top))
+
+
+def filtered(
+    dataset: xr.Dataset, *, stream: str | None = None, kind: str | None = None, sort: str = "model"
+) -> xr.Dataset:
+    """The layers that :func:`select` chooses from, of any dataset of layers.
+
+    Raises:
+        OptionError: if there is no such stream, kind or order; lists near names.
+    """
+    for name, value in (("stream", stream), ("kind", kind)):
+        if value is not None:
+            _check_known(name, value, list(dict.fromkeys(dataset[name].values.tolist())))
+            dataset = dataset.isel(layer=np.flatnonzero(dataset[name].values == value))
+    _check_known("sort", sort, list(SORTS))
+    return dataset
 
 
 def _check_known(name: str, value: str, known: Sequence[str]) -> None:

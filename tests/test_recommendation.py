@@ -419,7 +419,7 @@ def test_groups_of_steps_have_the_least_spread_of_shifts(
         ({"method": "budget"}, "mean_bits and the method budget go together"),
         ({"mean_bits": 4.0}, "mean_bits and the method budget go together"),
         ({"tolerance": -0.1}, "tolerance must be 0 or more, got -0.1"),
-        ({"tolerance": np.nan}, "tolerance must be 0 or more, got nan"),
+        ({"tolerance": np.nan}, "tolerance must be a finite number, got nan"),
         ({"groups": 5}, "groups must be from 1 to the number of steps, 4, got 5"),
         ({"groups": 0}, "groups must be from 1 to the number of steps, 4, got 0"),
         ({"method": "budget", "mean_bits": 1.0}, "mean_bits must be 2 or more"),

@@ -59,7 +59,8 @@ def without_advice(path):
     files = {
         name: digest
         for name, digest in snapshot(path).items()
-        if name != "zarr.json" and not name.startswith("recommended")
+        if name not in ("zarr.json", "prompt/backup/root.json")  # the latter is its copy
+        and not name.startswith("recommended")
     }
     return files, root
 
@@ -225,7 +226,7 @@ def test_a_kill_at_any_moment_leaves_a_readable_store(replayed, tmp_path):
             break
         if alpha != 0.5:
             recommended_features.write(path, old, {"smoothquant_alpha": 0.5})
-        for partial in path.glob("*.partial"):
+        for partial in path.rglob("*.partial"):
             shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
     assert not killed
     assert number > 15

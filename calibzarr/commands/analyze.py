@@ -74,6 +74,7 @@ def analyze_command(
 
         drawing.check_installed()  # before the work
     statistics = analysis.open_statistics(store)
+    summary.filtered(statistics, stream=stream, kind=kind, sort=sort)  # before the work
     observed = analysis.Observed.of(statistics)
     options = recommendation.Options(
         activation_target=activation_target, weight_target=weight_target
@@ -123,18 +124,25 @@ _COLUMNS = (
 def _table(chosen: "xr.Dataset", sorted_by: str | None, width: int) -> "Table":
     from rich.table import Table
 
-    longest = max((len(name) for name in chosen.layer.values), default=0)
-    fitting = max(4, (width - longest) // 10)
     ranked = sorted(_COLUMNS, key=lambda column: (column[1] != sorted_by, column[4]))
-    shown = [column for column in _COLUMNS if column in ranked[:fitting]]
-    table = Table("layer", box=None)
-    table.columns[0].no_wrap = True
-    columns = []
-    for heading, variable, bits, text_format, _ in shown:
-        table.add_column(heading, justify="right", no_wrap=True)
+    room = width - 2 - max((len(name) for name in chosen.layer.values), default=0)
+    cells: dict[tuple, list[str]] = {}
+    taken = 0
+    for column in ranked:
+        heading, variable, bits, text_format, _ = column
         values = chosen[variable] if bits is None else chosen[variable].sel(bits=bits)
-        columns.append([_cell(value, text_format) for value in values.values])
-    for row in zip(chosen.layer.values, *columns, strict=True):
+        texts = [heading, *(_cell(value, text_format) for value in values.values)]
+        widest = 2 + max(map(len, texts))
+        if taken + widest > room and len(cells) >= 2:  # so many even where names are cut short
+            break
+        cells[column] = texts
+        taken += widest
+    table = Table(box=None)
+    table.add_column("layer", no_wrap=True, max_width=max(width - taken - 2, 1))
+    shown = [texts for column, texts in ((c, cells[c]) for c in _COLUMNS if c in cells)]
+    for heading, *_ in shown:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in zip(chosen.layer.values, *(texts[1:] for texts in shown), strict=True):
         table.add_row(*row)
     return table
 

@@ -76,11 +76,13 @@ def export(
     """
     path, file = Path(path), Path(file)
     wanted = recommendation.Options(**options)
+    if path.resolve() in file.resolve().parents:
+        raise ValueError(f"{file} is within the store; name a file outside of it")
     _check_free(file, force)
     statistics = analysis.open_statistics(path)
     store.check_writable(file.parent)
     recommended = recommendation.of_statistics(statistics, wanted)
-    warnings = _unmet(recommended, wanted)
+    warnings = _unmet(recommended, wanted, weights_alone=file_format == "mlx")
     if file_format == "mlx":
         paths = class_predicate(recommended)
         durable.write(file, _json(paths))
@@ -115,7 +117,7 @@ def export(
     return Result(len(content["layer_configs"]), bits, features is not None, tuple(warnings))
 
 
-def _unmet(recommended: xr.Dataset, options: Options) -> list[str]:
+def _unmet(recommended: xr.Dataset, options: Options, weights_alone: bool = False) -> list[str]:
     linear = recommended.isel(layer=recommended.role.values == "input")
     warnings = []
     if options.method == "sqnr":
@@ -124,13 +126,13 @@ def _unmet(recommended: xr.Dataset, options: Options) -> list[str]:
             ("weights", linear.weight_sqnr_db, options.weight_target),
         ):
             short = (reached < target).values
-            if short.any():
+            if short.any() and not (weights_alone and what == "activations"):
                 warnings.append(
                     f"{what} of {short.sum()} layers do not reach {target:g} dB with "
                     f"{CHOICES[-1]} bits, the first is {linear.layer.values[short][0]}"
                 )
     unmet = int((~linear.polynomial_met).sum())
-    if unmet:
+    if unmet and not weights_alone:
         warnings.append(
             f"the clipping ranges of {unmet} of {linear.sizes['layer']} layers follow no "
             f"polynomial in sigma within {options.tolerance:g}; theirs are wider than need be"
