@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from test_cli import run  # noqa: F401
 
 import calibzarr
 from calibzarr import backup, statistics_store, store

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_cli import run  # noqa: F401
 
 import calibzarr
 from calibzarr import arrays, checks, shards, store
