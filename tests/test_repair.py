@@ -257,7 +257,7 @@ def test_an_unfinished_extension_stays_unfinished(path, whole, monkeypatch):
     xr.testing.assert_identical(values(path), values(whole))
 
 
-def test_command_tells_what_was_done_and_what_is_next(run, path):  # noqa: F811
+def test_command_tells_what_was_done_and_what_is_next(run, path):
     spoil(path)
     before = snapshot(path)
     code, out, err = run("repair", path, "--dry-run", "-q")

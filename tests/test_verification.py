@@ -239,7 +239,7 @@ def test_what_is_no_store_is_refused(tmp_path):
         verify(tmp_path, sample=0)
 
 
-def test_command_reports_for_people_and_for_programs(run, tmp_path, whole):  # noqa: F811
+def test_command_reports_for_people_and_for_programs(run, tmp_path, whole):
     path = shutil.copytree(whole, tmp_path / "a.zarr")
     code, out, _ = run("verify", path)
     assert code == 0
@@ -259,7 +259,7 @@ def test_command_reports_for_people_and_for_programs(run, tmp_path, whole):  # n
     assert report["checks"]["picture"] == {"passed": 2, "failed": 1}
 
 
-def test_command_refuses_options_that_say_nothing(run, tmp_path):  # noqa: F811
+def test_command_refuses_options_that_say_nothing(run, tmp_path):
     code, _, err = run("verify", tmp_path, "--sample", 3)
     assert (code, err) == (2, "Error: --sample needs --model\n")
     code, _, err = run("verify", tmp_path / "none")
