@@ -8,8 +8,9 @@ import numpy as np
 import xarray as xr
 
 from calibzarr import convergence, feature_advice, schema, store
+from calibzarr.clipping import best_clipping
 from calibzarr.histogram import LogBins, quantile
-from calibzarr.quantization import BITS, best_clipping, expected_error, mean_power, sqnr_db
+from calibzarr.quantization import BITS, expected_error, mean_power, sqnr_db
 from calibzarr.schedule import phases
 
 TAILS = (0.01, 0.99)

@@ -14,11 +14,8 @@ from calibzarr.histogram import LogBins
 
 BITS = (2, 3, 4, 5, 6, 7, 8)
 
-_BLOCK = 32  # histograms whose own levels are looked at together
-_OCTAVES = 16  # of magnitudes below a histogram's greatest that a search tells apart
-_PER_OCTAVE = 12  # thresholds that a search tries
-_THRESHOLD_OCTAVES = 8
-_NEAR = 2 ** (1.5 / _PER_OCTAVE)  # a threshold so near to the greatest magnitude may be that
+BLOCK = 32  # histograms whose own levels are looked at together
+OCTAVES = 16  # of magnitudes below a histogram's greatest that a search tells apart
 
 
 @dataclass(frozen=True)
@@ -147,7 +144,7 @@ def expected_error(
     Returns:
         Mean of ``|v - Q(v)|**p``, of the shape of the range; NaN where nothing was counted.
     """
-    rows = _Rows.of(counts, bins, value_min, value_max)
+    rows = Rows.of(counts, bins, value_min, value_max)
     shape: tuple[int, ...] = np.broadcast_shapes(
         *(np.shape(array) for array in (clip_min, clip_max, bits))
     )
@@ -166,7 +163,7 @@ def _mean(total: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class _Rows:
+class Rows:
     """Histograms one after the other, with the extremes of their values; 0 where none are.
 
     Attributes:
@@ -190,7 +187,8 @@ class _Rows:
         bins: LogBins,
         value_min: np.ndarray | None,
         value_max: np.ndarray | None,
-    ) -> "_Rows":
+    ) -> "Rows":
+        """Of histograms of shape (..., bin); from the filled bins where extremes are None."""
         rows = counts.reshape(-1, bins.count)
         if value_min is None or value_max is None:
             value_min, value_max = _filled_ends(rows, bins)
@@ -202,10 +200,10 @@ class _Rows:
         exponent = np.clip(np.frexp(reach)[1], bins.min_exponent + 1, bins.max_exponent)
         return cls(bins, rows, low, high, exponent)
 
-    def at(self, places: np.ndarray) -> "_Rows":
+    def at(self, places: np.ndarray) -> "Rows":
         """Some of the rows."""
         chosen = (self.counts, self.value_min, self.value_max, self.exponent)
-        return _Rows(self.bins, *(array[places] for array in chosen))
+        return Rows(self.bins, *(array[places] for array in chosen))
 
     def aligned(self, part: slice | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Some rows over 2**exponent, on bins that all share.
@@ -216,8 +214,8 @@ class _Rows:
             2**exponent, shape (row,).
         """
         bins, counts, exponent = self.bins, self.counts[part], self.exponent[part]
-        width = _OCTAVES << bins.mantissa_bits
-        first = (exponent - _OCTAVES - bins.min_exponent) << bins.mantissa_bits
+        width = OCTAVES << bins.mantissa_bits
+        first = (exponent - OCTAVES - bins.min_exponent) << bins.mantissa_bits
         place = first[:, None] + np.arange(width)
         known = (place >= 0) & (place < bins.per_sign)
         place = np.clip(place, 0, bins.per_sign - 1) + 1
@@ -228,7 +226,7 @@ class _Rows:
         middle = counts.sum(axis=1) - below.sum(axis=1) - above.sum(axis=1)
         scale = 2.0**exponent
         low, high = ((end[part] / scale)[:, None] for end in (self.value_min, self.value_max))
-        edges = np.clip(_aligned_edges(bins.mantissa_bits), low, high)
+        edges = np.clip(aligned_edges(bins.mantissa_bits), low, high)
         edges[:, :1], edges[:, -1:] = np.minimum(edges[:, :1], low), np.maximum(edges[:, -1:], high)
         aligned = np.concatenate([below[:, ::-1], middle[:, None], above], axis=1)
         return aligned.astype(np.float64), edges, scale
@@ -236,8 +234,8 @@ class _Rows:
     def errors(self, levels: Levels, p: float) -> np.ndarray:
         """Expected errors with several quantisers for each row, shape (row, quantiser)."""
         result = np.empty((len(self.counts), levels.step_size.shape[1]))
-        for first in range(0, len(result), _BLOCK):
-            part = slice(first, first + _BLOCK)
+        for first in range(0, len(result), BLOCK):
+            part = slice(first, first + BLOCK)
             counts, edges, scale = self.aligned(part)
             width = np.diff(edges, axis=1)
             flat = width <= 0  # bins beyond the extremes, or all values are one
@@ -261,9 +259,9 @@ class _Rows:
 
 
 @cache
-def _aligned_edges(mantissa_bits: int) -> np.ndarray:
-    """Edges of ``LogBins(-_OCTAVES, 0)``, the outermost finite, shape (bin + 1,)."""
-    return np.concatenate([[-1.0], LogBins(-_OCTAVES, 0, mantissa_bits).high[:-1], [1.0]])
+def aligned_edges(mantissa_bits: int) -> np.ndarray:
+    """Edges of ``LogBins(-OCTAVES, 0)``, the outermost finite, shape (bin + 1,)."""
+    return np.concatenate([[-1.0], LogBins(-OCTAVES, 0, mantissa_bits).high[:-1], [1.0]])
 
 
 def _filled_ends(rows: np.ndarray, bins: LogBins) -> tuple[np.ndarray, np.ndarray]:
@@ -274,139 +272,6 @@ def _filled_ends(rows: np.ndarray, bins: LogBins) -> tuple[np.ndarray, np.ndarra
     high = np.where(np.isinf(bins.high), bins.low, bins.high)[last]
     some = filled.any(axis=1)
     return np.where(some, low, 0), np.where(some, high, 0)
-
-
-@dataclass(frozen=True)
-class Clipping:
-    """Clipping ranges and the errors that are expected with them.
-
-    Attributes:
-        clip_min: activation units.
-        clip_max: activation units.
-        error: mean of ``|v - Q(v)|**p``.
-    """
-
-    clip_min: np.ndarray
-    clip_max: np.ndarray
-    error: np.ndarray
-
-
-def best_clipping(
-    counts: np.ndarray,
-    bins: LogBins,
-    value_min: np.ndarray,
-    value_max: np.ndarray,
-    bits: tuple[int, ...] = BITS,
-    symmetric: bool = False,
-    p: float = 2,
-) -> Clipping:
-    """The clipping range of least expected error, for every histogram and number of bits.
-
-    A threshold bounds the magnitude: each end of the range is the observed extreme or the
-    threshold, whichever is nearer to 0. 97 thresholds are tried, twelve an octave; the best is
-    refined between its neighbours, and held against no clipping at all where it is near to
-    that. Minimising the expected squared error over the range follows Banner et al. 2019 (arXiv
-    1810.05723), with the histogram in the place of their parametric densities; ``p`` of 2.4 is
-    the Lp norm that Q-Diffusion's (arXiv 2302.04304) code takes.
-
-    Args:
-        counts: shape (..., bin), integer.
-        bins: of the histograms.
-        value_min: least value, shape (...), activation units.
-        value_max: greatest value, shape (...), activation units.
-        bits: numbers of bits to search for.
-        symmetric: as for :func:`levels`.
-        p: exponent.
-
-    Returns:
-        Arrays of shape (..., len(bits)); NaN where nothing was counted.
-    """
-    rows = _Rows.of(counts, bins, value_min, value_max)
-    threshold, reach = _best_thresholds(rows, bits, symmetric, p)
-    near = threshold > reach[:, None] / _NEAR
-    tried = np.stack([threshold, np.where(near, reach[:, None], threshold)], axis=-1)
-    low = np.maximum(-tried, np.minimum(rows.value_min, 0)[:, None, None])
-    high = np.minimum(tried, np.maximum(rows.value_max, 0)[:, None, None])
-    number = np.array(bits)
-    own = levels(low[..., 0], high[..., 0], number, symmetric)
-    error = rows.errors(own, p)
-    places = np.flatnonzero(near.any(axis=1))
-    own = levels(low[places, :, 1], high[places, :, 1], number, symmetric)
-    unclipped = rows.at(places).errors(own, p)
-    better = unclipped < error[places]
-    ends = [end[..., 0] for end in (low, high)]
-    for end, other in zip(ends, (low, high), strict=True):
-        end[places] = np.where(better, other[places, :, 1], end[places])
-    error[places] = np.where(better, unclipped, error[places])
-    shape = (*counts.shape[:-1], len(bits))
-    return Clipping(
-        *(np.where(np.isnan(error), np.nan, array).reshape(shape) for array in (*ends, error))
-    )
-
-
-def _best_thresholds(
-    rows: _Rows, bits: tuple[int, ...], symmetric: bool, p: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """The threshold of least error, shape (row, bits), and the greatest magnitude, (row,)."""
-    least, greatest = np.maximum(-rows.value_min, 0), np.maximum(rows.value_max, 0)
-    longer, shorter = np.maximum(least, greatest), np.minimum(least, greatest)
-    threshold = 2.0 ** (-np.arange(_PER_OCTAVE * _THRESHOLD_OCTAVES + 1) / _PER_OCTAVE)
-    edges = _aligned_edges(rows.bins.mantissa_bits)
-    aligned = np.empty((len(longer), len(edges) - 1), dtype=np.float32)
-    for first in range(0, len(aligned), _BLOCK):
-        part = slice(first, first + _BLOCK)
-        aligned[part] = rows.aligned(part)[0]
-    # Where both ends are the threshold, all rows share the levels.
-    errors = _products(aligned, _kernel(edges, -threshold, threshold, bits, symmetric, p))
-    if not symmetric:
-        # Elsewhere those whose shorter ends are the same part of 2**exponent.
-        with np.errstate(divide="ignore"):
-            place = np.floor(-np.log2(shorter / 2.0**rows.exponent) * _PER_OCTAVE)
-        place = np.clip(place, 0, _PER_OCTAVE * _OCTAVES)  # the last stands for none
-        mirrored = least > greatest
-        for own, is_mirrored in np.unique(np.stack([place, mirrored]), axis=1).T:
-            members = np.flatnonzero((place == own) & (mirrored == is_mirrored))
-            farther = threshold[: int(own)]
-            nearer = np.full(len(farther), 2.0 ** (-own / _PER_OCTAVE))
-            low, high = (-farther, nearer) if is_mirrored else (-nearer, farther)
-            kernel = _kernel(edges, low, high, bits, symmetric, p)
-            errors[members, :, : len(farther)] = _products(aligned[members], kernel)
-    best = errors.argmin(axis=-1)
-    finer = threshold[best] * 2.0 ** (-_vertex(errors, best) / _PER_OCTAVE)
-    return np.minimum(finer * 2.0 ** rows.exponent[:, None], longer[:, None]), longer
-
-
-def _kernel(
-    edges: np.ndarray,
-    clip_min: np.ndarray,
-    clip_max: np.ndarray,
-    bits: tuple[int, ...],
-    symmetric: bool,
-    p: float,
-) -> np.ndarray:
-    """Errors of bins with shared levels, shape (bits, threshold, bin), float32."""
-    kernel = np.empty((len(bits), len(clip_min), len(edges) - 1), dtype=np.float32)
-    for index, number in enumerate(bits):  # a few megabytes at once
-        own_levels = levels(clip_min, clip_max, np.asarray(number), symmetric)
-        kernel[index] = bin_errors(edges, own_levels, p)
-    return kernel
-
-
-def _products(aligned: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Sums over bins of counts times errors, shape (row, bits, threshold)."""
-    flat = kernel.reshape(-1, kernel.shape[-1])
-    return np.asarray((aligned @ flat.T).reshape(len(aligned), *kernel.shape[:-1]))
-
-
-def _vertex(errors: np.ndarray, best: np.ndarray) -> np.ndarray:
-    """Where the parabola through the least error and its neighbours is least, in places."""
-    inner = np.clip(best, 1, errors.shape[-1] - 2)[..., None]
-    before, at, after = (
-        np.take_along_axis(errors, inner + offset, axis=-1)[..., 0] for offset in (-1, 0, 1)
-    )
-    bend = before - 2 * at + after
-    vertex = (before - after) / (2 * np.where(bend > 0, bend, np.inf))
-    return np.where(inner[..., 0] == best, np.clip(vertex, -0.5, 0.5), 0)
 
 
 def sqnr_db(power: np.ndarray, error: np.ndarray) -> np.ndarray:

@@ -9,9 +9,9 @@ import zarr
 
 import calibzarr
 from calibzarr import store
+from calibzarr.integrity.repair import repair
+from calibzarr.integrity.verification import verify
 from calibzarr.models import registry
-from calibzarr.repair import repair
-from calibzarr.verification import verify
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
 

@@ -1,10 +1,16 @@
 import numpy as np
 import pytest
 
-from calibzarr.clipping import LP_EXPONENT, METHODS, clipping_range, kl_threshold, linear_magnitudes
+from calibzarr.clipping import (
+    LP_EXPONENT,
+    METHODS,
+    best_clipping,
+    clipping_range,
+    kl_threshold,
+    linear_magnitudes,
+)
 from calibzarr.errors import OptionError
 from calibzarr.histogram import LogBins
-from calibzarr.quantization import best_clipping
 
 BINS = LogBins()
 BITS = (2, 4, 6, 8)

@@ -4,11 +4,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from calibzarr.clipping import best_clipping
 from calibzarr.histogram import LogBins
 from calibzarr.quantization import (
     BITS,
     Levels,
-    best_clipping,
     bin_errors,
     expected_error,
     levels,

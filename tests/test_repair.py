@@ -16,9 +16,9 @@ import zarr
 import calibzarr
 from calibzarr import backup, statistics_store, store
 from calibzarr.errors import OptionError
+from calibzarr.integrity.repair import repair
+from calibzarr.integrity.verification import verify
 from calibzarr.models import registry
-from calibzarr.repair import repair
-from calibzarr.verification import verify
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
 
@@ -96,8 +96,9 @@ def test_damaged_files_are_kept_also_when_it_happens_again(path, whole):
 
 _KILLED = """
 import os, sys
-from calibzarr import durable, set_aside
-from calibzarr.repair import repair
+from calibzarr import durable
+from calibzarr.integrity import set_aside
+from calibzarr.integrity.repair import repair
 
 def counted(function):
     def call(*args):

@@ -7,11 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import calibzarr
-from calibzarr import arrays, checks, shards, store
+from calibzarr import arrays, shards, store
 from calibzarr.errors import OptionError
+from calibzarr.integrity import checks
+from calibzarr.integrity.verification import verify
 from calibzarr.models import registry
 from calibzarr.sampler import euler_states
-from calibzarr.verification import verify
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
 

@@ -40,7 +40,7 @@ def repair_command(
     calibzarr repair stores/tiny.zarr --dry-run
     calibzarr repair stores/tiny.zarr
     """
-    from calibzarr.repair import repair
+    from calibzarr.integrity.repair import repair
 
     result = repair(
         store, dry_run=dry_run, console=make_console(quiet or settings["quiet"]), **options

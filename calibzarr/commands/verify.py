@@ -17,7 +17,7 @@ from calibzarr.commands.common import (
 )
 
 if TYPE_CHECKING:
-    from calibzarr.findings import Report
+    from calibzarr.integrity.findings import Report
 
 _FAILED = 1
 
@@ -58,7 +58,7 @@ def verify_command(
     calibzarr verify stores/tiny.zarr
     calibzarr verify stores/tiny.zarr --model --sample 8
     """
-    from calibzarr.verification import verify
+    from calibzarr.integrity.verification import verify
 
     if sample is not None and not model:
         raise click.UsageError("--sample needs --model")
@@ -81,7 +81,7 @@ def verify_command(
 def _print(report: "Report") -> None:
     from rich.table import Table
 
-    from calibzarr.findings import CHECKS
+    from calibzarr.integrity.findings import CHECKS
 
     console = make_console(stderr=False)
     summary = Table("check", "passed", "failed", "what it means", box=None)

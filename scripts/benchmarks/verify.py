@@ -9,14 +9,15 @@ import zarr
 
 from benchmarks import data
 from benchmarks.measure import Entry, Figure, Settings, interleave
-from calibzarr import checks, schema, store
+from calibzarr import schema, store
+from calibzarr.integrity import checks
+from calibzarr.integrity.verification import verify
 from calibzarr.prompts import prompts_sha256
-from calibzarr.verification import verify
 
 _PEAK = """
 import sys
 from pathlib import Path
-from calibzarr.verification import verify
+from calibzarr.integrity.verification import verify
 assert verify(sys.argv[1]).ok
 import resource
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

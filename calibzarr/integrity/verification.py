@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from calibzarr import backup, checks, layout, schema, statistics_checks, store
+from calibzarr import backup, schema, store
 from calibzarr.errors import OptionError
-from calibzarr.findings import CHECKS, Report, Tally
-from calibzarr.image_checks import check_images
+from calibzarr.integrity import checks, layout, statistics_checks
+from calibzarr.integrity.findings import CHECKS, Report, Tally
+from calibzarr.integrity.image_checks import check_images
+from calibzarr.integrity.opened import Opened, open_for_checks
 from calibzarr.models import registry
-from calibzarr.opened import Opened, open_for_checks
 from calibzarr.prompts import MAX_SEED, prompts_sha256
 
 _BUILD = tuple(variable.name for variable in schema.BUILD_VARIABLES)
@@ -70,7 +71,7 @@ def verify(
     if statistics_checks.present(attributes):
         tally.add(statistics_checks.check(opened.group, attributes, complete))
     if model:
-        from calibzarr import regeneration  # and the model's framework
+        from calibzarr.integrity import regeneration  # and the model's framework
 
         sure = _without_findings(opened, tally)
         tally.add(regeneration.check(opened, sure, sample, seed, tolerance, console))

@@ -10,24 +10,15 @@ from typing import Any
 import numpy as np
 import zarr
 
-from calibzarr import (
-    backup,
-    builder,
-    durable,
-    layout,
-    schema,
-    set_aside,
-    shards,
-    statistics_checks,
-    store,
-)
+from calibzarr import backup, builder, durable, schema, shards, store
 from calibzarr.errors import OptionError
+from calibzarr.integrity import layout, set_aside, statistics_checks
+from calibzarr.integrity.regeneration import plan_of
+from calibzarr.integrity.verification import attribute_errors, manifest_errors, wanted_metadata
 from calibzarr.models import registry
 from calibzarr.models.base import Model
 from calibzarr.progress import Silent
 from calibzarr.prompts import prompts_sha256, shape_captions
-from calibzarr.regeneration import plan_of
-from calibzarr.verification import attribute_errors, manifest_errors, wanted_metadata
 
 _PROOF = 0.01  # of the greatest value: other machines' rounding is less, other weights are more
 

@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from calibzarr import backup, checks, schema, set_aside, store
+from calibzarr import backup, schema, store
 from calibzarr import prompts as prompt_lists
+from calibzarr.integrity import checks, set_aside
+from calibzarr.integrity.opened import Opened, read_states
 from calibzarr.models import registry
-from calibzarr.opened import Opened, read_states
 from calibzarr.prompts import MAX_SEED, prompts_sha256
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import zarr
 
 from calibzarr import schema, store
-from calibzarr.findings import Tally
 from calibzarr.histogram import LogBins
+from calibzarr.integrity.findings import Tally
 
 _ROUNDING = 1e-5  # of means that were kept in float32, relative to the range
 _ATTRIBUTE = "activations"

@@ -9,10 +9,10 @@ from rich.console import Console
 
 from calibzarr import builder, provenance, schema, store
 from calibzarr.build_plan import Plan
-from calibzarr.findings import Tally
+from calibzarr.integrity.findings import Tally
+from calibzarr.integrity.opened import Opened, read_states
 from calibzarr.models import registry
 from calibzarr.models.base import Model, Schedule
-from calibzarr.opened import Opened, read_states
 from calibzarr.progress import Silent, reporting
 
 _PICTURE_TOLERANCE = 1  # of 255, where states are within theirs

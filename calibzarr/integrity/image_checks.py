@@ -6,9 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from rich.console import Console
 
-from calibzarr import backup, checks, schema
-from calibzarr.findings import Tally
-from calibzarr.opened import Opened, read_states
+from calibzarr import backup, schema
+from calibzarr.integrity import checks
+from calibzarr.integrity.findings import Tally
+from calibzarr.integrity.opened import Opened, read_states
 from calibzarr.progress import reporting
 from calibzarr.prompts import MAX_SEED
 

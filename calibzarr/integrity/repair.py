@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from calibzarr import durable, schema, set_aside, shards, statistics_checks, statistics_store, store
-from calibzarr.coordinate_repair import repair_coordinates, replace_coordinate
-from calibzarr.findings import Finding
-from calibzarr.image_checks import check_images, decoded_file_name
-from calibzarr.metadata_repair import Lost, repair_metadata
-from calibzarr.opened import Opened, open_for_checks
+from calibzarr import durable, schema, shards, statistics_store, store
+from calibzarr.integrity import set_aside, statistics_checks
+from calibzarr.integrity.coordinate_repair import repair_coordinates, replace_coordinate
+from calibzarr.integrity.findings import Finding
+from calibzarr.integrity.image_checks import check_images, decoded_file_name
+from calibzarr.integrity.metadata_repair import Lost, repair_metadata
+from calibzarr.integrity.opened import Opened, open_for_checks
 
 
 @dataclass(frozen=True)

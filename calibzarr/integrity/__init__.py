@@ -1,0 +1,1 @@
+"""Is a store whole and true, and what can be mended."""
