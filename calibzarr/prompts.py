@@ -3,20 +3,16 @@
 import csv
 import hashlib
 import io
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 
 from calibzarr.errors import OptionError
+from calibzarr.scenes import CAPTION_WORDS, shuffled_scenes
 
 MAX_SEED = 2**32 - 1  # of NumPy's RandomState, which draws the noise
 
-_SHAPES = ("circle", "square", "triangle", "star", "diamond", "cross", "ring", "heart")
-_COLOURS = ("red", "green", "blue", "yellow", "orange", "purple", "white", "black")
-
-SHAPE_CAPTION_WORDS = (*_SHAPES, *_COLOURS, "a", "an", "on", "background")
+SHAPE_CAPTION_WORDS = CAPTION_WORDS
 
 
 @dataclass(frozen=True)
@@ -36,13 +32,7 @@ class PromptList:
 
 def shape_captions() -> PromptList:
     """The embedded model's own prompts: 448 captions of shapes, in a fixed shuffled order."""
-    captions = [
-        f"{'an' if colour == 'orange' else 'a'} {colour} {shape} on {article} {ground} background"
-        for shape, colour, ground in product(_SHAPES, _COLOURS, _COLOURS)
-        if colour != ground
-        for article in ["an" if ground == "orange" else "a"]
-    ]
-    random.Random(0).shuffle(captions)
+    captions = [scene.caption for scene in shuffled_scenes()]
     return PromptList(tuple(captions), (None,) * len(captions), "built-in captions of shapes")
 
 

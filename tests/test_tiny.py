@@ -37,6 +37,16 @@ def test_any_text_has_tokens_and_the_same_text_the_same(tiny):
     assert tokenizer.tokenize("sunset") != tokenizer.tokenize("harbour")
 
 
+def test_the_first_unknown_words_are_told_of_and_no_others(tiny, monkeypatch, caplog):
+    monkeypatch.setattr(tiny_module.WordTokenizer, "_told_of_unknown", False)
+    tiny.encode(["a red star", ""], 3.0)
+    assert not caplog.records
+    tiny.encode(["A red sunset over a harbour", "a lighthouse"], 3.0)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "does not know: sunset, over, harbour." in record.getMessage()
+
+
 def test_sampling_leaves_the_parameter_tree_as_it_was(tiny):
     before = parameters(tiny)
     schedule = tiny.schedule(2)

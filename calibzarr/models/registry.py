@@ -22,7 +22,7 @@ _CLIP_G_TOKENIZER = ("tokenizer_g/vocab.json", "tokenizer_g/merges.txt")
 _T5 = ("t5/t5xxl.safetensors",)
 _T5_TOKENIZER = (("google/t5-v1_1-xxl", "config.json"), ("google/t5-v1_1-xxl", "spiece.model"))
 
-_TINY_SHA256 = "c0d5b1b2fe4fe54b86aac8445d840a964899e2e7af556cb2a4ea32c824da2f38"
+_TINY_SHA256 = "36397ae6819f43d56b732572d78da1d01763b889978f8491f628b6e78ce01a89"
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ MODELS = {
     for entry in (
         ModelEntry(
             name="tiny",
-            description="embedded, not trained, for trying out",
+            description="embedded, trained on coloured shapes",
             image_size=64,
             max_image_size=128,
             num_steps=50,

@@ -1,6 +1,8 @@
 """The embedded model: DiffusionKit's own classes, small, with weights in the package."""
 
 import hashlib
+import logging
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,23 +15,42 @@ from calibzarr.models.compatibility import import_diffusionkit
 from calibzarr.prompts import SHAPE_CAPTION_WORDS
 
 kit: Any = import_diffusionkit()
+logger = logging.getLogger(__name__)
 
 WEIGHTS = Path(__file__).with_name("tiny.safetensors")
 
 TEXT_TOKENS = 16
 MAX_IMAGE_SIZE = 128
 _UNKNOWN_WORDS = 64  # ids that words outside the vocabulary share
+_SHOWN = 200  # characters of a text in a message
 
 
 class WordTokenizer(kit.tokenizer.Tokenizer):
     """DiffusionKit's tokenizer with whole words as tokens; it has an id for any text.
 
-    A word outside the vocabulary gets one of a few ids kept for such words, always the same.
+    A word outside the vocabulary gets one of a few ids kept for such words, always the same; the
+    first text with such words is told of in the log.
     """
+
+    _told_of_unknown = False  # of all tokenizers in this process
 
     def __init__(self, pad_with_eos: bool) -> None:
         super().__init__({}, vocabulary(), pad_with_eos)
         self.max_length = TEXT_TOKENS
+
+    def tokenize(self, text: str | list[str], *args: bool, **kwargs: bool) -> list:
+        """Ids of a text, or of each of several."""
+        if isinstance(text, str) and not WordTokenizer._told_of_unknown:
+            unknown = unknown_words(text)
+            if unknown:
+                WordTokenizer._told_of_unknown = True
+                logger.warning(
+                    "tiny knows shapes and colours alone; of %r it does not know: %s. "
+                    "Other such texts are not named",
+                    text[:_SHOWN],
+                    ", ".join(unknown)[:_SHOWN],
+                )
+        return super().tokenize(text, *args, **kwargs)
 
     def bpe(self, text: str) -> list[str]:
         """The one token that a word is."""
@@ -44,6 +65,12 @@ def vocabulary() -> dict[str, int]:
     return {token: index for index, token in enumerate(tokens)}
 
 
+def unknown_words(text: str) -> list[str]:
+    """The words of a text that the embedded model was not trained with, each once, in order."""
+    words = re.findall(r"\w+", text.lower())
+    return [word for word in dict.fromkeys(words) if word not in SHAPE_CAPTION_WORDS]
+
+
 def _unknown(word: str) -> str:
     digest = hashlib.blake2b(word.encode(), digest_size=2).digest()
     return f"<unknown {int.from_bytes(digest, 'big') % _UNKNOWN_WORDS}>"
@@ -53,10 +80,10 @@ class TinyPipeline(kit.DiffusionPipeline):
     """A pipeline of seconds: the same code paths as Stable Diffusion 3, 3 million parameters.
 
     Args:
-        weights: a safetensors file as :func:`save_weights` writes it.
+        weights: a safetensors file as :func:`save_weights` writes it, or None for random ones.
     """
 
-    def __init__(self, weights: Path = WEIGHTS) -> None:
+    def __init__(self, weights: Path | None = WEIGHTS) -> None:
         self.float16_dtype = mx.float16
         self.dtype = self.activation_dtype = mx.float32
         self.use_t5 = False
@@ -92,7 +119,8 @@ class TinyPipeline(kit.DiffusionPipeline):
         self.clip_l, self.clip_g = kit.clip.CLIPTextModel(text), kit.clip.CLIPTextModel(text)
         self.tokenizer_l = WordTokenizer(pad_with_eos=True)
         self.tokenizer_g = WordTokenizer(pad_with_eos=False)
-        load_weights(self, weights)
+        if weights is not None:
+            load_weights(self, weights)
 
     def check_and_load_models(self) -> None:
         """Everything is loaded from the start."""
@@ -100,6 +128,8 @@ class TinyPipeline(kit.DiffusionPipeline):
     def load_mmdit(self, only_modulation_dict: bool = False) -> list[tuple[str, mx.array]]:
         """The adaLN weights, which DiffusionKit's own sampler reads again after each image."""
         prefix = "mmdit."
+        if self.weights is None:
+            raise ValueError("random weights are in no file that could be read again")
         return [
             (name.removeprefix(prefix), value.astype(self.dtype))
             for name, value in _load(self.weights).items()
