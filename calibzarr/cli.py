@@ -11,6 +11,7 @@ from calibzarr.commands.common import INTERRUPTED, quiet_option
 from calibzarr.commands.export_config import export_config_command
 from calibzarr.commands.info import info, models
 from calibzarr.commands.legacy import export_legacy_command, import_legacy_command
+from calibzarr.commands.prompts import prompts_command
 from calibzarr.commands.repair import repair_command
 from calibzarr.commands.verify import verify_command
 
@@ -31,6 +32,7 @@ def cli(context: click.Context, verbose: bool, quiet: bool) -> None:
 
 for _command in (
     build_command,
+    prompts_command,
     collect_command,
     analyze_command,
     export_config_command,
@@ -41,6 +43,8 @@ for _command in (
     info,
     models,
 ):
+    # click keeps the lines of a paragraph after a backspace, which raw docstrings spell \b
+    _command.help = (_command.help or "").replace("\\b\n", "\b\n")
     cli.add_command(_command)
 
 

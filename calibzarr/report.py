@@ -1,14 +1,17 @@
 """Pictures of what is in a store."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import xarray as xr
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 _CELL = 192  # pixels of one picture on the sheet, at least
+_FRAME = 96  # and of one on the film strip
 _CAPTION_LINES = 2
-_LINE = 14
+_LINE = 15
+_FONT_SIZE = 12
 _MARGIN = 8
 
 
@@ -39,7 +42,7 @@ def contact_sheet(dataset: xr.Dataset, columns: int = 4) -> Image.Image:
         (columns * (cell + _MARGIN) + _MARGIN, rows * (height + _MARGIN) + _MARGIN),
         "white",
     )
-    draw = ImageDraw.Draw(sheet)
+    draw = _draw(sheet)
     for index, (picture, prompt) in enumerate(zip(pictures, dataset.prompt.values, strict=True)):
         row, column = divmod(index, columns)
         left = _MARGIN + column * (cell + _MARGIN)
@@ -50,20 +53,76 @@ def contact_sheet(dataset: xr.Dataset, columns: int = 4) -> Image.Image:
     return sheet
 
 
+def film_strip(
+    dataset: xr.Dataset,
+    image: int,
+    decode: Callable[[np.ndarray], np.ndarray],
+    every: int = 5,
+) -> Image.Image:
+    """Draw one image's way from noise to picture, each state with its noise level.
+
+    Args:
+        dataset: as ``calibzarr.open_store`` gives it.
+        image: index of a complete image.
+        decode: makes a picture, shape (row, column, rgb), uint8, of one state, shape (channel,
+            height, width); ``Model.decode`` of the model that made the store.
+        every: states from one frame to the next; the final state is always the last frame.
+
+    Returns:
+        An RGB picture: the prompt above, then one row of frames.
+
+    Raises:
+        ValueError: if there is no such image, it is not complete, or ``every`` is below 1.
+    """
+    count = dataset.sizes["image"]
+    if not 0 <= image < count:
+        raise ValueError(f"image must be 0 to {count - 1}, an index of the dataset, got {image}")
+    if every < 1:
+        raise ValueError(
+            f"a film strip shows every state or fewer: every must be 1 or more, got {every}"
+        )
+    chosen = dataset[["latents", "prompt", "sigma"]].isel(image=image)
+    last = chosen.sizes["step"] - 1
+    chosen = chosen.isel(step=[*range(0, last, every), last])
+    states = chosen.latents.transpose("step", "channel", "height", "width").values
+    if np.isnan(states).any():
+        raise ValueError(f"image {image} is not complete; build it, or choose another")
+    frames = [decode(state) for state in states.astype(np.float32)]
+    scale = math.ceil(_FRAME / frames[0].shape[0])
+    cell = frames[0].shape[0] * scale
+    width = len(frames) * (cell + _MARGIN) + _MARGIN
+    strip = Image.new("RGB", (width, cell + 2 * _LINE + 3 * _MARGIN), "white")
+    draw = _draw(strip)
+    top = _LINE + 2 * _MARGIN
+    caption = _caption(f"{image}: {chosen.prompt.values}", width - 2 * _MARGIN, draw, lines=1)
+    draw.text((_MARGIN, _MARGIN), caption, fill="black")
+    for index, (frame, sigma) in enumerate(zip(frames, chosen.sigma.values, strict=True)):
+        left = _MARGIN + index * (cell + _MARGIN)
+        strip.paste(_enlarged(frame, scale), (left, top))
+        draw.text((left, top + cell), f"sigma {sigma:.2f}", fill="black")
+    return strip
+
+
+def _draw(picture: Image.Image) -> ImageDraw.ImageDraw:
+    draw = ImageDraw.Draw(picture)
+    draw.font = ImageFont.load_default(_FONT_SIZE)
+    return draw
+
+
 def _enlarged(picture: np.ndarray, scale: int) -> Image.Image:
     return Image.fromarray(picture.repeat(scale, axis=0).repeat(scale, axis=1))
 
 
-def _caption(text: str, width: int, draw: ImageDraw.ImageDraw) -> str:
+def _caption(text: str, width: int, draw: ImageDraw.ImageDraw, lines: int = _CAPTION_LINES) -> str:
     """The beginning of a text, wrapped to a width in pixels."""
-    lines = [""]
+    wrapped = [""]
     for word in text.split():
-        candidate = f"{lines[-1]} {word}".strip()
-        if lines[-1] and draw.textlength(candidate) > width:
-            if len(lines) == _CAPTION_LINES:
-                lines[-1] += " ..."
+        candidate = f"{wrapped[-1]} {word}".strip()
+        if wrapped[-1] and draw.textlength(candidate) > width:
+            if len(wrapped) == lines:
+                wrapped[-1] += " ..."
                 break
             candidate = word
-            lines.append("")
-        lines[-1] = candidate
-    return "\n".join(lines)
+            wrapped.append("")
+        wrapped[-1] = candidate
+    return "\n".join(wrapped)

@@ -12,7 +12,8 @@ from test_builder import wait_for_images
 
 from calibzarr.cli import cli
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(language):
@@ -34,13 +35,11 @@ def interrupted_and_resumed(tmp_path_factory):
     return directory
 
 
-def test_python_example_slices_a_store_by_prompt_and_by_sigma(
-    interrupted_and_resumed, monkeypatch, capsys
-):
-    monkeypatch.chdir(interrupted_and_resumed)
+def test_python_example_slices_the_example_store_by_prompt_and_by_sigma(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)  # as after a clone
     names = {}
     exec(blocks("python")[0], names)
-    whole = xr.open_zarr("stores/tiny.zarr").load()
+    whole = xr.open_zarr("stores/example.zarr").load()
     assert whole.complete.all()
     red = [i for i, prompt in enumerate(whole.prompt.values) if prompt.startswith("a red")]
     assert red
@@ -113,6 +112,5 @@ def test_every_command_in_the_readme_exists_with_its_options():
 
 
 def test_layout_table_names_files_that_exist():
-    root = Path(__file__).parents[1]
     for module in re.findall(r"`((?:calibzarr|scripts)/[\w/.]+)`", README):
-        assert (root / module).exists(), module
+        assert (ROOT / module).exists(), module

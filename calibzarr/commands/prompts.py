@@ -1,0 +1,71 @@
+"""``calibzarr prompts``."""
+
+import csv
+import io
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from calibzarr.commands.common import one_line_errors, quiet_option
+
+
+@click.command(name="prompts")
+@click.option("--count", type=int, default=100, show_default=True, help="How many.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Which of the lists.")
+@click.option(
+    "--out",
+    "file",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write them to FILE: CSV if its name ends with .csv, or else one a line.",
+)
+@click.option("--force", is_flag=True, help="Overwrite FILE.")
+@quiet_option
+@click.pass_obj
+@one_line_errors
+def prompts_command(
+    settings: dict[str, bool], count: int, seed: int, file: Path | None, force: bool, quiet: bool
+) -> None:
+    r"""Make varied prompts for the large models, without repeats, one a line.
+
+    The same count and seed give the same prompts on every machine; a shorter list is the
+    beginning of a longer one.
+
+    \b
+    calibzarr prompts --count 20
+    calibzarr prompts --count 1000 --seed 7 --out prompts.csv
+    """
+    from calibzarr.general_prompts import general_prompts
+
+    prompts = general_prompts(count, seed)
+    if file is None:
+        _print(_text(prompts, as_csv=False))
+        return
+    if file.exists() and not force:
+        raise FileExistsError(f"{file} exists already; overwrite it with --force")
+    from calibzarr import durable
+
+    durable.write(file, _text(prompts, file.suffix.lower() == ".csv").encode())
+    click.echo(f"{file}: {count} prompts")
+    command = "calibzarr build stores/sd3.zarr --model sd3-medium --prompts"
+    if not (quiet or settings["quiet"]):
+        click.echo(f"sample them with: {command} {shlex.quote(str(file))}")
+
+
+def _text(prompts: Sequence[str], as_csv: bool) -> str:
+    if not as_csv:
+        return "".join(f"{prompt}\n" for prompt in prompts)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([["prompt"], *([p] for p in prompts)])
+    return text.getvalue()
+
+
+def _print(text: str) -> None:
+    try:
+        click.echo(text, nl=False)
+    except BrokenPipeError:  # its reader has had enough, as head has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
