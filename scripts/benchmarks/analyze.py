@@ -176,7 +176,7 @@ def _check(loop: Mapping[str, np.ndarray], own: xr.Dataset, sigma: np.ndarray) -
         elif "fraction" in name:
             absolute = 0.01
         elif "clip" in name:
-            relative = 0.15
+            relative = 0.3  # the least error is flat; what it is, is compared above
         if not np.allclose(values, expected, relative, absolute, equal_nan=True):
             raise RuntimeError(f"the loop and calibzarr disagree on {name}: {values}, {expected}")
 
