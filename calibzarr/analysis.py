@@ -175,7 +175,9 @@ def of_statistics(statistics: xr.Dataset, observed: Observed | None = None) -> x
         ``feature_spread``, the widest feature's range over the median one's; ``shift_gain``,
         the range over that after each feature is shifted to its middle; ``post_gelu``;
         ``range_growth``, by which half of the images fall short of all, at the worst step;
-        ``mean_error``, the standard error over images of the mean, over the standard deviation.
+        ``typical_spread``, the width of the bootstrap interval (90 %) of the 0.9-quantile over
+        images of each image's range, over that quantile, at the worst step; ``mean_error``, the
+        standard error over images of the mean, over the standard deviation, likewise.
         NaN where nothing is known.
     """
     observed = observed or Observed.of(statistics)
@@ -268,8 +270,10 @@ def _over_images(statistics: xr.Dataset) -> dict[str, np.ndarray]:
         statistics.image_mean.values,
         statistics.value_std.values,
     )
+    spread = result.typical_high - result.typical_low
     return {
         "range_growth": np.fmax.reduce(result.growth, axis=1),
+        "typical_spread": np.fmax.reduce(_ratio(spread, result.typical), axis=1),
         "mean_error": np.fmax.reduce(result.mean_error, axis=1),
     }
 

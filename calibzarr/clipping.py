@@ -194,24 +194,22 @@ def best_clipping(
     """
     rows = Rows.of(counts, bins, value_min, value_max)
     threshold, reach = _best_thresholds(rows, bits, symmetric, p)
-    near = threshold > reach[:, None] / _NEAR
-    tried = np.stack([threshold, np.where(near, reach[:, None], threshold)], axis=-1)
-    low = np.maximum(-tried, np.minimum(rows.value_min, 0)[:, None, None])
-    high = np.minimum(tried, np.maximum(rows.value_max, 0)[:, None, None])
     number = np.array(bits)
-    own = levels(low[..., 0], high[..., 0], number, symmetric)
-    error = rows.errors(own, p)
-    places = np.flatnonzero(near.any(axis=1))
-    own = levels(low[places, :, 1], high[places, :, 1], number, symmetric)
-    unclipped = rows.at(places).errors(own, p)
-    better = unclipped < error[places]
-    ends = [end[..., 0] for end in (low, high)]
-    for end, other in zip(ends, (low, high), strict=True):
-        end[places] = np.where(better, other[places, :, 1], end[places])
-    error[places] = np.where(better, unclipped, error[places])
+    least, greatest = np.minimum(rows.value_min, 0), np.maximum(rows.value_max, 0)
+    low = np.maximum(-threshold, least[:, None])
+    high = np.minimum(threshold, greatest[:, None])
+    error = rows.errors(levels(low, high, number, symmetric), p)
+    near = threshold > reach[:, None] / _NEAR
+    places, columns = np.flatnonzero(near.any(axis=1)), np.flatnonzero(near.any(axis=0))
+    ends = least[places, None], greatest[places, None], number[columns]
+    unclipped = rows.at(places).errors(levels(*ends, symmetric), p)
+    part = np.ix_(places, columns)
+    better = unclipped < error[part]
+    for array, other in ((low, ends[0]), (high, ends[1]), (error, unclipped)):
+        array[part] = np.where(better, other, array[part])
     shape = (*counts.shape[:-1], len(bits))
     return Clipping(
-        *(np.where(np.isnan(error), np.nan, array).reshape(shape) for array in (*ends, error))
+        *(np.where(np.isnan(error), np.nan, array).reshape(shape) for array in (low, high, error))
     )
 
 

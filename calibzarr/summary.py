@@ -131,13 +131,15 @@ def _images(analysed: xr.Dataset) -> dict[str, Any]:
     known = np.isfinite(growth)
     number = int(analysed.attrs["activations"]["num_images"])
     if not known.any():
-        return {"number": number, "enough": None, "median_growth": None, "worst": {}}
+        unknown = {"enough": None, "median_growth": None, "median_typical_spread": None}
+        return {"number": number, **unknown, "worst": {}}
     still_growing = ~convergence.enough(growth[known, None])
     worst = _greatest(analysed, growth, convergence.TOLERANCE)
     return {
         "number": number,
         "enough": not still_growing.any(),
         "median_growth": round(float(np.median(growth[known])), 4),
+        "median_typical_spread": round(float(np.nanmedian(analysed.typical_spread.values)), 4),
         "worst": worst,
     }
 
@@ -214,7 +216,8 @@ def sentences(description: dict[str, Any]) -> list[str]:
         verdict = "enough" if images["enough"] else "not enough for all layers"
         lines.append(
             f"{images['number']} images: {verdict}; their ranges are {images['median_growth']:.1%} "
-            f"wider than those of half of them (median layer)"
+            f"wider than those of half of them, and the 0.9-quantile of an image's range has a "
+            f"bootstrap interval of {images['median_typical_spread']:.1%} (median layer)"
         )
         if images["worst"]:
             layer, growth = next(iter(images["worst"].items()))

@@ -1,6 +1,6 @@
 import re
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 
 import mlx.nn as nn
 import numpy as np
@@ -173,7 +173,7 @@ def test_every_figure_of_a_layer_is_that_of_its_values(analyzed, replayed, layer
     assert bool(own.post_gelu) == layer.endswith("fc2")
     assert bool(own.post_gelu) == (values.min() > -0.1701)  # the least that a GELU gives
 
-    growth, mean_error = [], []
+    growth, mean_error, spread = [], [], []
     for step in range(4):
         low, high = values[:, step].min((1, 2)), values[:, step].max((1, 2))
         half = np.mean(
@@ -186,8 +186,13 @@ def test_every_figure_of_a_layer_is_that_of_its_values(analyzed, replayed, layer
         growth.append((high.max() - low.min()) / (2 * half) - 1)
         means = values[:, step].mean((1, 2))
         mean_error.append(means.std(ddof=1) / np.sqrt(5) / values[:, step].std())
+        drawn = (high - low)[list(product(range(5), repeat=5))]  # every resample
+        typical = np.quantile(drawn, 0.9, axis=1, method="inverted_cdf")
+        lower, upper = np.quantile(typical, [0.05, 0.95], method="inverted_cdf")
+        spread.append((upper - lower) / np.quantile(high - low, 0.9, method="inverted_cdf"))
     assert own.range_growth == pytest.approx(max(growth), rel=1e-4, abs=1e-6)
     assert own.mean_error == pytest.approx(max(mean_error), rel=1e-3)
+    assert own.typical_spread == pytest.approx(max(spread), rel=1e-3, abs=1e-6)
 
     reached = own.sqnr_db.sel(bits=[4, 6, 8]).values - best_sqnr(values)
     # At 8 bits the best threshold of all is where a level falls on the end of a GELU.

@@ -36,6 +36,7 @@ def made(**changed):
         "shift_gain": [3.0, 1.2, 2.0, 1.05, 9.0],
         "post_gelu": [False, True, False, True, False],
         "range_growth": [0.01, 0.2, 0.0, 0.04, 0.3],
+        "typical_spread": [0.1, 0.5, 0.0, 0.2, np.nan],
         **changed.pop("by_layer", {}),
     }
     manifest = {
@@ -161,6 +162,7 @@ def test_a_description_by_hand():
         "number": 20,
         "enough": False,
         "median_growth": 0.04,
+        "median_typical_spread": 0.15,
         "worst": {"b": 0.3, "a.fc2": 0.2},
     }
     assert description["not_covered"] == []
@@ -194,6 +196,7 @@ def test_one_image_is_too_few_to_tell():
         "number": 1,
         "enough": None,
         "median_growth": None,
+        "median_typical_spread": None,
         "worst": {},
     }
     assert "1 images: too few to tell whether they were enough" in summary.sentences(description)
