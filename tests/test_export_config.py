@@ -197,7 +197,8 @@ def assert_envelope(entry, values, sigma):
         coefficients = curves[name]
         assert len(coefficients) <= len(sigma)
         excess = sign * (polynomial.polyval(sigma, coefficients) - wanted)
-        assert (excess >= 0).all()
+        # Rows searched together and alone agree to the rounding of float32 sums.
+        assert (excess >= -1e-5 * np.abs(wanted).max()).all()
         if curves["within_tolerance"]:
             assert (excess <= 0.1 * np.abs(wanted).max() * (1 + 1e-6)).all()
 

@@ -7,12 +7,22 @@ import numpy as np
 MAX_TURN = 0.95
 """Bound of :func:`turns`; see ``stores/README.md``."""
 
-MIN_STEPS_TO_TURN = 4  # with fewer, and strong guidance, a true trajectory may turn back
+_MIN_STEPS, _MIN_STEPS_GUIDED = 4, 16
+_STRONG_GUIDANCE = 4.0
 
 _SAMPLER = re.compile(r"euler\(shift=([0-9.e+-]+)\)")
 _DISCRETE_STEPS = 1000  # timesteps that the models were trained with
 _SIGMA_TOLERANCE = 1e-5
 _PREFIX = 16  # values of a noise that tell its seed
+
+
+def turns_are_bounded(num_steps: int, cfg_weight: float | None) -> bool:
+    """Whether a true trajectory keeps the bound of :func:`turns`.
+
+    With few steps and strong guidance, as far as it is known, it may turn back.
+    """
+    strong = cfg_weight is None or cfg_weight > _STRONG_GUIDANCE
+    return num_steps >= (_MIN_STEPS_GUIDED if strong else _MIN_STEPS)
 
 
 def first_state(seed: int, shape: tuple[int, ...], sigma: float, dtype: np.dtype) -> np.ndarray:

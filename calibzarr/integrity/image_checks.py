@@ -67,7 +67,8 @@ def _check_states(opened: Opened, image: int, states: np.ndarray, tally: Tally) 
         return
     if seeds is not None and 0 <= seeds[image] <= MAX_SEED and finite[0]:
         tally.record("noise", _noise_errors(states[0], image, seeds, sigma, opened), image)
-    if finite.all() and len(states) > checks.MIN_STEPS_TO_TURN and (np.diff(sigma) < 0).all():
+    bounded = checks.turns_are_bounded(len(states) - 1, opened.attributes.get("cfg_weight"))
+    if bounded and finite.all() and (np.diff(sigma) < 0).all():
         turns = checks.turns(states, sigma)
         step = int(turns.argmax())
         message = (
