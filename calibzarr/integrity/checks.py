@@ -16,12 +16,12 @@ _SIGMA_TOLERANCE = 1e-5
 _PREFIX = 16  # values of a noise that tell its seed
 
 
-def turns_are_bounded(num_steps: int, cfg_weight: float | None) -> bool:
+def turns_are_bounded(num_steps: int, cfg_weight: object) -> bool:
     """Whether a true trajectory keeps the bound of :func:`turns`.
 
     With few steps and strong guidance, as far as it is known, it may turn back.
     """
-    strong = cfg_weight is None or cfg_weight > _STRONG_GUIDANCE
+    strong = not isinstance(cfg_weight, int | float) or cfg_weight > _STRONG_GUIDANCE
     return num_steps >= (_MIN_STEPS_GUIDED if strong else _MIN_STEPS)
 
 
