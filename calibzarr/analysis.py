@@ -1,6 +1,7 @@
 """What statistics say of every layer at every step: ranges, tails, expected quantisation error."""
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -180,31 +181,14 @@ def of_statistics(statistics: xr.Dataset, observed: Observed | None = None) -> x
         standard error over images of the mean, over the standard deviation, likewise.
         NaN where nothing is known.
     """
-    observed = observed or Observed.of(statistics)
-    whole = observed.over({"all": slice(None)})
-    low, high = np.moveaxis(whole.quantile(np.array(TAILS))[:, 0], -1, 0)
-    by_step = observed.value_max - observed.value_min
-    value_range = (whole.value_max - whole.value_min)[:, 0]
-    layer, step = ("layer",), ("layer", "step")
-    variables: dict[str, tuple[tuple[str, ...], np.ndarray]] = {
-        "step_range": (step, by_step),
-        "step_sqnr_db": ((*step, "bits"), _best_sqnr(observed, symmetric=False)),
-        "value_range": (layer, value_range),
-        "central_range": (layer, high - low),
-        "outlier_ratio": (layer, _ratio(value_range, high - low)),
-        "sigma_variation": (
-            layer,
-            _ratio(np.fmax.reduce(by_step, axis=1), np.fmin.reduce(by_step, axis=1)),
-        ),
-        "asymmetry": (layer, _ratio(high + low, np.abs(high) + np.abs(low))),
-        "sqnr_db": ((*layer, "bits"), _best_sqnr(whole, symmetric=False)[:, 0]),
-        "weight_sqnr_db": (
-            (*layer, "bits"),
-            _best_sqnr(Observed.of_weights(statistics), symmetric=True),
-        ),
-        "post_gelu": (layer, is_post_gelu(statistics)),
-        **{name: (layer, values) for name, values in _by_feature(statistics).items()},
-        **{name: (layer, values) for name, values in _over_images(statistics).items()},
+    with ThreadPoolExecutor(1) as meanwhile:  # nearly half of the work is reading the features
+        by_feature = meanwhile.submit(_by_feature, statistics)
+        described = _by_layer(statistics, observed or Observed.of(statistics))
+    variables = {
+        **described,
+        "post_gelu": ("layer", is_post_gelu(statistics)),
+        **{name: ("layer", values) for name, values in by_feature.result().items()},
+        **{name: ("layer", values) for name, values in _over_images(statistics).items()},
     }
     coordinates = {
         name: statistics[name]
@@ -215,6 +199,30 @@ def of_statistics(statistics: xr.Dataset, observed: Observed | None = None) -> x
         {**coordinates, "sigma": ("step", statistics.sigma.values), "bits": list(BITS)},
         statistics.attrs,
     )
+
+
+def _by_layer(
+    statistics: xr.Dataset, observed: Observed
+) -> dict[str, tuple[str | tuple[str, ...], np.ndarray]]:
+    """What histograms and extremes say, with the dimensions of each."""
+    whole = observed.over({"all": slice(None)})
+    low, high = np.moveaxis(whole.quantile(np.array(TAILS))[:, 0], -1, 0)
+    by_step = observed.value_max - observed.value_min
+    value_range = (whole.value_max - whole.value_min)[:, 0]
+    step, of_bits = ("layer", "step"), ("layer", "bits")
+    widest, narrowest = np.fmax.reduce(by_step, axis=1), np.fmin.reduce(by_step, axis=1)
+    weights = Observed.of_weights(statistics)
+    return {
+        "step_range": (step, by_step),
+        "step_sqnr_db": ((*step, "bits"), _best_sqnr(observed, symmetric=False)),
+        "value_range": ("layer", value_range),
+        "central_range": ("layer", high - low),
+        "outlier_ratio": ("layer", _ratio(value_range, high - low)),
+        "sigma_variation": ("layer", _ratio(widest, narrowest)),
+        "asymmetry": ("layer", _ratio(high + low, np.abs(high) + np.abs(low))),
+        "sqnr_db": (of_bits, _best_sqnr(whole, symmetric=False)[:, 0]),
+        "weight_sqnr_db": (of_bits, _best_sqnr(weights, symmetric=True)),
+    }
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

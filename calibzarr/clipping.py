@@ -6,7 +6,17 @@ import numpy as np
 
 from calibzarr.errors import OptionError
 from calibzarr.histogram import LogBins, quantile
-from calibzarr.quantization import BITS, BLOCK, OCTAVES, Rows, aligned_edges, bin_errors, levels
+from calibzarr.quantization import (
+    BITS,
+    BLOCK,
+    OCTAVES,
+    Aligned,
+    Levels,
+    Rows,
+    aligned_edges,
+    bin_errors,
+    levels,
+)
 
 METHODS = ("mse", "lp", "percentile", "kl")
 LP_EXPONENT = 2.4
@@ -14,6 +24,7 @@ TAIL = 0.001  # share of the values that a percentile clips on either side
 
 _PER_OCTAVE = 12  # thresholds that a search tries
 _THRESHOLD_OCTAVES = 8
+_THRESHOLDS = 2.0 ** (-np.arange(_PER_OCTAVE * _THRESHOLD_OCTAVES + 1) / _PER_OCTAVE)
 _NEAR = 2 ** (1.5 / _PER_OCTAVE)  # a threshold so near to the greatest magnitude may be that
 
 _LINEAR_BINS = 2048
@@ -193,86 +204,100 @@ def best_clipping(
         Arrays of shape (..., len(bits)); NaN where nothing was counted.
     """
     rows = Rows.of(counts, bins, value_min, value_max)
-    threshold, reach = _best_thresholds(rows, bits, symmetric, p)
-    number = np.array(bits)
-    least, greatest = np.minimum(rows.value_min, 0), np.maximum(rows.value_max, 0)
-    low = np.maximum(-threshold, least[:, None])
-    high = np.minimum(threshold, greatest[:, None])
-    error = rows.errors(levels(low, high, number, symmetric), p)
-    near = threshold > reach[:, None] / _NEAR
-    places, columns = np.flatnonzero(near.any(axis=1)), np.flatnonzero(near.any(axis=0))
-    ends = least[places, None], greatest[places, None], number[columns]
-    unclipped = rows.at(places).errors(levels(*ends, symmetric), p)
-    part = np.ix_(places, columns)
-    better = unclipped < error[part]
-    for array, other in ((low, ends[0]), (high, ends[1]), (error, unclipped)):
-        array[part] = np.where(better, other, array[part])
+    low, high, error = np.empty((3, len(rows.counts), len(bits)))
+    least, greatest = np.maximum(-rows.value_min, 0), np.maximum(rows.value_max, 0)
+    mirrored = least > greatest
+    # Rows whose shorter ends are the same part of 2**exponent share the levels, but for the sign;
+    # where both ends are the threshold, all rows do.
+    place = np.zeros(len(mirrored), dtype=int)
+    if not symmetric:
+        with np.errstate(divide="ignore"):
+            octaves = -np.log2(np.minimum(least, greatest) / 2.0**rows.exponent)
+        place = np.clip(np.floor(octaves * _PER_OCTAVE), 0, _PER_OCTAVE * OCTAVES).astype(int)
+    both = _kernel(bins, -_THRESHOLDS, _THRESHOLDS, bits, symmetric, p)
+    for own in np.unique(place):
+        farther = _THRESHOLDS[:own]
+        nearer = np.full(len(farther), 2.0 ** (-own / _PER_OCTAVE))
+        one = _kernel(bins, -nearer, farther, bits, symmetric, p)
+        for sign in (1, -1):
+            members = np.flatnonzero((place == own) & (mirrored == (sign < 0)))
+            for first in range(0, len(members), BLOCK):
+                part = members[first : first + BLOCK]
+                aligned = rows.aligned(part)
+                single = aligned.counts.astype(np.float32)
+                tried = np.concatenate(
+                    [_products(single[:, ::sign], one), _products(single, both[own:])], axis=1
+                )
+                low[part], high[part], error[part] = _settled(
+                    aligned, tried, -least[part], greatest[part], bits, symmetric, p
+                )
     shape = (*counts.shape[:-1], len(bits))
     return Clipping(
         *(np.where(np.isnan(error), np.nan, array).reshape(shape) for array in (low, high, error))
     )
 
 
-def _best_thresholds(
-    rows: Rows, bits: tuple[int, ...], symmetric: bool, p: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """The threshold of least error, shape (row, bits), and the greatest magnitude, (row,)."""
-    least, greatest = np.maximum(-rows.value_min, 0), np.maximum(rows.value_max, 0)
-    longer, shorter = np.maximum(least, greatest), np.minimum(least, greatest)
-    threshold = 2.0 ** (-np.arange(_PER_OCTAVE * _THRESHOLD_OCTAVES + 1) / _PER_OCTAVE)
-    edges = aligned_edges(rows.bins.mantissa_bits)
-    aligned = np.empty((len(longer), len(edges) - 1), dtype=np.float32)
-    for first in range(0, len(aligned), BLOCK):
-        part = slice(first, first + BLOCK)
-        aligned[part] = rows.aligned(part)[0]
-    # Where both ends are the threshold, all rows share the levels.
-    errors = _products(aligned, _kernel(edges, -threshold, threshold, bits, symmetric, p))
-    if not symmetric:
-        # Elsewhere those whose shorter ends are the same part of 2**exponent.
-        with np.errstate(divide="ignore"):
-            place = np.floor(-np.log2(shorter / 2.0**rows.exponent) * _PER_OCTAVE)
-        place = np.clip(place, 0, _PER_OCTAVE * OCTAVES)  # the last stands for none
-        mirrored = least > greatest
-        for own, is_mirrored in np.unique(np.stack([place, mirrored]), axis=1).T:
-            members = np.flatnonzero((place == own) & (mirrored == is_mirrored))
-            farther = threshold[: int(own)]
-            nearer = np.full(len(farther), 2.0 ** (-own / _PER_OCTAVE))
-            low, high = (-farther, nearer) if is_mirrored else (-nearer, farther)
-            kernel = _kernel(edges, low, high, bits, symmetric, p)
-            errors[members, :, : len(farther)] = _products(aligned[members], kernel)
-    best = errors.argmin(axis=-1)
-    finer = threshold[best] * 2.0 ** (-_vertex(errors, best) / _PER_OCTAVE)
-    return np.minimum(finer * 2.0 ** rows.exponent[:, None], longer[:, None]), longer
-
-
 def _kernel(
-    edges: np.ndarray,
+    bins: LogBins,
     clip_min: np.ndarray,
     clip_max: np.ndarray,
     bits: tuple[int, ...],
     symmetric: bool,
     p: float,
 ) -> np.ndarray:
-    """Errors of bins with shared levels, shape (bits, threshold, bin), float32."""
-    kernel = np.empty((len(bits), len(clip_min), len(edges) - 1), dtype=np.float32)
-    for index, number in enumerate(bits):  # a few megabytes at once
-        own_levels = levels(clip_min, clip_max, np.asarray(number), symmetric)
-        kernel[index] = bin_errors(edges, own_levels, p)
+    """Errors of aligned bins with shared levels, shape (threshold, bits, bin), float32."""
+    edges = aligned_edges(bins.mantissa_bits).astype(np.float32)
+    kernel = np.empty((len(clip_min), len(bits), len(edges) - 1), dtype=np.float32)
+    for index, number in enumerate(bits):  # a megabyte at once
+        own = levels(clip_min, clip_max, np.asarray(number), symmetric)
+        arrays = (own.step_size, own.lowest, own.highest)
+        single = Levels(*(array.astype(np.float32) for array in arrays))
+        kernel[:, index] = bin_errors(edges, single, p)
     return kernel
 
 
-def _products(aligned: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Sums over bins of counts times errors, shape (row, bits, threshold)."""
+def _products(counts: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Sums over bins of counts times errors, shape (row, threshold, bits)."""
     flat = kernel.reshape(-1, kernel.shape[-1])
-    return np.asarray((aligned @ flat.T).reshape(len(aligned), *kernel.shape[:-1]))
+    return np.asarray((counts @ flat.T).reshape(len(counts), *kernel.shape[:-1]))
+
+
+def _settled(
+    aligned: Aligned,
+    tried: np.ndarray,
+    least: np.ndarray,
+    greatest: np.ndarray,
+    bits: tuple[int, ...],
+    symmetric: bool,
+    p: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ends and errors of the best of the ranges that were tried, each of shape (row, bits).
+
+    ``tried`` has the errors of all thresholds, shape (row, threshold, bits).
+    """
+    best, number = tried.argmin(axis=1), np.array(bits)
+    finer = _THRESHOLDS[best] * 2.0 ** (-_vertex(tried, best) / _PER_OCTAVE)
+    reach = np.maximum(-least, greatest)[:, None]
+    threshold = np.minimum(finer * aligned.scale[:, None], reach)
+    low, high = np.maximum(-threshold, least[:, None]), np.minimum(threshold, greatest[:, None])
+    error = aligned.errors(levels(low, high, number, symmetric), p)
+    near = threshold > reach / _NEAR
+    places, columns = np.flatnonzero(near.any(axis=1)), np.flatnonzero(near.any(axis=0))
+    if len(places):
+        part, ends = np.ix_(places, columns), (least[places, None], greatest[places, None])
+        unclipped = aligned.at(places).errors(levels(*ends, number[columns], symmetric), p)
+        better = unclipped < error[part]
+        for array, other in ((low, ends[0]), (high, ends[1]), (error, unclipped)):
+            array[part] = np.where(better, other, array[part])
+    return low, high, error
 
 
 def _vertex(errors: np.ndarray, best: np.ndarray) -> np.ndarray:
     """Where the parabola through the least error and its neighbours is least, in places."""
-    inner = np.clip(best, 1, errors.shape[-1] - 2)[..., None]
+    inner = np.clip(best, 1, errors.shape[1] - 2)[:, None]
     before, at, after = (
-        np.take_along_axis(errors, inner + offset, axis=-1)[..., 0] for offset in (-1, 0, 1)
+        np.take_along_axis(errors, inner + offset, axis=1)[:, 0] for offset in (-1, 0, 1)
     )
     bend = before - 2 * at + after
     vertex = (before - after) / (2 * np.where(bend > 0, bend, np.inf))
-    return np.where(inner[..., 0] == best, np.clip(vertex, -0.5, 0.5), 0)
+    return np.where(inner[:, 0] == best, np.clip(vertex, -0.5, 0.5), 0)

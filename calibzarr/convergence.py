@@ -21,24 +21,21 @@ from calibzarr.errors import OptionError
 TOLERANCE = 0.05  # growth of the range from half of the images to all, where they are enough
 TYPICAL = 0.9  # quantile over images of each image's range
 _ROUNDING = 1e-12  # slack where a probability is compared with another that may equal it
-_NEGLIGIBLE = 12  # e**-12 of a tail's probability may be left out
 
 
 @dataclass(frozen=True)
 class Convergence:
     """How settled the statistics are; shapes (layer, step), activation units, NaN if unknown.
 
-    Nothing is known of one image but its range. A bootstrap draws only what was seen, so the
-    upper end of a range's interval is hardly ever more than the range: how much more other
-    images would show is what ``growth`` tells.
+    Nothing is known of one image but its range. A bootstrap draws only what was seen, so it can
+    say nothing of a range beyond that: how much more other images would show is what ``growth``
+    tells.
 
     Attributes:
         images: number of images, int.
         range: greatest value of all images less the least.
         growth: how much wider the range of all images is than one of half of them is expected
             to be, as a fraction of the latter.
-        range_low: lower end of the bootstrap interval of the range.
-        range_high: its upper end.
         typical: 0.9-quantile over images (nearest rank) of each image's range.
         typical_low: lower end of the bootstrap interval of that.
         typical_high: its upper end.
@@ -48,8 +45,6 @@ class Convergence:
     images: np.ndarray
     range: np.ndarray
     growth: np.ndarray
-    range_low: np.ndarray
-    range_high: np.ndarray
     typical: np.ndarray
     typical_low: np.ndarray
     typical_high: np.ndarray
@@ -88,18 +83,14 @@ def of_images(
             f"extremes of shape {low.shape} with means of shape {image_mean.shape} and standard "
             f"deviations of shape {value_std.shape}"
         )
-    tail = _tail(level)
     whole = np.fmax.reduce(high, axis=-1) - np.fmin.reduce(low, axis=-1)
     half = _expected_with_half(high) + _expected_with_half(-low)
     ranges = high - low
-    range_low, range_high = np.moveaxis(_range_interval(low, high, tail), -1, 0)
     typical_low, typical_high = np.moveaxis(bootstrap_interval(ranges, TYPICAL, level), -1, 0)
     return Convergence(
         images=np.isfinite(low).sum(axis=-1),
         range=whole,
         growth=_quotient(whole - half, half, if_zero=0).clip(min=0),
-        range_low=range_low,
-        range_high=range_high,
         typical=_order_statistic(ranges, TYPICAL),
         typical_low=typical_low,
         typical_high=typical_high,
@@ -306,42 +297,6 @@ def _bootstrap_rank(count: int, rank: int, probability: float) -> int:
 
     candidates = range(1, count + 1)
     return candidates[bisect_left(candidates, probability - _ROUNDING, key=at_most)]
-
-
-def _range_interval(low: np.ndarray, high: np.ndarray, tail: float) -> np.ndarray:
-    """Bootstrap interval of the range, shape (..., 2); NaN for fewer than two images.
-
-    An image gives both extremes, so they are drawn together: ``P(max <= a and min >= b)`` is
-    ``(c / n)^n`` if ``c`` images lie within ``[b, a]``. The draw that lacks the ``j`` greatest has
-    probability ``(1 - j/n)^n < e^-j``: only the outermost images matter.
-    """
-    lows, highs = low.reshape(-1, low.shape[-1]), high.reshape(-1, high.shape[-1])
-    result = np.full((len(lows), 2), np.nan)
-    outermost = int(np.ceil(_NEGLIGIBLE - np.log(tail)))
-    for count, own in _by_count(np.isfinite(lows).sum(axis=1), at_least=2):
-        kept = min(count, outermost)
-        top, bottom = _least(-highs[own], kept), _least(lows[own], kept)
-        shared = (top[:, :, None] == bottom[:, None, :]).cumsum(axis=1).cumsum(axis=2)
-        shared = np.pad(shared, ((0, 0), (1, 0), (1, 0)))
-        left_out = np.add.outer(np.arange(kept + 1), np.arange(kept + 1)) - shared
-        inside = (1 - left_out / count) ** count
-        probability = np.diff(np.diff(inside, axis=1), axis=2).reshape(len(own), -1)
-        greatest = np.take_along_axis(highs[own], top, axis=1)
-        least = np.take_along_axis(lows[own], bottom, axis=1)
-        ranges = (greatest[:, :, None] - least[:, None, :]).reshape(len(own), -1)
-        order = np.argsort(ranges, axis=1)
-        reached = np.take_along_axis(probability, order, axis=1).cumsum(axis=1)
-        ends = [(reached < p - _ROUNDING).sum(axis=1) for p in (tail, 1 - tail)]
-        places = np.stack(ends, axis=1).clip(max=order.shape[1] - 1)
-        result[own] = np.take_along_axis(ranges, np.take_along_axis(order, places, axis=1), axis=1)
-    return result.reshape((*low.shape[:-1], 2))
-
-
-def _least(values: np.ndarray, kept: int) -> np.ndarray:
-    """Images of the least values in increasing order, shape (row, kept); NaN count as greatest."""
-    places = np.argpartition(values, kept - 1, axis=1)[:, :kept]
-    order = np.argsort(np.take_along_axis(values, places, axis=1), axis=1)
-    return np.take_along_axis(places, order, axis=1)
 
 
 def _standard_error(means: np.ndarray) -> np.ndarray:

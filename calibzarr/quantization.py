@@ -14,7 +14,7 @@ from calibzarr.histogram import LogBins
 
 BITS = (2, 3, 4, 5, 6, 7, 8)
 
-BLOCK = 32  # histograms whose own levels are looked at together
+BLOCK = 64  # histograms that are looked at together
 OCTAVES = 16  # of magnitudes below a histogram's greatest that a search tells apart
 
 
@@ -31,6 +31,10 @@ class Levels:
     step_size: np.ndarray
     lowest: np.ndarray
     highest: np.ndarray
+
+    def at(self, places: slice | np.ndarray) -> "Levels":
+        """Some of the quantisers."""
+        return Levels(self.step_size[places], self.lowest[places], self.highest[places])
 
     def quantize(self, values: np.ndarray) -> np.ndarray:
         """The nearest level of each value."""
@@ -71,27 +75,24 @@ def _nonzero(step_size: np.ndarray) -> np.ndarray:
     return np.where(step_size > 0, step_size, np.finfo(np.float32).tiny)
 
 
-def _integral(
-    edges: np.ndarray, levels: Levels, p: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Integral of ``|v - Q(v)|**p`` from 0 to each edge, distances to levels, and step sizes.
+def _integral(edges: np.ndarray, levels: Levels, p: float) -> tuple[np.ndarray, np.ndarray]:
+    """Integral of ``(p + 1) |v - Q(v)|**p`` from 0 to each edge, and distances to the levels.
 
-    Units are those of the edges over the step size, shape (..., edge); but the last, (..., 1).
+    Units are those of the edges over the step size, shapes (..., edge).
     """
     step, lowest, highest = (
         np.asarray(array)[..., None] for array in (levels.step_size, levels.lowest, levels.highest)
     )
-    scaled = edges / step
-    level = np.rint(scaled)
-    np.clip(level, lowest, highest, out=level)
-    rest = scaled - level
-    # Times p + 1, each whole cell adds 2 (1/2)**(p + 1).
-    integral = np.abs(rest) ** p
+    rest = edges / step
+    level = np.rint(rest)
+    np.maximum(level, lowest, out=level)  # these two are faster than np.clip
+    np.minimum(level, highest, out=level)
+    rest -= level
+    integral = np.square(rest) if p == 2 else np.abs(rest) ** p
     integral *= rest
-    level *= 0.5**p
+    level *= 0.5**p  # each whole cell adds 2 (1/2)**(p + 1)
     integral += level
-    integral /= p + 1
-    return integral, rest, step
+    return integral, rest
 
 
 def bin_errors(edges: np.ndarray, levels: Levels, p: float = 2) -> np.ndarray:
@@ -105,8 +106,8 @@ def bin_errors(edges: np.ndarray, levels: Levels, p: float = 2) -> np.ndarray:
     Returns:
         Shape (..., bin), activation units to the power of ``p``.
     """
-    integral, _, step = _integral(edges, levels, p)
-    return np.asarray(np.diff(integral, axis=-1) * (step ** (p + 1) / np.diff(edges)))
+    scale = levels.step_size[..., None] ** (p + 1) / (p + 1)
+    return np.asarray(np.diff(_integral(edges, levels, p)[0], axis=-1) * (scale / np.diff(edges)))
 
 
 def mean_power(counts: np.ndarray, bins: LogBins) -> np.ndarray:
@@ -205,14 +206,8 @@ class Rows:
         chosen = (self.counts, self.value_min, self.value_max, self.exponent)
         return Rows(self.bins, *(array[places] for array in chosen))
 
-    def aligned(self, part: slice | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Some rows over 2**exponent, on bins that all share.
-
-        Returns:
-            Counts, the bin in the middle taking all that is smaller, shape
-            (row, bin), float64; their edges, none beyond the extremes, shape (row, bin + 1);
-            2**exponent, shape (row,).
-        """
+    def aligned(self, part: slice | np.ndarray) -> "Aligned":
+        """Some rows over 2**exponent, on bins that all share."""
         bins, counts, exponent = self.bins, self.counts[part], self.exponent[part]
         width = OCTAVES << bins.mantissa_bits
         first = (exponent - OCTAVES - bins.min_exponent) << bins.mantissa_bits
@@ -229,32 +224,52 @@ class Rows:
         edges = np.clip(aligned_edges(bins.mantissa_bits), low, high)
         edges[:, :1], edges[:, -1:] = np.minimum(edges[:, :1], low), np.maximum(edges[:, -1:], high)
         aligned = np.concatenate([below[:, ::-1], middle[:, None], above], axis=1)
-        return aligned.astype(np.float64), edges, scale
+        return Aligned(aligned.astype(np.float64), edges, scale)
 
     def errors(self, levels: Levels, p: float) -> np.ndarray:
         """Expected errors with several quantisers for each row, shape (row, quantiser)."""
+        parts = [slice(first, first + BLOCK) for first in range(0, len(self.counts), BLOCK)]
         result = np.empty((len(self.counts), levels.step_size.shape[1]))
-        for first in range(0, len(result), BLOCK):
-            part = slice(first, first + BLOCK)
-            counts, edges, scale = self.aligned(part)
-            width = np.diff(edges, axis=1)
-            flat = width <= 0  # bins beyond the extremes, or all values are one
-            density = np.where(flat, 0, counts) / np.where(flat, 1, width)
-            # The sum over bins of density times the integral's increase, by parts.
-            weight = -np.diff(density, axis=1, prepend=0, append=0)
-            points = np.where(flat, counts, 0) if (counts[flat] > 0).any() else None
-            for column in range(result.shape[1]):
-                own = Levels(
-                    levels.step_size[part, column] / scale,
-                    levels.lowest[part, column],
-                    levels.highest[part, column],
-                )
-                integral, rest, step = _integral(edges, own, p)
-                total = np.einsum("re,re->r", weight, integral) * step[:, 0] ** (p + 1)
-                if points is not None:
-                    at_points = np.einsum("rb,rb->r", points, np.abs(rest[:, :-1]) ** p)
-                    total += at_points * step[:, 0] ** p
-                result[part, column] = _mean(total, counts) * scale**p
+        for part in parts:
+            result[part] = self.aligned(part).errors(levels.at(part), p)
+        return result
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """A few histograms on bins that all share, over powers of two.
+
+    Attributes:
+        counts: the bin in the middle takes all that is smaller, shape (row, bin), float64.
+        edges: none beyond the extremes, shape (row, bin + 1).
+        scale: the powers of two, shape (row,).
+    """
+
+    counts: np.ndarray
+    edges: np.ndarray
+    scale: np.ndarray
+
+    def at(self, places: np.ndarray) -> "Aligned":
+        """Some of them."""
+        return Aligned(self.counts[places], self.edges[places], self.scale[places])
+
+    def errors(self, levels: Levels, p: float) -> np.ndarray:
+        """Expected errors with several quantisers for each row, shape (row, quantiser)."""
+        width = np.diff(self.edges, axis=1)
+        flat = width <= 0  # bins beyond the extremes, or all values are one
+        density = np.where(flat, 0, self.counts) / np.where(flat, 1, width)
+        # The sum over bins of density times the integral's increase, by parts.
+        weight = -np.diff(density, axis=1, prepend=0, append=0)
+        points = np.where(flat, self.counts, 0) if (self.counts[flat] > 0).any() else None
+        result = np.empty(levels.step_size.shape)
+        for column in range(levels.step_size.shape[1]):
+            step = levels.step_size[:, column] / self.scale
+            own = Levels(step, levels.lowest[:, column], levels.highest[:, column])
+            integral, rest = _integral(self.edges, own, p)
+            total = np.einsum("re,re->r", weight, integral) * step ** (p + 1) / (p + 1)
+            if points is not None:
+                total += np.einsum("rb,rb->r", points, np.abs(rest[:, :-1]) ** p) * step**p
+            result[:, column] = _mean(total, self.counts) * self.scale**p
         return np.maximum(result, 0)  # rounding of what is 0
 
 
