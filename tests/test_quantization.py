@@ -51,10 +51,12 @@ SMALL = distributions(40_000)
 def quantized(values, clip_min, clip_max, bits, symmetric):
     """The nearest level of a step size and a zero point, as frameworks compute it."""
     low, high, bits = min(clip_min, 0), max(clip_max, 0), int(bits)
+    if low == high:
+        return np.zeros_like(values)
     if symmetric:
-        step = max(-low, high) / (2 ** (bits - 1) - 1) or 1
+        step = max(-low, high) / (2 ** (bits - 1) - 1)
         return np.rint(values / step).clip(1 - 2 ** (bits - 1), 2 ** (bits - 1) - 1) * step
-    step = (high - low) / (2**bits - 1) or 1
+    step = (high - low) / (2**bits - 1)
     zero_point = np.floor(-low / step + 0.5 + 1e-9)
     return ((np.rint(values / step) + zero_point).clip(0, 2**bits - 1) - zero_point) * step
 
