@@ -6,6 +6,7 @@ import numpy as np
 
 from calibzarr.allocation import allocate, tie
 from calibzarr.errors import OptionError
+from calibzarr.quantization import sqnr_db
 
 CHOICES = (2, 4, 6, 8)
 
@@ -85,8 +86,7 @@ class Chosen:
 
 def decibels(noise: np.ndarray) -> np.ndarray:
     """SQNR of a noise, dB; infinite without any."""
-    with np.errstate(divide="ignore"):
-        return np.asarray(-10 * np.log10(noise))
+    return sqnr_db(np.asarray(1.0), noise)
 
 
 def by_target(

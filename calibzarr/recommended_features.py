@@ -71,14 +71,14 @@ def write(path: Path, values: dict[str, np.ndarray], attributes: dict[str, Any])
     names = [variable.name for variable in schema.RECOMMENDED_VARIABLES]
     num_layers, features = values[names[0]].shape
     staged = path / f"{schema.RECOMMENDED}.staged"
-    shutil.rmtree(staged, ignore_errors=True)  # a killed process left it
-    with durable.new_directory(staged) as directory:
-        group = zarr.create_group(durable.DurableStore(directory), zarr_format=3)
-        sizes = {"layer": num_layers, "feature": features}
-        arrays.create(group, schema.RECOMMENDED_VARIABLES, sizes)
-        for name in names:
-            store.array(group, name)[:] = values[name]
-    with durable.locked(path):
+    with durable.locked(path):  # one at a time
+        shutil.rmtree(staged, ignore_errors=True)  # a killed process left it
+        with durable.new_directory(staged) as directory:
+            group = zarr.create_group(durable.DurableStore(directory), zarr_format=3)
+            sizes = {"layer": num_layers, "feature": features}
+            arrays.create(group, schema.RECOMMENDED_VARIABLES, sizes)
+            for name in names:
+                store.array(group, name)[:] = values[name]
         others = [name for name in store.published(path) if name not in names]
         store.publish(path, {schema.RECOMMENDED: None}, others)
         for name in names:
@@ -86,4 +86,4 @@ def write(path: Path, values: dict[str, np.ndarray], attributes: dict[str, Any])
             (staged / name).rename(path / name)
         durable.flush_directory(path)
         store.publish(path, {schema.RECOMMENDED: attributes}, [*others, *names])
-    shutil.rmtree(staged)
+        shutil.rmtree(staged)

@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -232,6 +233,23 @@ def test_a_kill_at_any_moment_leaves_a_readable_store(replayed, tmp_path):
     assert number > 15
     assert found == {0.5, None, 0.25}
     assert snapshot(path).keys() == files
+
+
+def test_two_exports_at_once_leave_the_advice_of_one(replayed, tmp_path):
+    path = shrunk(replayed.path, tmp_path / "a.zarr")
+    statistics = analysis.open_statistics(path)
+    advice = {alpha: recommended_features.compute(statistics, alpha) for alpha in (0.5, 0.25)}
+
+    def write_often(alpha):
+        for _ in range(10):
+            recommended_features.write(path, advice[alpha], {"smoothquant_alpha": alpha})
+
+    with ThreadPoolExecutor(2) as both:
+        list(both.map(write_often, advice))
+    dataset = open_strictly(path)
+    for name, values in advice[dataset.attrs["recommended"]["smoothquant_alpha"]].items():
+        np.testing.assert_array_equal(dataset[name], values)
+    assert not list(path.glob("*.staged*"))
 
 
 def test_what_a_kill_leaves_does_not_hinder_a_collection(path):
