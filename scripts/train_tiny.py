@@ -40,16 +40,12 @@ _STARTED = "CALIBZARR_TRAINING_STARTED"
     type=click.Path(dir_okay=False, path_type=Path),
     help="Where the weights go; default: into the package.",
 )
-@click.option("--decoder-until", type=click.IntRange(1), help="Stop the decoder's stage early.")
-@click.option("--transformer-until", type=click.IntRange(1), help="Stop the last stage early.")
 @click.option("--autoencoder-steps", type=click.IntRange(1), help="Fewer, to try it out.")
 @click.option("--transformer-steps", type=click.IntRange(1), help="Fewer, to try it out.")
 @click.option("--pictures", type=click.IntRange(1), help="Fewer, to try it out.")
 def main(
     directory: Path,
     weights: Path | None,
-    decoder_until: int | None,
-    transformer_until: int | None,
     autoencoder_steps: int | None,
     transformer_steps: int | None,
     pictures: int | None,
@@ -78,8 +74,6 @@ def main(
             transformer,
             pictures or stages.PICTURES,
             click.echo,
-            decoder_until,
-            transformer_until,
         )
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error

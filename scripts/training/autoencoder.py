@@ -6,7 +6,6 @@ them near zero and the decoder indifferent to small errors.
 """
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 
 from calibzarr.models.tiny import TinyPipeline
 from calibzarr.scenes import Scene, scenes
-from training import checkpoints
+from training import checkpoints, loop
 from training.activations import fast_activations
 from training.pictures import draw_all
 from training.rates import warm_then_cosine
@@ -130,7 +129,6 @@ def train(
     path: Path,
     settings: Settings,
     say: Callable[[str], None],
-    stop_at: int | None = None,
 ) -> None:
     """Train the pipeline's encoder and decoder, from the checkpoint at ``path`` if there is one.
 
@@ -139,7 +137,6 @@ def train(
         path: of the checkpoint.
         settings: how to train.
         say: receives a line of progress now and then.
-        stop_at: stop with a checkpoint after this many steps in all.
 
     Raises:
         ValueError: if the checkpoint is of other settings.
@@ -164,28 +161,29 @@ def train(
     known = [scene for scene in scenes() if not scene.held_out]
 
     gradient = nn.value_and_grad(model, loss)
-    started, errors = time.monotonic(), []
-    name = "decoder" if settings.decoder_only else "autoencoder"
-    last = min(settings.steps, stop_at or settings.steps)
+
+    def advance(step: int) -> float:
+        generator = np.random.default_rng((settings.seed, step))
+        chosen = _choose(known, settings, generator)
+        pictures = mx.array(2 * draw_all(chosen, generator) - 1)
+        noise = mx.array(generator.standard_normal((len(chosen), 8, 8, 16), np.float32))
+        (_, squared), gradients = gradient(model, pictures, noise, settings.divergence_weight)
+        gradients, _ = optimizers.clip_grad_norm(gradients, settings.gradient_norm)
+        optimizer.update(model, gradients)
+        mx.eval(model.parameters(), optimizer.state, squared)
+        return float(squared.item())
+
     with fast_activations():
-        for step in range(done, last):
-            generator = np.random.default_rng((settings.seed, step))
-            chosen = _choose(known, settings, generator)
-            pictures = mx.array(2 * draw_all(chosen, generator) - 1)
-            noise = mx.array(generator.standard_normal((len(chosen), 8, 8, 16), np.float32))
-            (_, squared), gradients = gradient(model, pictures, noise, settings.divergence_weight)
-            gradients, _ = optimizers.clip_grad_norm(gradients, settings.gradient_norm)
-            optimizer.update(model, gradients)
-            mx.eval(model.parameters(), optimizer.state, squared)
-            errors.append(squared.item())
-            if (step + 1) % settings.checkpoint_every == 0 or step + 1 == last:
-                trees = {"model": model.parameters(), "optimizer": optimizer.state}
-                checkpoints.save(path, step + 1, settings, trees)
-                seconds = (time.monotonic() - started) / (step + 1 - done)
-                say(
-                    f"{name}: {step + 1} of {settings.steps} steps, "
-                    f"{decibels(float(np.mean(errors[-100:]))):.2f} dB, {seconds:.2f} s a step"
-                )
+        loop.run(
+            "decoder" if settings.decoder_only else "autoencoder",
+            path,
+            settings,
+            done,
+            advance,
+            lambda: {"model": model.parameters(), "optimizer": optimizer.state},
+            lambda squared: f"{decibels(squared):.2f} dB",
+            say,
+        )
     model.encoder.unfreeze()
 
 

@@ -28,13 +28,8 @@ def train(
     transformer_settings: transformer.Settings,
     num_pictures: int,
     say: Callable[[str], None],
-    decoder_until: int | None = None,
-    transformer_until: int | None = None,
 ) -> None:
     """Do every stage that is not done yet, then write the weights in float16.
-
-    The last two stop early, with a checkpoint, after as many steps as ``decoder_until`` and
-    ``transformer_until`` say; the learning rates stay those of the whole.
 
     Raises:
         ValueError: if the directory is of a training with other settings.
@@ -44,11 +39,11 @@ def train(
     pipeline = TinyPipeline(weights=None)
     transformer.initialise_text(pipeline, TEXT_SEED)
     autoencoder.train(pipeline, directory / "autoencoder.npz", autoencoder_settings, say)
-    autoencoder.train(pipeline, directory / "decoder.npz", decoder_settings, say, decoder_until)
+    autoencoder.train(pipeline, directory / "decoder.npz", decoder_settings, say)
     autoencoder.fold_scale(pipeline, autoencoder.deviation(pipeline, autoencoder_settings.seed))
     examples = make_examples(pipeline, directory / "latents.npz", num_pictures, say)
     path = directory / "transformer.npz"
-    transformer.train(pipeline, path, examples, transformer_settings, say, transformer_until)
+    transformer.train(pipeline, path, examples, transformer_settings, say)
     partial = durable.partial_path(weights).with_suffix(".safetensors")
     try:
         save_weights(pipeline, partial)

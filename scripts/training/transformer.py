@@ -6,7 +6,6 @@ sigma is drawn from the logit-normal distribution, shifted as the sampler shifts
 """
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +19,7 @@ import numpy as np
 from mlx.utils import tree_map
 
 from calibzarr.models.tiny import TEXT_TOKENS, TinyPipeline, kit
-from training import checkpoints
+from training import checkpoints, loop
 from training.activations import fast_activations
 from training.rates import warm_then_cosine
 
@@ -217,7 +216,6 @@ def train(
     examples: Examples,
     settings: Settings,
     say: Callable[[str], None],
-    stop_at: int | None = None,
 ) -> None:
     """Train the pipeline's transformer, from the checkpoint at ``path`` if there is one.
 
@@ -229,7 +227,6 @@ def train(
         examples: to learn from.
         settings: how to train.
         say: receives a line of progress now and then.
-        stop_at: stop with a checkpoint after this many steps in all.
 
     Raises:
         ValueError: if the checkpoint is of other settings.
@@ -248,33 +245,34 @@ def train(
         done, trees = checkpoints.load(path, settings)
         mmdit.update(trees["model"])
         optimizer.state, average = trees["optimizer"], trees["average"]
-
     gradient = nn.value_and_grad(mmdit, loss)
-    started, losses = time.monotonic(), []
-    last = min(settings.steps, stop_at or settings.steps)
+
+    def advance(step: int) -> float:
+        nonlocal average
+        batch = draw_batch(examples, settings, step, pipeline.sampler.shift)
+        value, gradients = gradient(mmdit, batch)
+        gradients, _ = optimizers.clip_grad_norm(gradients, settings.gradient_norm)
+        optimizer.update(mmdit, gradients)
+        decayed = min(settings.average_decay, (1 + step) / (10 + step))
+        average = tree_map(partial(_toward, 1 - decayed), average, mmdit.parameters())
+        mx.eval(mmdit.parameters(), optimizer.state, average, value)
+        return float(value.item())
+
     with fast_activations():
-        for step in range(done, last):
-            batch = draw_batch(examples, settings, step, pipeline.sampler.shift)
-            value, gradients = gradient(mmdit, batch)
-            gradients, _ = optimizers.clip_grad_norm(gradients, settings.gradient_norm)
-            optimizer.update(mmdit, gradients)
-            decayed = min(settings.average_decay, (1 + step) / (10 + step))
-            average = tree_map(partial(_toward, 1 - decayed), average, mmdit.parameters())
-            mx.eval(mmdit.parameters(), optimizer.state, average, value)
-            losses.append(value.item())
-            if (step + 1) % settings.checkpoint_every == 0 or step + 1 == last:
-                trees = {
-                    "model": mmdit.parameters(),
-                    "optimizer": optimizer.state,
-                    "average": average,
-                }
-                checkpoints.save(path, step + 1, settings, trees)
-                seconds = (time.monotonic() - started) / (step + 1 - done)
-                recent = float(np.mean(losses[-settings.checkpoint_every :]))
-                say(
-                    f"transformer: {step + 1} of {settings.steps} steps, "
-                    f"loss {recent:.4f}, {seconds:.2f} s a step"
-                )
+        loop.run(
+            "transformer",
+            path,
+            settings,
+            done,
+            advance,
+            lambda: {
+                "model": mmdit.parameters(),
+                "optimizer": optimizer.state,
+                "average": average,
+            },
+            lambda value: f"loss {value:.4f}",
+            say,
+        )
     mmdit.update(average)
 
 
