@@ -1,5 +1,6 @@
 """Ways to choose the clipping range of every histogram at once: NumPy in, NumPy out."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -219,22 +220,27 @@ def best_clipping(
         farther = _THRESHOLDS[:own]
         nearer = np.full(len(farther), 2.0 ** (-own / _PER_OCTAVE))
         one = _kernel(bins, -nearer, farther, bits, symmetric, p)
-        for sign in (1, -1):
-            members = np.flatnonzero((place == own) & (mirrored == (sign < 0)))
-            for first in range(0, len(members), BLOCK):
-                part = members[first : first + BLOCK]
-                aligned = rows.aligned(part)
-                single = aligned.counts.astype(np.float32)
-                tried = np.concatenate(
-                    [_products(single[:, ::sign], one), _products(single, both[own:])], axis=1
-                )
-                low[part], high[part], error[part] = _settled(
-                    aligned, tried, -least[part], greatest[part], bits, symmetric, p
-                )
+        for part, sign in _blocks(place == own, mirrored):
+            aligned = rows.aligned(part)
+            single = aligned.counts.astype(np.float32)
+            tried = np.concatenate(
+                [_products(single[:, ::sign], one), _products(single, both[own:])], axis=1
+            )
+            low[part], high[part], error[part] = _settled(
+                aligned, tried, -least[part], greatest[part], bits, symmetric, p
+            )
     shape = (*counts.shape[:-1], len(bits))
     return Clipping(
         *(np.where(np.isnan(error), np.nan, array).reshape(shape) for array in (low, high, error))
     )
+
+
+def _blocks(chosen: np.ndarray, mirrored: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+    """Places of a few of the chosen rows at a time, with -1 for those that are mirrored, else 1."""
+    for sign in (1, -1):
+        members = np.flatnonzero(chosen & (mirrored == (sign < 0)))
+        for first in range(0, len(members), BLOCK):
+            yield members[first : first + BLOCK], sign
 
 
 def _kernel(
