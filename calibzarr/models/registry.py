@@ -22,7 +22,7 @@ _CLIP_G_TOKENIZER = ("tokenizer_g/vocab.json", "tokenizer_g/merges.txt")
 _T5 = ("t5/t5xxl.safetensors",)
 _T5_TOKENIZER = (("google/t5-v1_1-xxl", "config.json"), ("google/t5-v1_1-xxl", "spiece.model"))
 
-_TINY_SHA256 = "36397ae6819f43d56b732572d78da1d01763b889978f8491f628b6e78ce01a89"
+_TINY_SHA256 = "610672cc20b68754085f3ee9c524657955240befddf61fe50f0a088b1a56a92a"
 
 
 @dataclass(frozen=True)
