@@ -26,6 +26,8 @@ TAIL = 0.001  # share of the values that a percentile clips on either side
 _PER_OCTAVE = 12  # thresholds that a search tries
 _THRESHOLD_OCTAVES = 8
 _THRESHOLDS = 2.0 ** (-np.arange(_PER_OCTAVE * _THRESHOLD_OCTAVES + 1) / _PER_OCTAVE)
+_CLOSER = 2.0 ** (np.linspace(-1.5, 1.5, 13) / _PER_OCTAVE)
+_SURPRISE, _RIVAL = 0.03, 1.1  # parts of the least error
 _NEAR = 2 ** (1.5 / _PER_OCTAVE)  # a threshold so near to the greatest magnitude may be that
 
 _LINEAR_BINS = 2048
@@ -187,10 +189,11 @@ def best_clipping(
 
     A threshold bounds the magnitude: each end of the range is the observed extreme or the
     threshold, whichever is nearer to 0. 97 thresholds are tried, twelve an octave; the best is
-    refined between its neighbours, and held against no clipping at all where it is near to
-    that. Minimising the expected squared error over the range follows Banner et al. 2019 (arXiv
-    1810.05723), with the histogram in the place of their parametric densities; ``p`` of 2.4 is
-    the Lp norm that Q-Diffusion's (arXiv 2302.04304) code takes.
+    refined between its neighbours, more finely where the error changes fast with it, and held
+    against no clipping at all where it is near to that. Minimising the expected squared error
+    over the range follows Banner et al. 2019 (arXiv 1810.05723), with the histogram in the place
+    of their parametric densities; ``p`` of 2.4 is the Lp norm that Q-Diffusion's (arXiv
+    2302.04304) code takes.
 
     Args:
         counts: shape (..., bin), integer.
@@ -277,9 +280,12 @@ def _settled(
     symmetric: bool,
     p: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ends and errors of the best of the ranges that were tried, each of shape (row, bits).
+    """Ends and errors of the best ranges, each of shape (row, bits).
 
-    ``tried`` has the errors of all thresholds, shape (row, threshold, bits).
+    ``tried`` has the total errors of all thresholds on shared levels, shape (row, threshold,
+    bits). Where a row's own levels err by another amount, or a threshold nearby is nearly as good,
+    the error changes fast with it, as after a GELU, whose least values crowd at or between levels:
+    there, and where it may be best not to clip, more thresholds are looked at.
     """
     best, number = tried.argmin(axis=1), np.array(bits)
     finer = _THRESHOLDS[best] * 2.0 ** (-_vertex(tried, best) / _PER_OCTAVE)
@@ -287,15 +293,30 @@ def _settled(
     threshold = np.minimum(finer * aligned.scale[:, None], reach)
     low, high = np.maximum(-threshold, least[:, None]), np.minimum(threshold, greatest[:, None])
     error = aligned.errors(levels(low, high, number, symmetric), p)
-    near = threshold > reach / _NEAR
-    places, columns = np.flatnonzero(near.any(axis=1)), np.flatnonzero(near.any(axis=0))
+    total = error * (aligned.counts.sum(axis=1) / aligned.scale**p)[:, None]
+    promised = np.take_along_axis(tried, best[:, None], axis=1)[:, 0]
+    surprising = np.abs(promised - total) > _SURPRISE * total
+    look = surprising | _has_rival(tried, best) | (threshold > reach / _NEAR)
+    places, columns = np.nonzero(look)
     if len(places):
-        part, ends = np.ix_(places, columns), (least[places, None], greatest[places, None])
-        unclipped = aligned.at(places).errors(levels(*ends, number[columns], symmetric), p)
-        better = unclipped < error[part]
-        for array, other in ((low, ends[0]), (high, ends[1]), (error, unclipped)):
-            array[part] = np.where(better, other, array[part])
+        more = np.append(threshold[places, columns, None] * _CLOSER, reach[places], axis=1)
+        ends = np.maximum(-more, least[places, None]), np.minimum(more, greatest[places, None])
+        errors = aligned.at(places).errors(levels(*ends, number[columns, None], symmetric), p)
+        chosen = errors.argmin(axis=1)[:, None]
+        better = np.take_along_axis(errors, chosen, axis=1)[:, 0] < error[places, columns]
+        places, columns, chosen = places[better], columns[better], chosen[better]
+        for array, other in ((low, ends[0]), (high, ends[1]), (error, errors)):
+            array[places, columns] = np.take_along_axis(other[better], chosen, axis=1)[:, 0]
     return low, high, error
+
+
+def _has_rival(errors: np.ndarray, best: np.ndarray) -> np.ndarray:
+    """Whether there is another dip of the errors nearby, nearly as low, shape (row, bits)."""
+    nearby = np.clip(best[:, None] + np.arange(-4, 5)[:, None], 0, errors.shape[1] - 1)
+    around = np.take_along_axis(errors, nearby, axis=1)
+    before, at, after = around[:, :-2], around[:, 1:-1], around[:, 2:]
+    dips = (at < before) & (at < after) & (at < _RIVAL * around[:, 4:5])
+    return np.asarray(dips.sum(axis=1) > 1)
 
 
 def _vertex(errors: np.ndarray, best: np.ndarray) -> np.ndarray:

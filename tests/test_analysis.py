@@ -222,8 +222,7 @@ def test_error_at_a_step_is_that_of_its_values(analyzed, replayed, statistics, l
         ends = zip(found.clip_min, found.clip_max, bits, strict=True)
         real = [decibels(values, measured(values, *each)) for each in ends]
         np.testing.assert_allclose(actual, real, atol=0.1)
-        # After a GELU many values crowd at the least; at 8 bits the best range puts a level there.
-        assert (actual.values >= best_sqnr(values.astype(np.float32)) - [0.1, 0.1, 0.5]).all()
+        assert (actual.values >= best_sqnr(values.astype(np.float32)) - 0.1).all()
 
 
 def test_expected_error_of_real_activations_is_that_of_quantising_them(tiny):

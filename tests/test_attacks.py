@@ -22,7 +22,7 @@ def whole(tmp_path_factory, tiny):
     path = tmp_path_factory.mktemp("attacks") / "whole.zarr"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "load", lambda name: tiny)
-        calibzarr.build(path, num_images=4, num_steps=5, image_size=32)
+        calibzarr.build(path, num_images=4, num_steps=5, cfg_weight=1.0, image_size=32)
     assert verify(path).findings == ()
     return path
 
@@ -231,7 +231,7 @@ def test_damaged_root(path, whole, damage):
     elif damage == "format":
         file.write_text(text.replace('"format": "calibzarr"', '"format": "calibzebr"'))
     elif damage == "cfg_weight":
-        file.write_text(text.replace('"cfg_weight": 3.0', '"cfg_weight": 2.0'))
+        file.write_text(text.replace('"cfg_weight": 1.0', '"cfg_weight": 2.0'))
     else:
         root = json.loads(text)
         del root["consolidated_metadata"]["metadata"]["seed"]

@@ -7,8 +7,8 @@ import numpy as np
 MAX_TURN = 0.95
 """Bound of :func:`turns`; see ``stores/README.md``."""
 
-_MIN_STEPS, _MIN_STEPS_GUIDED = 4, 16
-_STRONG_GUIDANCE = 4.0
+_MIN_STEPS, _STEPS_PER_GUIDANCE = 4, 5
+_UNKNOWN_GUIDANCE = 10.0  # as much as is usual
 
 _SAMPLER = re.compile(r"euler\(shift=([0-9.e+-]+)\)")
 _DISCRETE_STEPS = 1000  # timesteps that the models were trained with
@@ -19,10 +19,10 @@ _PREFIX = 16  # values of a noise that tell its seed
 def turns_are_bounded(num_steps: int, cfg_weight: object) -> bool:
     """Whether a true trajectory keeps the bound of :func:`turns`.
 
-    With few steps and strong guidance, as far as it is known, it may turn back.
+    Guidance turns it back where the steps are few: five for each unit of its weight are enough.
     """
-    strong = not isinstance(cfg_weight, int | float) or cfg_weight > _STRONG_GUIDANCE
-    return num_steps >= (_MIN_STEPS_GUIDED if strong else _MIN_STEPS)
+    guidance = cfg_weight if isinstance(cfg_weight, int | float) else _UNKNOWN_GUIDANCE
+    return num_steps >= max(_MIN_STEPS, _STEPS_PER_GUIDANCE * guidance)
 
 
 def first_state(seed: int, shape: tuple[int, ...], sigma: float, dtype: np.dtype) -> np.ndarray:
