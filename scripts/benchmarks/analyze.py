@@ -1,7 +1,5 @@
 """What analysing and recommending cost, in time and in memory, against a loop over layers."""
 
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -11,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from benchmarks import data, loop_analysis, synthetic
-from benchmarks.measure import Entry, Figure, Settings, interleave
+from benchmarks.measure import Entry, Figure, Settings, interleave, peak_memory
 from calibzarr import analysis, collector, recommendation, sigma_polynomial, statistics_store, store
 from calibzarr.histogram import LogBins, representative
 from calibzarr.models.base import Layer
@@ -32,24 +30,16 @@ _METHODS = {
 _DECIBELS = 0.5  # by which two searches of a clipping range may differ
 _SAMPLE = 7  # layers: those of one stream of a block
 
-_PEAK = """
+_ANALYSIS = """
 import sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
 from benchmarks import loop_analysis
 from calibzarr import analysis
-path = Path(sys.argv[3])
-if sys.argv[2] == "calibzarr":
+path = Path(sys.argv[2])
+if sys.argv[1] == "calibzarr":
     analysis.analyze(path)
 else:
     loop_analysis.analyze(loop_analysis.read(path).isel(layer=[0]))
-import resource
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-status = Path("/proc/self/status")
-if status.exists():  # Linux lets a child's ru_maxrss begin with its parent's; in KiB
-    fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-    peak = int(fields["VmHWM"].split()[0]) * 1024
-print(peak)
 """
 
 
@@ -69,7 +59,7 @@ def whole(settings: Settings) -> list[Figure]:
             settings.turns(3),
             settings,
         )
-        peaks = {who: _peak(who, path) for who in ("calibzarr", "loop")}
+        peaks = {who: peak_memory(_ANALYSIS, who, path) for who in ("calibzarr", "loop")}
     gib = peaks["calibzarr"] / 2**30
     return [
         _time("analyze", "the whole analysis", seconds, sample, size, at_least=20),
@@ -179,13 +169,6 @@ def _check(loop: Mapping[str, np.ndarray], own: xr.Dataset, sigma: np.ndarray) -
             relative = 0.3  # the least error is flat; what it is, is compared above
         if not np.allclose(values, expected, relative, absolute, equal_nan=True):
             raise RuntimeError(f"the loop and calibzarr disagree on {name}: {values}, {expected}")
-
-
-def _peak(who: str, path: Path) -> int:
-    """Peak memory of an analysis in a process of its own, bytes."""
-    scripts = Path(__file__).parents[1]
-    command = [sys.executable, "-c", _PEAK, str(scripts), who, str(path)]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 @dataclass(frozen=True)

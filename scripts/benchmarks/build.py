@@ -1,8 +1,6 @@
 """What a build costs, and what its store costs, against what stood there before."""
 
 import io
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,24 +13,25 @@ from rich.console import Console
 
 import calibzarr
 from benchmarks import data, old_way
-from benchmarks.measure import Entry, Figure, Settings, Turn, interleave, optimised_blas
+from benchmarks.measure import (
+    Entry,
+    Figure,
+    Settings,
+    Turn,
+    interleave,
+    optimised_blas,
+    peak_memory,
+)
 from calibzarr import builder, schema, store
 from calibzarr.models import registry, tiny
 
 _LATENTS = schema.LATENTS.name
 
-_PEAK_OF_A_BUILD = """
-import resource, sys
-from pathlib import Path
+_BUILD = """
+import sys
 from calibzarr import builder
 path, images, steps, size = sys.argv[1], *map(int, sys.argv[2:])
 builder.build(path, num_images=images, num_steps=steps, image_size=size)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-status = Path("/proc/self/status")
-if status.exists():  # Linux lets a child's ru_maxrss begin with its parent's; in KiB
-    fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-    peak = int(fields["VmHWM"].split()[0]) * 1024
-print(peak)
 """
 
 
@@ -332,14 +331,7 @@ def memory(settings: Settings) -> list[Figure]:
 
 def _peak(settings: Settings, num_images: int, num_steps: int, image_size: int) -> int:
     with settings.scratch() as directory:
-        arguments = [f"{directory}/store", *map(str, (num_images, num_steps, image_size))]
-        output = subprocess.run(
-            [sys.executable, "-c", _PEAK_OF_A_BUILD, *arguments],
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
-    return int(output)
+        return peak_memory(_BUILD, f"{directory}/store", num_images, num_steps, image_size)
 
 
 ENTRIES: dict[str, Entry] = {

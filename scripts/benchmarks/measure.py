@@ -2,6 +2,7 @@
 
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 import time
@@ -11,6 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+_PRINT_PEAK = """
+import resource
+from pathlib import Path
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+status = Path("/proc/self/status")
+if status.exists():  # Linux lets a child's ru_maxrss begin with its parent's; in KiB
+    fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    peak = int(fields["VmHWM"].split()[0]) * 1024
+print(peak)
+"""
 
 
 @dataclass(frozen=True)
@@ -153,3 +165,23 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "blas": preloaded_blas() or ("Accelerate" if sys.platform == "darwin" else "MLX's own"),
     }
+
+
+def peak_memory(program: str, *arguments: str | Path | int) -> int:
+    """Peak memory of a Python program in a process of its own, bytes.
+
+    Args:
+        program: its text; it finds the arguments in ``sys.argv`` from 1 on, and the benchmark's
+            modules.
+        *arguments: of the program.
+    """
+    scripts = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    return int(
+        subprocess.run(
+            [sys.executable, "-c", program + _PRINT_PEAK, *map(str, arguments)],
+            env={**os.environ, "PYTHONPATH": scripts.rstrip(os.pathsep)},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+    )

@@ -1,31 +1,21 @@
 """What verifying a store costs, against reading all of it with zarr alone."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import zarr
 
 from benchmarks import data
-from benchmarks.measure import Entry, Figure, Settings, interleave
+from benchmarks.measure import Entry, Figure, Settings, interleave, peak_memory
 from calibzarr import schema, store
 from calibzarr.integrity import checks
 from calibzarr.integrity.verification import verify
 from calibzarr.prompts import prompts_sha256
 
-_PEAK = """
+_VERIFICATION = """
 import sys
-from pathlib import Path
 from calibzarr.integrity.verification import verify
 assert verify(sys.argv[1]).ok
-import resource
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-status = Path("/proc/self/status")
-if status.exists():  # Linux lets a child's ru_maxrss begin with its parent's
-    fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-    peak = int(fields["VmHWM"].split()[0])
-print(peak)
 """
 
 
@@ -47,7 +37,7 @@ def verify_throughput(settings: Settings) -> list[Figure]:
             settings.turns(7),
             settings,
         )
-        peaks = {count: _peak(path) for count, path in paths.items()}
+        peaks = {count: peak_memory(_VERIFICATION, path) for count, path in paths.items()}
     note = f"{many} images, {num_steps + 1} states of {data.CHANNELS}x{size}x{size}, pictures"
     return [
         Figure(
@@ -100,11 +90,6 @@ def _read_all(path: Path) -> None:
         else:
             for image in range(array.shape[0]):
                 array[image]
-
-
-def _peak(path: Path) -> int:
-    command = [sys.executable, "-c", _PEAK, str(path)]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 ENTRIES: dict[str, Entry] = {"verify": verify_throughput}
