@@ -181,14 +181,14 @@ def of_statistics(statistics: xr.Dataset, observed: Observed | None = None) -> x
         standard error over images of the mean, over the standard deviation, likewise.
         NaN where nothing is known.
     """
+    observed = observed or Observed.of(statistics)  # first: all that follows waits for it
     with ThreadPoolExecutor(1) as meanwhile:  # nearly half of the work is reading the features
-        by_feature = meanwhile.submit(_by_feature, statistics)
-        described = _by_layer(statistics, observed or Observed.of(statistics))
+        others = [meanwhile.submit(each, statistics) for each in (_by_feature, _over_images)]
+        described = _by_layer(statistics, observed)
     variables = {
         **described,
         "post_gelu": ("layer", is_post_gelu(statistics)),
-        **{name: ("layer", values) for name, values in by_feature.result().items()},
-        **{name: ("layer", values) for name, values in _over_images(statistics).items()},
+        **{name: ("layer", own) for other in others for name, own in other.result().items()},
     }
     coordinates = {
         name: statistics[name]
