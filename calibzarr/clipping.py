@@ -209,14 +209,14 @@ def best_clipping(
     """
     rows = Rows.of(counts, bins, value_min, value_max)
     low, high, error = np.empty((3, len(rows.counts), len(bits)))
-    least, greatest = np.maximum(-rows.value_min, 0), np.maximum(rows.value_max, 0)
-    mirrored = least > greatest
+    least, greatest = np.minimum(rows.value_min, 0), np.maximum(rows.value_max, 0)
+    mirrored = -least > greatest
     # Rows whose shorter ends are the same part of 2**exponent share the levels, but for the sign;
     # where both ends are the threshold, all rows do.
     place = np.zeros(len(mirrored), dtype=int)
     if not symmetric:
         with np.errstate(divide="ignore"):
-            octaves = -np.log2(np.minimum(least, greatest) / 2.0**rows.exponent)
+            octaves = -np.log2(np.minimum(-least, greatest) / 2.0**rows.exponent)
         place = np.clip(np.floor(octaves * _PER_OCTAVE), 0, _PER_OCTAVE * OCTAVES).astype(int)
     both = _kernel(bins, -_THRESHOLDS, _THRESHOLDS, bits, symmetric, p)
     for own in np.unique(place):
@@ -230,7 +230,7 @@ def best_clipping(
                 [_products(single[:, ::sign], one), _products(single, both[own:])], axis=1
             )
             low[part], high[part], error[part] = _settled(
-                aligned, tried, -least[part], greatest[part], bits, symmetric, p
+                aligned, tried, least[part], greatest[part], bits, symmetric, p
             )
     shape = (*counts.shape[:-1], len(bits))
     return Clipping(

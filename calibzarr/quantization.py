@@ -201,11 +201,6 @@ class Rows:
         exponent = np.clip(np.frexp(reach)[1], bins.min_exponent + 1, bins.max_exponent)
         return cls(bins, rows, low, high, exponent)
 
-    def at(self, places: np.ndarray) -> "Rows":
-        """Some of the rows."""
-        chosen = (self.counts, self.value_min, self.value_max, self.exponent)
-        return Rows(self.bins, *(array[places] for array in chosen))
-
     def aligned(self, part: slice | np.ndarray) -> "Aligned":
         """Some rows over 2**exponent, on bins that all share."""
         bins, counts, exponent = self.bins, self.counts[part], self.exponent[part]
