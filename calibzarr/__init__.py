@@ -4,20 +4,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from calibzarr.analysis import analyze
-    from calibzarr.builder import build
-    from calibzarr.collector import collect
-    from calibzarr.recommendation import recommend
-    from calibzarr.store import open_store
+    from calibzarr.advice.analysis import analyze
+    from calibzarr.advice.recommendation import recommend
+    from calibzarr.collecting.collector import collect
+    from calibzarr.sampling.builder import build
+    from calibzarr.storage.store import open_store
 
 __all__ = ["analyze", "build", "collect", "open_store", "recommend"]
 
 _MODULES = {
-    "analyze": "calibzarr.analysis",
-    "build": "calibzarr.builder",
-    "collect": "calibzarr.collector",
-    "open_store": "calibzarr.store",
-    "recommend": "calibzarr.recommendation",
+    "analyze": "calibzarr.advice.analysis",
+    "build": "calibzarr.sampling.builder",
+    "collect": "calibzarr.collecting.collector",
+    "open_store": "calibzarr.storage.store",
+    "recommend": "calibzarr.advice.recommendation",
 }
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 
 from calibzarr.models import registry
-from calibzarr.report import contact_sheet, film_strip
+from calibzarr.plots.images import contact_sheet, film_strip
 
 
 @click.command()

@@ -11,9 +11,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import hypothesis
 import pytest
 
+import calibzarr
 from calibzarr import cli
 from calibzarr.models import registry
 from calibzarr.models.base import Model
+from tests.support.replaying import NUM_STEPS, Replayed, dump
 
 hypothesis.settings.register_profile("default", deadline=None)  # machines differ, and are busy
 hypothesis.settings.load_profile("default")
@@ -23,6 +25,20 @@ hypothesis.settings.load_profile("default")
 def tiny() -> Model:
     """The embedded model; tests leave it as they find it."""
     return registry.load("tiny")
+
+
+@pytest.fixture(scope="session")
+def replayed(tmp_path_factory: pytest.TempPathFactory, tiny: Model) -> Replayed:
+    """A store with statistics, and the values that they are of; see :class:`Replayed`."""
+    directory = tmp_path_factory.mktemp("replayed")
+    path, bare = directory / "a.zarr", directory / "bare.zarr"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "load", lambda name: tiny)
+        calibzarr.build(bare, num_images=1, num_steps=1)
+        calibzarr.build(path, num_images=7, num_steps=NUM_STEPS)
+        calibzarr.collect(path, steps="all", images=(0, 5))
+    weights = {layer.name: tiny.weight(layer) for layer in tiny.layers()}
+    return Replayed(path, bare, dump(path, tiny), weights)
 
 
 @pytest.fixture

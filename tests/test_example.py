@@ -1,5 +1,4 @@
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,10 +6,10 @@ import xarray as xr
 
 import calibzarr
 from calibzarr.models import registry
-from calibzarr.scenes import scenes
-from calibzarr.schedule import key_steps
+from calibzarr.prompts.shapes import scenes
+from calibzarr.statistics.steps import key_steps
+from tests.support.files import ROOT
 
-ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "stores" / "example.zarr"
 sys.path.insert(0, str(ROOT / "scripts"))
 

@@ -3,16 +3,15 @@ import shlex
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
-from test_builder import wait_for_images
 
 from calibzarr.cli import cli
+from tests.support.files import ROOT
+from tests.support.stores import wait_for_images
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -111,6 +110,11 @@ def test_every_command_in_the_readme_exists_with_its_options():
         assert {a for a in arguments if a.startswith("--")} <= known
 
 
-def test_layout_table_names_files_that_exist():
-    for module in re.findall(r"`((?:calibzarr|scripts)/[\w/.]+)`", README):
+def test_layout_tables_name_files_that_exist():
+    house = (ROOT / "calibzarr" / "README.md").read_text(encoding="utf-8")
+    rows = [row.split("|")[2] for row in house.splitlines() if row.startswith("| ")]
+    inside = re.findall(r"`([\w/.]+)`", "".join(rows))
+    assert len(inside) > 10
+    named = re.findall(r"`((?:calibzarr|scripts)/[\w/.]+)`", README)
+    for module in [*named, *(f"calibzarr/{name}" for name in inside)]:
         assert (ROOT / module).exists(), module

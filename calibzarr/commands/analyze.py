@@ -67,7 +67,7 @@ def analyze_command(
     calibzarr analyze stores/tiny.zarr --sort outliers --top 10 --stream image
     calibzarr analyze stores/tiny.zarr --plots plots
     """
-    from calibzarr import analysis, recommendation, summary
+    from calibzarr.advice import analysis, recommendation, summary
 
     if plots is not None:
         from calibzarr.plots import drawing

@@ -16,7 +16,7 @@ from calibzarr.commands.common import (
 )
 
 if TYPE_CHECKING:
-    from calibzarr.build_plan import Plan
+    from calibzarr.sampling.plan import Plan
 
 
 @click.command(name="build")
@@ -54,7 +54,8 @@ def build_command(
     calibzarr build stores/sd3.zarr --model sd3-medium --prompts prompts.csv
     calibzarr build stores/sd3.zarr --resume
     """
-    from calibzarr import build_plan, builder
+    from calibzarr.sampling import builder
+    from calibzarr.sampling import plan as build_plan
 
     console = make_console(quiet or settings["quiet"])
     plan = build_plan.plan(store, latent_dtype=options.pop("dtype"), **options)

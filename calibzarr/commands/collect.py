@@ -17,7 +17,7 @@ from calibzarr.commands.common import (
 )
 
 if TYPE_CHECKING:
-    from calibzarr.collector import Plan
+    from calibzarr.collecting.collector import Plan
 
 
 class Steps(click.ParamType):
@@ -62,7 +62,7 @@ def collect_command(settings: dict[str, bool], store: Path, quiet: bool, **optio
     calibzarr collect stores/tiny.zarr
     calibzarr collect stores/tiny.zarr --num-images 200 --steps all
     """
-    from calibzarr import collector
+    from calibzarr.collecting import collector
 
     console = make_console(quiet or settings["quiet"])
     plan = collector.plan(store, **options)

@@ -19,7 +19,7 @@ def info(store: Path, as_json: bool) -> None:
     \b
     calibzarr info stores/tiny.zarr
     """
-    from calibzarr.info import describe
+    from calibzarr.storage.info import describe
 
     description = describe(store)
     if as_json:
@@ -53,7 +53,7 @@ def info(store: Path, as_json: bool) -> None:
 
 def _grouped(sizes: dict[str, int]) -> dict[str, int]:
     """Bytes of what is large, of all statistics, and of the rest."""
-    from calibzarr import schema
+    from calibzarr.storage import schema
 
     large = (schema.LATENTS.name, schema.DECODED.name)
     statistics = {variable.name for variable in schema.COLLECTED_VARIABLES}

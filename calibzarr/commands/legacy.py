@@ -69,14 +69,14 @@ def export_legacy_command(
     calibzarr export-legacy stores/tiny.zarr old/
     calibzarr export-legacy stores/tiny.zarr old/ --layout nhwc --only samples,manifest
     """
-    from calibzarr.export import legacy_export
+    from calibzarr.legacy import exporting
 
     console = make_console(quiet or settings["quiet"])
-    plan = legacy_export.plan(store, directory, **options)
+    plan = exporting.plan(store, directory, **options)
     if plan.left_out:
         console.print(f"{len(plan.left_out)} images are not complete, and left out")
     console.print(f"{directory}: {len(plan.images)} images of {store}")
-    result = legacy_export.run(plan, console)
+    result = exporting.run(plan, console)
     if result.interrupted:
         click.echo(f"{directory}: stopped; go on with the same command, but without --force")
         sys.exit(INTERRUPTED)
@@ -119,15 +119,15 @@ def import_legacy_command(
     calibzarr import-legacy old/ stores/sd3.zarr
     calibzarr import-legacy old/ stores/sd3.zarr --prompts prompts.csv --model sd3-medium
     """
-    from calibzarr.export import legacy_import, legacy_plan
+    from calibzarr.legacy import import_plan, importing
 
     console = make_console(quiet or settings["quiet"])
-    plan = legacy_plan.plan(directory, store, **options)
+    plan = import_plan.plan(directory, store, **options)
     for note in plan.notes:
         click.echo(f"note: {note}", err=True)
     missing = len(plan.missing())
     console.print(f"{store}: {missing} images to import" if missing else f"{store}: nothing new")
-    result = legacy_import.run(plan, console)
+    result = importing.run(plan, console)
     _list("left out", result.left_out)
     _list("without a picture", result.without_picture)
     click.echo(f"{store}: {result.n_completed} of {result.num_images} images are complete")

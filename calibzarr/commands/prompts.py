@@ -39,7 +39,7 @@ def prompts_command(
     calibzarr prompts --count 20
     calibzarr prompts --count 1000 --seed 7 --out prompts.csv
     """
-    from calibzarr.general_prompts import general_prompts
+    from calibzarr.prompts.general import general_prompts
 
     prompts = general_prompts(count, seed)
     if file is None:
@@ -47,7 +47,7 @@ def prompts_command(
         return
     if file.exists() and not force:
         raise FileExistsError(f"{file} exists already; overwrite it with --force")
-    from calibzarr import durable
+    from calibzarr.storage import durable
 
     durable.write(file, _text(prompts, file.suffix.lower() == ".csv").encode())
     click.echo(f"{file}: {count} prompts")

@@ -6,12 +6,7 @@ from typing import Any
 
 import click
 
-from calibzarr.commands.common import (
-    make_console,
-    one_line_errors,
-    quiet_option,
-    store_argument,
-)
+from calibzarr.commands.common import make_console, one_line_errors, quiet_option, store_argument
 
 
 @click.command(name="repair")

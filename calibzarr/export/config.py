@@ -13,18 +13,14 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from calibzarr import (
-    analysis,
-    durable,
-    feature_advice,
-    recommendation,
-    recommended_features,
-    store,
-)
-from calibzarr.bit_widths import CHOICES
+from calibzarr.advice import analysis, recommendation
+from calibzarr.advice import features as recommended_features
+from calibzarr.advice.methods.base import CHOICES
+from calibzarr.advice.recommendation import Options
 from calibzarr.errors import OptionError
 from calibzarr.export.mlx import class_predicate
-from calibzarr.recommendation import Options
+from calibzarr.quantization import features as feature_advice
+from calibzarr.storage import durable, store
 
 GRANULARITIES = ("block", "linear", "all")
 _DIGITS = 9  # of figures: more than a histogram knows, fewer than differ between machines

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from calibzarr import backup, schema, store
-from calibzarr import prompts as prompt_lists
-from calibzarr.integrity import checks, set_aside
+from calibzarr.integrity import set_aside, trajectory_checks
 from calibzarr.integrity.opened import Opened, read_states
 from calibzarr.models import registry
-from calibzarr.prompts import MAX_SEED, prompts_sha256
+from calibzarr.prompts import lists as prompt_lists
+from calibzarr.prompts.lists import MAX_SEED, prompts_sha256
+from calibzarr.storage import backup, schema, store
 
 
 def repair_coordinates(opened: Opened, file: Path | None) -> tuple[list[str], list[str]]:
@@ -134,7 +134,7 @@ def _fitting(opened: Opened, seeds: np.ndarray) -> np.ndarray:
         except Exception:  # whatever a codec raises
             continue
         if sigma is not None:
-            fits[image] = checks.is_noise_of(state, int(seeds[image]), float(sigma[0]))
+            fits[image] = trajectory_checks.is_noise_of(state, int(seeds[image]), float(sigma[0]))
     return fits
 
 
@@ -148,7 +148,7 @@ def _right_schedule(opened: Opened, copies: dict[str, np.ndarray]) -> dict[str, 
         if all(len(source.get(name, ())) == num_states for name in names):
             sigma, timestep = (source[name] for name in names)
             told = None if "imported" in opened.attributes else timestep
-            if not checks.schedule_errors(sigma, told, sampler):
+            if not trajectory_checks.schedule_errors(sigma, told, sampler):
                 return {names[0]: sigma, names[1]: timestep, **final}
     if opened.attributes["model"] not in registry.MODELS:
         return final

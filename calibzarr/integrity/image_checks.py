@@ -6,12 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from rich.console import Console
 
-from calibzarr import backup, schema
-from calibzarr.integrity import checks
+from calibzarr.integrity import trajectory_checks
 from calibzarr.integrity.findings import Tally
 from calibzarr.integrity.opened import Opened, read_states
 from calibzarr.progress import reporting
-from calibzarr.prompts import MAX_SEED
+from calibzarr.prompts.lists import MAX_SEED
+from calibzarr.storage import backup, schema
 
 _WORKERS = min(os.cpu_count() or 1, 4)  # each holds one image
 
@@ -67,24 +67,28 @@ def _check_states(opened: Opened, image: int, states: np.ndarray, tally: Tally) 
         return
     if seeds is not None and 0 <= seeds[image] <= MAX_SEED and finite[0]:
         tally.record("noise", _noise_errors(states[0], image, seeds, sigma, opened), image)
-    bounded = checks.turns_are_bounded(len(states) - 1, opened.attributes.get("cfg_weight"))
+    bounded = trajectory_checks.turns_are_bounded(
+        len(states) - 1, opened.attributes.get("cfg_weight")
+    )
     if bounded and finite.all() and (np.diff(sigma) < 0).all():
-        turns = checks.turns(states, sigma)
+        turns = trajectory_checks.turns(states, sigma)
         step = int(turns.argmax())
         message = (
             f"states {step} to {step + 2} turn by {turns[step]:.3f}; a path turns by at most "
-            f"{checks.MAX_TURN}"
+            f"{trajectory_checks.MAX_TURN}"
         )
-        tally.record("euler", [message] if turns[step] > checks.MAX_TURN else [], image)
+        tally.record("euler", [message] if turns[step] > trajectory_checks.MAX_TURN else [], image)
 
 
 def _noise_errors(
     state: np.ndarray, image: int, seeds: np.ndarray, sigma: np.ndarray, opened: Opened
 ) -> list[str]:
-    if checks.is_noise_of(state, int(seeds[image]), float(sigma[0])):
+    if trajectory_checks.is_noise_of(state, int(seeds[image]), float(sigma[0])):
         return []
     message = f"its first state is not the noise of its seed {seeds[image]}"
-    found = checks.seed_of_noise(state, float(sigma[0]), likely_seeds(opened, image, seeds))
+    found = trajectory_checks.seed_of_noise(
+        state, float(sigma[0]), likely_seeds(opened, image, seeds)
+    )
     if found is None:
         return [message]
     owners = np.flatnonzero(seeds == found)

@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 import zarr
 
-from calibzarr import backup, builder, durable, schema, shards, store
 from calibzarr.errors import OptionError
-from calibzarr.integrity import layout, set_aside, statistics_checks
+from calibzarr.integrity import metadata_checks, set_aside, statistics_checks
 from calibzarr.integrity.regeneration import plan_of
 from calibzarr.integrity.verification import attribute_errors, manifest_errors, wanted_metadata
 from calibzarr.models import registry
 from calibzarr.models.base import Model
 from calibzarr.progress import Silent
-from calibzarr.prompts import prompts_sha256, shape_captions
+from calibzarr.prompts.lists import prompts_sha256, shape_captions
+from calibzarr.sampling import builder
+from calibzarr.storage import backup, durable, schema, shards, store
 
 _PROOF = 0.01  # of the greatest value: other machines' rounding is less, other weights are more
 
@@ -53,7 +54,7 @@ def repair_metadata(path: Path, lost: Lost) -> list[str]:
         ValueError: if ``path`` is no store, or the manifest cannot be rebuilt.
     """
     manifest_errors(path)  # refuses what is no store, or a newer one
-    root, copy = layout.read(path / "zarr.json"), backup.read_root(path)
+    root, copy = metadata_checks.read(path / "zarr.json"), backup.read_root(path)
     done = []
     attributes = _dictionary(root, "attributes")
     if attribute_errors(attributes, copy):
@@ -88,22 +89,22 @@ def repair_metadata(path: Path, lost: Lost) -> list[str]:
             store.write_root(path, new)
             done.append("consolidated the metadata in the root")
     if backup.read_root(path) is None:
-        backup.write_root(path, layout.read(path / "zarr.json") or {})
+        backup.write_root(path, metadata_checks.read(path / "zarr.json") or {})
         done.append("kept a copy of the root's metadata")
     return done
 
 
 def _own(path: Path, name: str) -> dict[str, Any] | None:
-    return layout.read(path / name / "zarr.json")
+    return metadata_checks.read(path / name / "zarr.json")
 
 
 def _says(own: dict[str, Any] | None, right: dict[str, Any]) -> bool:
     """Whether an array's own metadata are right, or those of an unfinished extension."""
     sizes = dict(zip(right["dimension_names"], right["shape"], strict=True))
     if own is not None and "image" in sizes:
-        own = layout.cut(own, sizes["image"])
-    return layout.difference(own, right) is None and (
-        layout.checksummed(own or {}) == layout.checksummed(right)
+        own = metadata_checks.cut(own, sizes["image"])
+    return metadata_checks.difference(own, right) is None and (
+        metadata_checks.checksummed(own or {}) == metadata_checks.checksummed(right)
     )
 
 
@@ -127,7 +128,7 @@ def _choose_metadata(
         names += [variable.name for variable in schema.COLLECTED_VARIABLES]
     candidates = {
         name: [
-            layout.cut(each, attributes["num_images"])
+            metadata_checks.cut(each, attributes["num_images"])
             for each in (listed.get(name), _own(path, name), _listed(copy).get(name))
             if each is not None
         ]
@@ -140,10 +141,12 @@ def _choose_metadata(
             break
     else:
         raise ValueError(f"{path} is damaged: {errors[0]}, and no copy tells")
-    checksums = all(layout.checksummed(each) for each in candidates[schema.LATENTS.name])
+    checksums = all(metadata_checks.checksummed(each) for each in candidates[schema.LATENTS.name])
     chosen = {}
     for name, expected in wanted.items():
-        right = [each for each in candidates[name] if layout.difference(each, expected) is None]
+        right = [
+            each for each in candidates[name] if metadata_checks.difference(each, expected) is None
+        ]
         chosen[name] = right[0] if right else _new(expected, checksums)
     return chosen
 
@@ -170,7 +173,7 @@ def _rebuilt(path: Path, lost: Lost) -> dict[str, Any]:
     entry = registry.find(lost.model)
     try:
         shapes = {
-            variable.name: layout.read(path / variable.name / "zarr.json") or {}
+            variable.name: metadata_checks.read(path / variable.name / "zarr.json") or {}
             for variable in (schema.LATENTS, schema.DECODED)
         }
         num_images, num_states, *_ = shapes[schema.LATENTS.name]["shape"]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from calibzarr import schema, shards, store
+from calibzarr.storage import schema, shards, store
 
 _COORDINATES = tuple(variable for variable in schema.BUILD_VARIABLES if variable.coordinate)
 

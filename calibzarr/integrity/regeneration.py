@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from calibzarr import builder, provenance, schema, store
-from calibzarr.build_plan import Plan
+from calibzarr.collecting import replay
 from calibzarr.integrity.findings import Tally
 from calibzarr.integrity.opened import Opened, read_states
 from calibzarr.models import registry
 from calibzarr.models.base import Model, Schedule
 from calibzarr.progress import Silent, reporting
+from calibzarr.sampling import builder
+from calibzarr.sampling.plan import Plan
+from calibzarr.storage import schema, store
 
 _PICTURE_TOLERANCE = 1  # of 255, where states are within theirs
 
@@ -46,7 +48,7 @@ def check(
     if not len(chosen):
         tally.record("model", ["there is no whole image to make again"])
         return tally
-    provenance.check_known(opened.path, opened.attributes)
+    replay.check_known(opened.path, opened.attributes)
     model = registry.load(opened.attributes["model"])
     if opened.attributes["model_fingerprint"] not in (None, model.fingerprint):
         message = (

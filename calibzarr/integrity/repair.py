@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from calibzarr import durable, schema, shards, statistics_store, store
 from calibzarr.integrity import set_aside, statistics_checks
 from calibzarr.integrity.coordinate_repair import repair_coordinates, replace_coordinate
 from calibzarr.integrity.findings import Finding
 from calibzarr.integrity.image_checks import check_images, decoded_file_name
 from calibzarr.integrity.metadata_repair import Lost, repair_metadata
 from calibzarr.integrity.opened import Opened, open_for_checks
+from calibzarr.storage import collected, durable, schema, shards, store
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _mirror(path: Path) -> Iterator[Path]:
 def _repair(path: Path, lost: Lost, prompts: Path | None, console: Console) -> Result:
     with durable.locked(path) if path.is_dir() else nullcontext():
         actions = repair_metadata(path, lost)
-    if statistics_store.install(path):
+    if collected.install(path):
         actions.append("put new statistics into their place")
     removed = store.remove_leftovers(path)
     if removed:
@@ -141,7 +141,7 @@ def _repair_content(
         if reason is not None:
             _set_aside_statistics(path)
             done.append(f"moved the statistics to {set_aside.directory(Path())}: {reason}")
-            again = _same_collection(attributes[statistics_store.ATTRIBUTE])
+            again = _same_collection(attributes[collected.ATTRIBUTE])
             commands.insert(0, f"calibzarr collect {quoted}{again}")
     if n_completed < len(complete):
         own = "imported" in attributes
@@ -161,7 +161,7 @@ def _repair_content(
 def _set_aside_statistics(path: Path) -> None:
     names = [variable.name for variable in schema.COLLECTED_VARIABLES]
     others = [name for name in store.published(path) if name not in names]
-    store.publish(path, {statistics_store.ATTRIBUTE: None}, others)
+    store.publish(path, {collected.ATTRIBUTE: None}, others)
     for name in names:
         set_aside.move(path, path / name)
 

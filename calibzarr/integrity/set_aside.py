@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from calibzarr import durable, schema
+from calibzarr.storage import durable, schema
 
 
 def directory(path: Path) -> Path:

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import zarr
 
-from calibzarr import schema, store
-from calibzarr.histogram import LogBins
 from calibzarr.integrity.findings import Tally
+from calibzarr.statistics.histogram import LogBins
+from calibzarr.storage import schema, store
 
 _ROUNDING = 1e-5  # of means that were kept in float32, relative to the range
 _ATTRIBUTE = "activations"

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from calibzarr import backup, schema, store
 from calibzarr.errors import OptionError
-from calibzarr.integrity import checks, layout, statistics_checks
+from calibzarr.integrity import metadata_checks, statistics_checks, trajectory_checks
 from calibzarr.integrity.findings import CHECKS, Report, Tally
 from calibzarr.integrity.image_checks import check_images
 from calibzarr.integrity.opened import Opened, open_for_checks
 from calibzarr.models import registry
-from calibzarr.prompts import MAX_SEED, prompts_sha256
+from calibzarr.prompts.lists import MAX_SEED, prompts_sha256
+from calibzarr.storage import backup, schema, store
 
 _BUILD = tuple(variable.name for variable in schema.BUILD_VARIABLES)
 
@@ -96,7 +96,7 @@ def manifest_errors(path: Path) -> list[str]:
     try:
         attributes = store.manifest(path)
     except ValueError as error:
-        version = _format_version(layout.read(path / "zarr.json"))
+        version = _format_version(metadata_checks.read(path / "zarr.json"))
         newer = version not in (None, schema.FORMAT_VERSION)
         if newer and copy is not None:
             newer = version == _format_version(copy)  # else it is damaged, not newer
@@ -157,15 +157,15 @@ def metadata_errors(path: Path, attributes: dict[str, Any]) -> tuple[list[str], 
     wanted, in_root = wanted_metadata(attributes, published)
     of_arrays = []
     for name, expected in wanted.items():
-        own = layout.read(path / name / "zarr.json")
+        own = metadata_checks.read(path / name / "zarr.json")
         listed = published.get(name)
-        what = layout.difference(listed, expected)
+        what = metadata_checks.difference(listed, expected)
         if what is not None:
             in_root.append(f"{name}, in the root's metadata: {what}")
-        what = layout.difference(_to_size(own, expected), expected)
+        what = metadata_checks.difference(_to_size(own, expected), expected)
         if what is not None:
             of_arrays.append(f"{name}, metadata of its own: {what}")
-        elif layout.checksummed(listed or {}) != layout.checksummed(own or {}):
+        elif metadata_checks.checksummed(listed or {}) != metadata_checks.checksummed(own or {}):
             of_arrays.append(
                 f"{name}, metadata of its own: its codecs are not those in the root's metadata"
             )
@@ -175,7 +175,7 @@ def metadata_errors(path: Path, attributes: dict[str, Any]) -> tuple[list[str], 
 def _to_size(own: dict[str, Any] | None, expected: dict[str, Any]) -> dict[str, Any] | None:
     """An array's own metadata; those of an unfinished extension as they were before it."""
     sizes = dict(zip(expected["dimension_names"], expected["shape"], strict=True))
-    return layout.cut(own, sizes["image"]) if own and "image" in sizes else own
+    return metadata_checks.cut(own, sizes["image"]) if own and "image" in sizes else own
 
 
 def wanted_metadata(
@@ -194,14 +194,14 @@ def wanted_metadata(
         latent_shape = entry.latent_shape(attributes["image_size"])
     if len(latent_shape) != 3:
         return {}, ["latents, metadata in the root: they have no shape"]
-    sizes = layout.sizes(attributes, latent_shape)
-    wanted = layout.expected(schema.BUILD_VARIABLES, sizes, attributes["latent_dtype"])
+    sizes = metadata_checks.sizes(attributes, latent_shape)
+    wanted = metadata_checks.expected(schema.BUILD_VARIABLES, sizes, attributes["latent_dtype"])
     if not statistics_checks.present(attributes):
         return wanted, []
     try:
         features = published["feature_min"]["shape"][2]
-        own = layout.statistics_sizes(attributes, features, sizes)
-        return {**wanted, **layout.expected(schema.COLLECTED_VARIABLES, own)}, []
+        own = metadata_checks.statistics_sizes(attributes, features, sizes)
+        return {**wanted, **metadata_checks.expected(schema.COLLECTED_VARIABLES, own)}, []
     except (KeyError, IndexError, TypeError, ValueError) as error:
         return wanted, [f"the sizes of the statistics are not known: {error!r}"]
 
@@ -246,7 +246,7 @@ def _check_schedule(opened: Opened, tally: Tally) -> None:
         return
     sigma, timestep, final = (known[name] for name in names)
     told = None if "imported" in opened.attributes else timestep
-    errors = checks.schedule_errors(sigma, told, opened.attributes["sampler"])
+    errors = trajectory_checks.schedule_errors(sigma, told, opened.attributes["sampler"])
     if not np.array_equal(final, np.arange(len(final)) == len(final) - 1):
         errors.append("final is not true for the last state alone")
     copies = backup.read_coordinates(opened.path)

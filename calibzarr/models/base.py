@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from calibzarr.histogram import LogBins
-from calibzarr.reduction import Reduction
+from calibzarr.statistics.histogram import LogBins
+from calibzarr.statistics.reduction import Reduction
 
 Array = Any
 """Latents in the model's own framework and layout, one image a row; they add and multiply."""

@@ -11,11 +11,11 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
-from calibzarr.histogram import LogBins
 from calibzarr.models.base import Denoise, Layer, Receive, Schedule
 from calibzarr.models.compatibility import import_diffusionkit, metal_names
 from calibzarr.models.observation import observing
 from calibzarr.models.transformer import observable_layers
+from calibzarr.statistics.histogram import LogBins
 
 kit: Any = import_diffusionkit()
 

@@ -8,10 +8,10 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from calibzarr.histogram import LogBins
 from calibzarr.models.base import Layer, Receive
 from calibzarr.models.compatibility import import_diffusionkit
-from calibzarr.reduction import Reduction, reduce
+from calibzarr.statistics.histogram import LogBins
+from calibzarr.statistics.reduction import Reduction, reduce
 
 kit: Any = import_diffusionkit()
 

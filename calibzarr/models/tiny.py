@@ -12,7 +12,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from calibzarr.models.compatibility import import_diffusionkit
-from calibzarr.prompts import SHAPE_CAPTION_WORDS
+from calibzarr.prompts.lists import SHAPE_CAPTION_WORDS
 
 kit: Any = import_diffusionkit()
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import xarray as xr
 
-from calibzarr.analysis import Observed
+from calibzarr.advice.analysis import Observed
 from calibzarr.plots import drawing
 from calibzarr.plots.advice import convergence, recommended_bits, sqnr_by_bits
 from calibzarr.plots.distributions import clipping_by_sigma, histograms

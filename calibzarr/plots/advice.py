@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from calibzarr import analysis
-from calibzarr.bit_widths import CHOICES
-from calibzarr.convergence import TOLERANCE, range_curve
+from calibzarr.advice import analysis
+from calibzarr.advice.methods.base import CHOICES
 from calibzarr.plots import drawing
 from calibzarr.plots.drawing import SMALL, picture
+from calibzarr.statistics.convergence import TOLERANCE, range_curve
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from calibzarr import analysis, recommendation, sigma_polynomial
-from calibzarr.analysis import Observed
-from calibzarr.bit_widths import CHOICES
+from calibzarr.advice import analysis, recommendation
+from calibzarr.advice.analysis import Observed
+from calibzarr.advice.methods.base import CHOICES
 from calibzarr.errors import OptionError
-from calibzarr.histogram import LogBins
 from calibzarr.plots import drawing
 from calibzarr.plots.drawing import POINTS_PER_INCH, picture
+from calibzarr.quantization import sigma_polynomial
+from calibzarr.statistics.histogram import LogBins
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

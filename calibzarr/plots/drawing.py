@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 import numpy as np
 import xarray as xr
 
-from calibzarr import durable
+from calibzarr.storage import durable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from calibzarr import analysis, feature_advice
+from calibzarr.advice import analysis
 from calibzarr.plots import drawing
 from calibzarr.plots.drawing import LINE_HEIGHT, POINTS_PER_INCH, SMALL, picture
+from calibzarr.quantization import features as feature_advice
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

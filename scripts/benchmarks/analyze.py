@@ -10,12 +10,15 @@ import xarray as xr
 
 from benchmarks import data, loop_analysis, synthetic
 from benchmarks.measure import Entry, Figure, Settings, interleave, peak_memory
-from calibzarr import analysis, collector, recommendation, sigma_polynomial, statistics_store, store
-from calibzarr.histogram import LogBins, representative
+from calibzarr.advice import analysis, recommendation
+from calibzarr.advice.recommendation import Options
+from calibzarr.collecting import collector
 from calibzarr.models.base import Layer
-from calibzarr.observer import Statistics
-from calibzarr.quantization import mean_power
-from calibzarr.recommendation import Options
+from calibzarr.quantization import sigma_polynomial
+from calibzarr.quantization.expected_error import mean_power
+from calibzarr.statistics.histogram import LogBins, representative
+from calibzarr.statistics.running import Statistics
+from calibzarr.storage import collected, store
 
 _LINEAR_KINDS = (
     *(f"attn.{name}_proj" for name in ("q", "k", "v", "o")),
@@ -34,7 +37,7 @@ _ANALYSIS = """
 import sys
 from pathlib import Path
 from benchmarks import loop_analysis
-from calibzarr import analysis
+from calibzarr.advice import analysis
 path = Path(sys.argv[2])
 if sys.argv[1] == "calibzarr":
     analysis.analyze(path)
@@ -197,7 +200,7 @@ def _make(path: Path, settings: Settings) -> _Size:
     greatest = weights["weight_feature_max"]  # that which the histogram says
     reach = np.abs(_extremes(weights["weight_histogram"], bins)).max(axis=0)[:, None]
     greatest *= reach / np.fmax.reduce(greatest, axis=1, keepdims=True)
-    statistics_store.replace(
+    collected.replace(
         path,
         _statistics(layers, size.steps + 1, size.images, bins),
         layers,

@@ -22,14 +22,15 @@ from benchmarks.measure import (
     optimised_blas,
     peak_memory,
 )
-from calibzarr import builder, schema, store
 from calibzarr.models import registry, tiny
+from calibzarr.sampling import builder
+from calibzarr.storage import schema, store
 
 _LATENTS = schema.LATENTS.name
 
 _BUILD = """
 import sys
-from calibzarr import builder
+from calibzarr.sampling import builder
 path, images, steps, size = sys.argv[1], *map(int, sys.argv[2:])
 builder.build(path, num_images=images, num_steps=steps, image_size=size)
 """

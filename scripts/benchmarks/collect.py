@@ -9,12 +9,14 @@ import calibzarr
 from benchmarks import data, replay, synthetic
 from benchmarks.measure import Entry, Figure, Settings, interleave, optimised_blas
 from benchmarks.old_collector import PERCENTILES
-from calibzarr import builder, collector, info, schema, statistics_store
-from calibzarr.histogram import quantile
+from calibzarr.collecting import collector
 from calibzarr.models.base import Layer
 from calibzarr.models.diffusionkit import kit
 from calibzarr.models.transformer import observable_layers
-from calibzarr.schedule import key_steps
+from calibzarr.sampling import builder
+from calibzarr.statistics.histogram import quantile
+from calibzarr.statistics.steps import key_steps
+from calibzarr.storage import collected, info, schema
 
 
 def observe_tiny(settings: Settings) -> list[Figure]:
@@ -175,7 +177,7 @@ def bytes_of_sd3(settings: Settings) -> list[Figure]:
 
 def _write(path: Path, statistics: collector.Statistics, layers: Sequence[Layer]) -> None:
     weights = synthetic.weights(layers, statistics.bins)
-    statistics_store.replace(path, statistics, layers, weights, {"stamp": "synthetic"})
+    collected.replace(path, statistics, layers, weights, {"stamp": "synthetic"})
 
 
 def _bytes_of_statistics(path: Path) -> int:

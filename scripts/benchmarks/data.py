@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from calibzarr import schema, store
+from calibzarr.storage import schema, store
 
 CHANNELS = 16
 

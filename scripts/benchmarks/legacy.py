@@ -10,9 +10,12 @@ from rich.console import Console
 
 from benchmarks import data
 from benchmarks.measure import Entry, Figure, Settings, interleave
-from calibzarr import schema, store
-from calibzarr.export import legacy_export, legacy_import, legacy_plan, parallel
-from calibzarr.prompts import prompts_sha256
+from calibzarr import parallel
+from calibzarr.legacy import exporting as legacy_export
+from calibzarr.legacy import import_plan
+from calibzarr.legacy import importing as legacy_import
+from calibzarr.prompts.lists import prompts_sha256
+from calibzarr.storage import schema, store
 
 _PEAK_OF_A_MOVE = """
 import resource, sys
@@ -24,7 +27,7 @@ if __name__ == "__main__":
     if command == "export":
         legacy_export.run(legacy_export.plan(source, target), Console(quiet=True))
     else:
-        legacy_import.run(legacy_plan.plan(source, target), Console(quiet=True))
+        legacy_import.run(import_plan.plan(source, target), Console(quiet=True))
     peak = max(
         resource.getrusage(who).ru_maxrss
         for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
@@ -157,7 +160,7 @@ def _export(path: Path, directory: Path) -> None:
 
 
 def _import(directory: Path, path: Path) -> None:
-    legacy_import.run(legacy_plan.plan(directory, path), Console(quiet=True))
+    legacy_import.run(import_plan.plan(directory, path), Console(quiet=True))
 
 
 def _export_plainly(path: Path, directory: Path) -> None:

@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from calibzarr import analysis, bit_widths, sigma_polynomial
-from calibzarr.bit_widths import CHOICES, Chosen, Layers, Noise
-from calibzarr.histogram import LogBins, fraction_below
-from calibzarr.quantization import BITS, levels
-from calibzarr.recommendation import Options
+from calibzarr.advice import analysis
+from calibzarr.advice.methods import base as bit_widths
+from calibzarr.advice.methods.base import CHOICES, Chosen, Layers, Noise
+from calibzarr.advice.recommendation import Options
+from calibzarr.quantization import sigma_polynomial
+from calibzarr.quantization.expected_error import BITS, levels
+from calibzarr.statistics.histogram import LogBins, fraction_below
 
 _THRESHOLDS = 2.0 ** (-np.arange(97) / 12)
 _OF_LAYERS = (

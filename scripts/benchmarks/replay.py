@@ -9,12 +9,13 @@ import numpy as np
 
 from benchmarks import data
 from benchmarks.old_collector import OldCollector
-from calibzarr import collector, prompts
+from calibzarr.collecting import collector
 from calibzarr.models import registry
 from calibzarr.models.base import Model, Schedule
 from calibzarr.models.diffusionkit import DiffusionKitModel, TextConditioning, kit
-from calibzarr.observer import Statistics
-from calibzarr.schedule import key_steps
+from calibzarr.prompts import lists as prompts
+from calibzarr.statistics.running import Statistics
+from calibzarr.statistics.steps import key_steps
 
 _NUM_STEPS = 50
 

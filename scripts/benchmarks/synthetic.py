@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from calibzarr.histogram import LogBins
 from calibzarr.models.base import Layer
-from calibzarr.observer import Statistics
-from calibzarr.reduction import Reduction
+from calibzarr.statistics.histogram import LogBins
+from calibzarr.statistics.reduction import Reduction
+from calibzarr.statistics.running import Statistics
 
 
 def counts(

@@ -16,7 +16,7 @@ import mlx.optimizers as optimizers
 import numpy as np
 
 from calibzarr.models.tiny import TinyPipeline
-from calibzarr.scenes import Scene, scenes
+from calibzarr.prompts.shapes import Scene, scenes
 from training import checkpoints, loop
 from training.activations import fast_activations
 from training.pictures import draw_all

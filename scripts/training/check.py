@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 
-from calibzarr.scenes import Scene
+from calibzarr.prompts.shapes import Scene
 from training.pictures import DIRECTION, EXTENT, INSIDE, RADIUS, RGB, SHIFT, Placement, coverage
 
 _FRAME = 3  # pixels at the border that show background, but for a large shape near one side

@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
-from calibzarr import durable
+from calibzarr.storage import durable
 
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from calibzarr.models.diffusionkit import DiffusionKitModel
-from calibzarr.sampler import euler_states
-from calibzarr.scenes import Scene, scenes
+from calibzarr.prompts.shapes import Scene, scenes
+from calibzarr.sampling.sampler import euler_states
 from training.autoencoder import decibels, encode
 from training.check import Accuracy, accuracy, look
 from training.pictures import EXTENT, draw_all

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calibzarr.scenes import Scene
+from calibzarr.prompts.shapes import Scene
 
 EXTENT = 64  # pixels
 SUBSAMPLES = 3  # of a pixel, in each direction

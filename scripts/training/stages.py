@@ -7,9 +7,9 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from calibzarr import durable
 from calibzarr.models.tiny import TinyPipeline, save_weights
-from calibzarr.scenes import scenes
+from calibzarr.prompts.shapes import scenes
+from calibzarr.storage import durable
 from training import autoencoder, checkpoints, transformer
 from training.activations import fast_activations
 from training.pictures import draw_all

@@ -1,0 +1,1 @@
+"""What the statistics say, and the bits that follow from it."""

@@ -1,0 +1,1 @@
+"""Ways to choose bits: one module a method."""

@@ -1,0 +1,226 @@
+"""What an analysis comes to: the layers that matter, and what it cannot say."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from calibzarr.advice.methods.base import CHOICES
+from calibzarr.errors import OptionError
+from calibzarr.statistics import convergence
+
+SORTS = {
+    "model": None,
+    "range": "value_range",
+    "central-range": "central_range",
+    "outliers": "outlier_ratio",
+    "sigma": "sigma_variation",
+    "asymmetry": "asymmetry",
+    "sqnr": "sqnr_db",
+}
+"""Orders of a table, by the variable that decides; the model's own where there is none."""
+
+_SPREAD = 4.0  # widest feature over the median one, from where smoothing is worth a thought
+_GAIN = 1.1  # by which a shift narrows the range, from where it is
+_NAMED = 8  # layers of a list
+
+
+def select(
+    analysed: xr.Dataset,
+    *,
+    stream: str | None = None,
+    kind: str | None = None,
+    sort: str = "model",
+    top: int | None = None,
+) -> xr.Dataset:
+    """Some of the layers, in some order.
+
+    Args:
+        analysed: a dataset with the layers' coordinates, as ``analysis.analyze`` gives it.
+        stream: of the layers.
+        kind: of the layers.
+        sort: one of ``SORTS``; what needs most attention comes first.
+        top: how many at most.
+
+    Raises:
+        OptionError: if there is no such stream, kind or order; lists near names.
+    """
+    analysed = filtered(analysed, stream=stream, kind=kind, sort=sort)
+    decisive = SORTS[sort]
+    if decisive is not None:
+        values = analysed[decisive]
+        values = -values.sel(bits=8) if sort == "sqnr" else abs(values)
+        order = np.argsort(-np.nan_to_num(values.values, nan=-np.inf), kind="stable")
+        analysed = analysed.isel(layer=order)
+    return analysed.isel(layer=slice(top))
+
+
+def filtered(
+    dataset: xr.Dataset, *, stream: str | None = None, kind: str | None = None, sort: str = "model"
+) -> xr.Dataset:
+    """The layers that :func:`select` chooses from, of any dataset of layers.
+
+    Raises:
+        OptionError: if there is no such stream, kind or order; lists near names.
+    """
+    for name, value in (("stream", stream), ("kind", kind)):
+        if value is not None:
+            _check_known(name, value, list(dict.fromkeys(dataset[name].values.tolist())))
+            dataset = dataset.isel(layer=np.flatnonzero(dataset[name].values == value))
+    _check_known("sort", sort, list(SORTS))
+    return dataset
+
+
+def _check_known(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        near = get_close_matches(value, known, n=3)
+        meant = f"did you mean {' or '.join(near)}? " if near else ""
+        raise OptionError(f"no {name} {value!r}; {meant}There are: {', '.join(known)}")
+
+
+def describe(analysed: xr.Dataset, recommended: xr.Dataset) -> dict[str, Any]:
+    """What the figures of all layers come to, in JSON types.
+
+    Args:
+        analysed: of ``analysis.of_statistics``.
+        recommended: of ``recommendation.of_statistics``, of the same statistics.
+
+    Returns:
+        ``bits``: layers by recommended bits, of activations and of weights. ``sensitive``, linear
+        layers whose activations need 8 bits, ``compact``, those that 4 or fewer are enough for;
+        ``smoothing`` and ``shift``, layers whose features differ much, and post-GELU inputs that
+        a shift would make narrower, with the figure; ``images``: whether there were enough;
+        ``not_covered``: what nothing is known of, a sentence each.
+    """
+    linear = analysed.role.values == "input"
+    activation, weight = (
+        recommended[f"{what}_bits"].values[linear] for what in ("activation", "weight")
+    )
+    names = analysed.layer.values[linear]
+    spread = np.where(linear, analysed.feature_spread.values, np.nan)
+    gain = np.where(analysed.post_gelu.values, analysed.shift_gain.values, np.nan)
+    return {
+        "bits": {
+            "activations": _by_bits(activation),
+            "weights": _by_bits(weight),
+        },
+        "sensitive": names[activation == CHOICES[-1]].tolist(),
+        "compact": names[activation <= 4].tolist(),
+        "smoothing": _greatest(analysed, spread, _SPREAD),
+        "shift": _greatest(analysed, gain, _GAIN),
+        "images": _images(analysed),
+        "not_covered": _not_covered(analysed, recommended),
+    }
+
+
+def _by_bits(bits: np.ndarray) -> dict[str, int]:
+    return {str(choice): int((bits == choice).sum()) for choice in CHOICES}
+
+
+def _greatest(analysed: xr.Dataset, values: np.ndarray, least: float) -> dict[str, float]:
+    """The layers of the greatest values, with these, from a least value on."""
+    known = np.where(np.isfinite(values), values, -np.inf)
+    order = [row for row in np.argsort(-known, kind="stable") if known[row] >= least]
+    return {str(analysed.layer.values[row]): round(float(values[row]), 3) for row in order}
+
+
+def _images(analysed: xr.Dataset) -> dict[str, Any]:
+    growth = analysed.range_growth.values
+    known = np.isfinite(growth)
+    number = int(analysed.attrs["activations"]["num_images"])
+    if not known.any():
+        unknown = {"enough": None, "median_growth": None, "median_typical_spread": None}
+        return {"number": number, **unknown, "worst": {}}
+    still_growing = ~convergence.enough(growth[known, None])
+    worst = _greatest(analysed, growth, convergence.TOLERANCE)
+    return {
+        "number": number,
+        "enough": not still_growing.any(),
+        "median_growth": round(float(np.median(growth[known])), 4),
+        "median_typical_spread": round(float(np.nanmedian(analysed.typical_spread.values)), 4),
+        "worst": worst,
+    }
+
+
+def _not_covered(analysed: xr.Dataset, recommended: xr.Dataset) -> list[str]:
+    manifest = analysed.attrs
+    activations, states = manifest["activations"], int(manifest["num_steps"]) + 1
+    sentences = []
+    steps = len(activations["steps"])
+    if steps < states:
+        sentences.append(
+            f"{states - steps} of {states} steps were not collected; they are taken to be like "
+            f"their neighbours"
+        )
+    absent = [
+        str(name)
+        for name, number in zip(
+            recommended.phase.values, recommended.num_collected.values, strict=True
+        )
+        if not number
+    ]
+    if absent:
+        sentences.append(f"nothing was collected in {', '.join(absent)}")
+    images = int(activations["num_images"])
+    if images < manifest["num_images"]:
+        sentences.append(
+            f"{manifest['num_images'] - images} images of the store were not collected"
+        )
+    return sentences
+
+
+def named(names: Sequence[str], most: int = _NAMED) -> str:
+    """The first of some names, and how many more there are."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def rows(chosen: xr.Dataset) -> list[dict[str, Any]]:
+    """Layers of :func:`select` in JSON types; None where a figure is unknown or infinite."""
+    columns = {
+        str(name): array.values.tolist()
+        for name, array in chosen.variables.items()
+        if array.dims == ("layer",)
+    }
+    for name in ("sqnr_db", "weight_sqnr_db"):
+        for bits in chosen.bits.values:
+            columns[f"{name}_{bits}"] = chosen[name].sel(bits=bits).values.tolist()
+    return [
+        {
+            name: value if not isinstance(value, float) or np.isfinite(value) else None
+            for name, value in zip(columns, row, strict=True)
+        }
+        for row in zip(*columns.values(), strict=True)
+    ]
+
+
+def sentences(description: dict[str, Any]) -> list[str]:
+    """What :func:`describe` found, for people."""
+    lines = []
+    for what, numbers in description["bits"].items():
+        counted = ", ".join(f"{number} with {bits}" for bits, number in numbers.items() if number)
+        lines.append(f"bits of {what}: {counted}")
+    for what, names in (
+        ("sensitive, 8 bits for activations", description["sensitive"]),
+        ("4 bits or fewer are enough for activations", description["compact"]),
+        ("features differ much, smoothing may help", description["smoothing"]),
+        ("a shift would narrow post-GELU inputs", description["shift"]),
+    ):
+        lines.append(f"{what}: {named(list(names)) or 'none'}")
+    images = description["images"]
+    if images["enough"] is None:
+        lines.append(f"{images['number']} images: too few to tell whether they were enough")
+    else:
+        verdict = "enough" if images["enough"] else "not enough for all layers"
+        lines.append(
+            f"{images['number']} images: {verdict}; their ranges are {images['median_growth']:.1%} "
+            f"wider than those of half of them, and the 0.9-quantile of an image's range has a "
+            f"bootstrap interval of {images['median_typical_spread']:.1%} (median layer)"
+        )
+        if images["worst"]:
+            layer, growth = next(iter(images["worst"].items()))
+            lines.append(f"  still growing most: {layer}, by {growth:.1%}; collect more images")
+    lines += [f"not known: {sentence}" for sentence in description["not_covered"]]
+    return lines

@@ -1,0 +1,1 @@
+"""Replaying stored states under observers."""

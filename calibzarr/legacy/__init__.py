@@ -1,0 +1,1 @@
+"""The directory of npz files that older scripts wrote, both ways."""

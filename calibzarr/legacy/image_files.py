@@ -1,0 +1,106 @@
+"""One image's files in the old layout, for the processes that write them."""
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from calibzarr.legacy import format as legacy
+from calibzarr.legacy import npz
+from calibzarr.storage import durable, schema, shards, store
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a worker must know to export an image.
+
+    Attributes:
+        path: directory of the store.
+        directory: where to.
+        parts: of ``legacy.PARTS``.
+        layout: of the states, one of ``legacy.LAYOUTS``.
+        sigma: of every state.
+        timestep: of every state.
+        scale: of the model's latents, see ``legacy.processed``.
+        shift: of the same.
+    """
+
+    path: Path
+    directory: Path
+    parts: tuple[str, ...]
+    layout: str
+    sigma: np.ndarray
+    timestep: np.ndarray
+    scale: float
+    shift: float
+
+
+def names(parts: Sequence[str], image: int, num_states: int) -> Iterator[tuple[int, str]]:
+    """Step, and path in the directory, of every file of an image; the last step for results."""
+    if legacy.SAMPLES in parts:
+        for step in range(num_states):
+            yield step, f"{legacy.SAMPLES}/{legacy.state_name(image, step)}"
+    if legacy.LATENTS in parts:
+        yield num_states - 1, legacy.latents_name(image)
+    if legacy.IMAGES in parts:
+        yield num_states - 1, legacy.picture_name(image)
+
+
+def export_image(work: Work, image: int) -> None:
+    """Write the files of one image that are not there yet.
+
+    Raises:
+        ValueError: if the image is damaged.
+        OSError: if a file cannot be written.
+    """
+    num_states = len(work.sigma)
+    missing = [
+        (step, name)
+        for step, name in names(work.parts, image, num_states)
+        if not (work.directory / name).exists()
+    ]
+    if missing:
+        group = store.open_group(work.path, mode="r")
+        steps = np.unique([step for step, _ in missing])
+        states = dict(zip(steps.tolist(), _read_states(work, group, image, steps), strict=True))
+        durable.write_all(
+            (work.directory / name, _content(work, group, image, step, states[step], name))
+            for step, name in missing
+        )
+
+
+def _read_states(work: Work, group: Any, image: int, steps: np.ndarray) -> np.ndarray:
+    """Some states of an image, shape (len(steps), channel, height, width), float32."""
+    latents = store.array(group, schema.LATENTS.name)
+    file = work.path / schema.LATENTS.name / "zarr.json"
+    metadata = json.loads(file.read_text(encoding="utf-8"))
+    if not shards.is_ours(metadata):
+        return np.asarray(latents[image])[steps].astype(np.float32)
+    states = np.empty((len(steps), *latents.shape[2:]), latents.dtype)
+    shard = work.path / schema.LATENTS.name / shards.file_name(image)
+    checksums = shards.has_checksums(metadata)
+    shards.read_states(shard, len(work.sigma), steps, states, checksums)
+    return states.astype(np.float32, copy=False)
+
+
+def _content(work: Work, group: Any, image: int, step: int, state: np.ndarray, name: str) -> bytes:
+    """The bytes of one file."""
+    file = io.BytesIO()
+    folder = name.partition("/")[0]
+    if folder == legacy.SAMPLES:
+        sigma, timestep = work.sigma[step], work.timestep[step]
+        final = step == len(work.sigma) - 1
+        return npz.encode(
+            legacy.state_arrays(state, image, step, sigma, timestep, final, work.layout)
+        )
+    if folder == legacy.LATENTS:
+        np.save(file, legacy.processed(state, work.scale, work.shift))
+    else:
+        picture = np.asarray(store.array(group, schema.DECODED.name)[image])
+        Image.fromarray(picture).save(file, "PNG")
+    return file.getvalue()

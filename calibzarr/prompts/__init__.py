@@ -1,0 +1,1 @@
+"""Prompt lists: read from files, or made from words."""

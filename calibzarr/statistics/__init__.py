@@ -1,0 +1,1 @@
+"""Statistics of values: arrays in, arrays out."""

@@ -1,0 +1,1 @@
+"""One Zarr store: its format, and reading and writing it."""

@@ -1,0 +1,63 @@
+"""Arrays as the schema describes them: metadata without data."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
+
+from calibzarr.storage import schema
+
+
+def create(
+    group: zarr.Group,
+    variables: Sequence[schema.Variable],
+    sizes: Mapping[str, int],
+    latent_dtype: str = "float32",
+    checksums: bool = True,
+) -> None:
+    """Create arrays as the schema describes them, with their metadata and no data.
+
+    Args:
+        group: the root group.
+        variables: of the schema.
+        sizes: of every dimension that they have.
+        latent_dtype: dtype of ``latents``.
+        checksums: whether every chunk ends with one; the first stores had none.
+    """
+    for variable in variables:
+        dtype = latent_dtype if variable is schema.LATENTS else variable.dtype
+        attributes: dict[str, Any] = {"long_name": variable.description}
+        if variable.units:
+            attributes["units"] = variable.units
+        coordinates = [
+            other.name
+            for other in variables
+            if other.coordinate and other.dims[0] in variable.dims and not variable.coordinate
+        ]
+        if coordinates:
+            attributes["coordinates"] = " ".join(coordinates)
+        group.create_array(
+            variable.name,
+            shape=variable.shape(sizes),
+            dtype=str if dtype == "string" else dtype,
+            chunks=variable.extent(variable.chunk, sizes),
+            shards=None if variable.shard is None else variable.extent(variable.shard, sizes),
+            compressors=[_compressor(variable, dtype), *([Crc32cCodec()] if checksums else [])],
+            fill_value=variable.fill_value,
+            dimension_names=variable.dims,
+            chunk_key_encoding={"name": "default", "separator": "."},
+            attributes=attributes,
+        )
+
+
+def _compressor(variable: schema.Variable, dtype: str) -> BloscCodec | ZstdCodec:
+    if dtype == "string":
+        return ZstdCodec()
+    return BloscCodec(
+        cname="zstd",
+        clevel=variable.compression_level,
+        shuffle="bitshuffle",
+        typesize=np.dtype(dtype).itemsize,
+    )

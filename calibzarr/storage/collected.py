@@ -1,0 +1,281 @@
+"""Statistics in a store: replaced whole or not at all; and the checkpoint of a collection.
+
+New statistics are written beside the store's own, in a directory of the store that gets its
+name when it is complete. Installing it first takes the old ones out of the consolidated
+metadata, then moves the arrays, then lists them: no reader ever sees a mixture. A kill in
+between leaves the directory, and the next command goes on with it.
+"""
+
+import json
+import shutil
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from calibzarr.models.base import Layer
+from calibzarr.statistics.histogram import LogBins
+from calibzarr.statistics.running import Statistics
+from calibzarr.storage import arrays, durable, schema, store
+
+ATTRIBUTE = "activations"
+_STAGED = "statistics.staged"
+_CHECKPOINT = "collect.checkpoint"
+
+
+def read(path: Path, bins: LogBins) -> Statistics | None:
+    """The statistics of a store at its collected steps; None where there are none.
+
+    Raises:
+        ValueError: if their histograms have other bins.
+    """
+    group = store.open_group(path, mode="r")
+    if ATTRIBUTE not in group.attrs:
+        return None
+    _check_bins(path, group, bins)
+    steps, images = (
+        np.flatnonzero(_read(group, variable.name))
+        for variable in (schema.COLLECTED, schema.COLLECTED_IMAGE)
+    )
+    derived = {
+        variable.name: _read(
+            group,
+            variable.name,
+            (slice(None), steps, images) if "image" in variable.dims else (slice(None), steps),
+        )
+        for variable in schema.STATISTICS
+    }
+    return Statistics.from_derived(bins, steps.tolist(), images.tolist(), derived)
+
+
+def _check_bins(path: Path, group: zarr.Group, bins: LogBins) -> None:
+    stored = LogBins(**_activations(group)["bins"])
+    if stored != bins:
+        raise ValueError(
+            f"{path} has statistics on another grid, {stored}; this calibzarr counts on {bins}. "
+            f"Start over with: calibzarr collect {path} --force"
+        )
+
+
+def stamp(path: Path) -> str | None:
+    """What tells this store's statistics from any others; None where there are none."""
+    group = store.open_group(path, mode="r")
+    return str(_activations(group)["stamp"]) if ATTRIBUTE in group.attrs else None
+
+
+def _activations(group: zarr.Group) -> dict[str, Any]:
+    activations = group.attrs[ATTRIBUTE]
+    if not isinstance(activations, dict):
+        raise ValueError(f"{group.store} is damaged: its attribute {ATTRIBUTE!r} is no object")
+    return activations
+
+
+def _read(group: zarr.Group, name: str, selection: Any = slice(None)) -> np.ndarray:
+    return np.asarray(store.array(group, name).oindex[selection])
+
+
+def replace(
+    path: Path,
+    statistics: Statistics,
+    layers: Sequence[Layer],
+    weights: Mapping[str, np.ndarray],
+    activations: Mapping[str, Any],
+) -> None:
+    """Put statistics in the place of those that a store has.
+
+    Args:
+        path: directory of the store.
+        statistics: every image at every step.
+        layers: of the model, in the order of the arrays.
+        weights: values of the variables about weights, by name.
+        activations: the attribute that says what was collected, JSON types only.
+
+    Raises:
+        OSError: if they cannot be written; the old ones stay.
+    """
+    group = store.open_group(path, mode="r")
+    shape = store.array(group, schema.LATENTS.name).shape
+    sizes = {
+        "image": shape[0],
+        "step": shape[1],
+        "layer": len(layers),
+        "bin": statistics.bins.count,
+        "feature": max(layer.features for layer in layers),
+    }
+    shutil.rmtree(path / _STAGED, ignore_errors=True)
+    with durable.new_directory(path / _STAGED) as directory:
+        staged = zarr.create_group(
+            durable.DurableStore(directory),
+            zarr_format=3,
+            attributes={ATTRIBUTE: dict(activations)},
+        )
+        arrays.create(staged, schema.COLLECTED_VARIABLES, sizes)
+        images = list(statistics.images)
+        values = {
+            **weights,
+            **_layer_coordinates(layers),
+            "bin_low": statistics.bins.low,
+            "bin_high": statistics.bins.high,
+            schema.COLLECTED_IMAGE.name: np.isin(np.arange(sizes["image"]), images),
+            schema.COLLECTED.name: np.isin(np.arange(shape[1]), statistics.steps),
+        }
+        for name, array in values.items():
+            store.array(staged, name)[:] = array
+        for name, array in statistics.derived().items():
+            target = store.array(staged, name)
+            if array.ndim == 2:  # a single chunk, written once
+                every = np.full(target.shape, target.fill_value, dtype=target.dtype)
+                every[:, list(statistics.steps)] = array
+                target[:] = every
+                continue
+            for place, step in enumerate(statistics.steps):
+                if name.startswith("image_"):
+                    by_image = np.full((len(layers), sizes["image"]), np.nan, dtype=array.dtype)
+                    by_image[:, images] = array[:, place]
+                    target[:, step] = by_image
+                else:
+                    target[:, step] = array[:, place]
+    install(path)
+
+
+def _layer_coordinates(layers: Sequence[Layer]) -> dict[str, np.ndarray]:
+    columns = {
+        variable.name: [
+            getattr(layer, "name" if variable.name == "layer" else variable.name)
+            for layer in layers
+        ]
+        for variable in schema.LAYER_COORDINATES
+    }
+    return {
+        name: np.array(column, dtype=np.int64 if name == "features" else object)
+        for name, column in columns.items()
+    }
+
+
+def install(path: Path) -> bool:
+    """Move complete new statistics into their place, also after a kill; return whether any were."""
+    staged = path / _STAGED
+    if not staged.exists():
+        return False
+    with durable.locked(path):
+        if not staged.exists():  # another process was faster
+            return False
+        attributes = json.loads((staged / "zarr.json").read_text(encoding="utf-8"))["attributes"]
+        names = [variable.name for variable in schema.COLLECTED_VARIABLES]
+        stale = [variable.name for variable in schema.RECOMMENDED_VARIABLES]
+        others = [name for name in store.published(path) if name not in (*names, *stale)]
+        num_images = store.array(store.open_group(path), schema.LATENTS.name).shape[0]
+        store.publish(path, {ATTRIBUTE: None, schema.RECOMMENDED: None}, others)
+        for name in stale:  # recommended from the old statistics
+            shutil.rmtree(path / name, ignore_errors=True)
+        for name in names:
+            if (staged / name).exists():
+                shutil.rmtree(path / name, ignore_errors=True)
+                (staged / name).rename(path / name)
+        durable.flush_directory(path)
+        # The store may have grown since these were written.
+        moved = store.open_group(path, consolidated=False)
+        store.resize_images({name: store.array(moved, name) for name in names}, num_images)
+        store.publish(path, attributes, [*others, *names])
+        done = durable.partial_path(staged)  # half removed, it is a leftover like any other
+        staged.rename(done)
+    shutil.rmtree(done)
+    return True
+
+
+def write_checkpoint(path: Path, statistics: Statistics, began_with: str | None) -> None:
+    """Keep what a collection has so far, in one file of the store.
+
+    Args:
+        path: directory of the store.
+        statistics: so far.
+        began_with: stamp of the store's statistics when the collection began.
+    """
+    header = {
+        "bins": asdict(statistics.bins),
+        "steps": statistics.steps,
+        "images": statistics.images,
+        "began_with": began_with,
+    }
+    with durable.new_file(path / _CHECKPOINT) as file:
+        np.savez(
+            file,
+            header=np.frombuffer(json.dumps(header).encode(), dtype=np.uint8),
+            covered=statistics.covered,
+            **statistics.arrays,  # type: ignore[arg-type]
+        )
+
+
+def read_checkpoint(path: Path, bins: LogBins) -> Statistics | None:
+    """What an interrupted collection had; None where there is none that fits the store now."""
+    checkpoint = _open_checkpoint(path, bins)
+    if checkpoint is None:
+        return None
+    with checkpoint as file:
+        steps, images = _extent(file)
+        arrays = {name: file[name] for name in file.files if name != "header"}
+    return Statistics(bins, steps, images, arrays.pop("covered"), arrays)
+
+
+def has_checkpoint(path: Path, bins: LogBins) -> bool:
+    """Whether an interrupted collection left a checkpoint that fits the store now."""
+    checkpoint = _open_checkpoint(path, bins)
+    if checkpoint is not None:
+        checkpoint.close()
+    return checkpoint is not None
+
+
+def coverage(path: Path, bins: LogBins, shape: tuple[int, int]) -> np.ndarray:
+    """What is observed already, by an interrupted collection or the store's statistics.
+
+    Args:
+        path: directory of the store.
+        bins: of the histograms.
+        shape: numbers of images and of states.
+
+    Returns:
+        Shape (image, step), bool.
+
+    Raises:
+        ValueError: if the store's histograms have other bins.
+    """
+    covered = np.zeros(shape, dtype=bool)
+    checkpoint = _open_checkpoint(path, bins)
+    if checkpoint is not None:
+        with checkpoint as file:
+            steps, images = _extent(file)
+            covered[np.ix_(images, steps)] = file["covered"]
+        return covered
+    group = store.open_group(path, mode="r")
+    if ATTRIBUTE in group.attrs:
+        _check_bins(path, group, bins)
+        collected = (schema.COLLECTED_IMAGE, schema.COLLECTED)
+        covered[np.ix_(*(np.flatnonzero(_read(group, own.name)) for own in collected))] = True
+    return covered
+
+
+def _open_checkpoint(path: Path, bins: LogBins) -> Any:
+    try:
+        file = np.load(path / _CHECKPOINT, allow_pickle=False)
+        header = json.loads(file["header"].tobytes())
+    except (FileNotFoundError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
+    fits = LogBins(**header["bins"]) == bins and header["began_with"] == stamp(path)
+    if not fits:
+        file.close()
+    return file if fits else None
+
+
+def _extent(file: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Steps and images that a checkpoint has room for."""
+    header = json.loads(file["header"].tobytes())
+    return tuple(header["steps"]), tuple(header["images"])
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove the checkpoint, if there is one."""
+    (path / _CHECKPOINT).unlink(missing_ok=True)

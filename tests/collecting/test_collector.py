@@ -1,0 +1,583 @@
+import json
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import calibzarr
+from calibzarr.collecting import collector
+from calibzarr.errors import OptionError
+from calibzarr.models import registry
+from calibzarr.statistics.histogram import LogBins, quantile
+from calibzarr.statistics.steps import key_steps
+from calibzarr.storage import collected as statistics_store
+from calibzarr.storage import info, schema, store
+from tests.support.stores import open_strictly, snapshot
+
+STATISTICS = [variable.name for variable in schema.STATISTICS]
+EVERYTHING = {variable.name for variable in schema.COLLECTED_VARIABLES}
+
+
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory, tiny):
+    """A store of 6 images, 5 of them complete, without statistics."""
+    path = tmp_path_factory.mktemp("built") / "a.zarr"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "load", lambda name: tiny)
+        calibzarr.build(path, num_images=6, num_steps=3, images=(0, 5))
+    return path
+
+
+@pytest.fixture
+def path(built, tmp_path):
+    path = tmp_path / "a.zarr"
+    subprocess.run(["cp", "-r", built, path], check=True)
+    return path
+
+
+@pytest.fixture(scope="module")
+def collected(built, tmp_path_factory, tiny):
+    """The same store with statistics of all 5 images at all 4 steps."""
+    path = tmp_path_factory.mktemp("collected") / "a.zarr"
+    subprocess.run(["cp", "-r", built, path], check=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "load", lambda name: tiny)
+        calibzarr.collect(path, steps="all")
+    return path
+
+
+def assert_same_statistics(actual, expected):
+    """Counts and extremes exactly, means to 1e-6 of the greatest of their layer and step."""
+    first, second = open_strictly(actual), open_strictly(expected)
+    for name in EVERYTHING:
+        if "mean" in name or "std" in name:
+            rest = [dim for dim in first[name].dims if dim not in ("layer", "step")]
+            scale = np.abs(second[name]).max(rest)
+            assert (np.abs(first[name] - second[name]) <= 1e-6 * scale).sum() == (
+                second[name].notnull().sum()
+            )
+        else:
+            np.testing.assert_array_equal(first[name], second[name])
+
+
+def test_variables_stand_beside_the_latents_as_documented(collected):
+    dataset = open_strictly(collected)
+    assert set(dataset.variables) >= EVERYTHING
+    assert {"latents", "decoded"} <= set(dataset.data_vars)
+    for variable in schema.COLLECTED_VARIABLES:
+        assert dataset[variable.name].dims == variable.dims
+        assert (variable.name in dataset.coords) == variable.coordinate
+        assert not hasattr(xr.Dataset, variable.name)
+    assert dataset.collected.all()
+    assert dataset.collected_image.values.tolist() == [True] * 5 + [False]
+    assert (dataset.histogram.sum("bin") == dataset.value_count).all()
+    assert (dataset.non_finite_count == 0).all()
+    assert dataset.attrs["activations"]["steps"] == [0, 1, 2, 3]
+    assert dataset.attrs["num_images"] == 6  # the manifest is still there
+
+
+def test_one_layer_at_one_step_agrees_with_a_dump_to_the_last_count(collected, tiny):
+    """All values that enter a layer at a step, over all images, by NumPy."""
+    dataset = open_strictly(collected)
+    layer, step = "mm_block_1.image.mlp.fc2", 2
+    module = tiny.pipeline.mmdit.multimodal_transformer_blocks[1].image_transformer_block.mlp.fc2
+    values, original = [], type(module).__call__
+
+    def dump(self, x):
+        if self is module:
+            values.append(np.array(x))
+        return original(self, x)
+
+    schedule = tiny.schedule(3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(module), "__call__", dump)
+        for image in range(5):
+            conditioning = tiny.encode([str(dataset.prompt.values[image])], 3.0)
+            x = tiny.from_numpy(dataset.latents.values[[image], step])
+            with tiny.denoiser(conditioning, 3.0, schedule) as denoise:
+                np.array(denoise(x, step))
+    values = np.stack(values)  # image, guidance, token, 1, feature
+    row = dataset.sel(layer=layer).isel(step=step)
+    edges = np.append(row.bin_low.values, np.inf)
+    low, middle = np.histogram(values[values < 0], edges)[0], len(edges) // 2
+    np.testing.assert_array_equal(row.histogram[middle + 1 :], _positive(values, edges, middle))
+    assert (
+        int(row.histogram[:middle].sum() + row.histogram[middle])
+        == low.sum() + ((values >= 0) & (values < edges[middle])).sum()
+    )
+    assert row.value_count == values.size
+    assert row.value_min == values.min()
+    assert row.value_max == values.max()
+    np.testing.assert_allclose(row.value_mean, values.mean(dtype=np.float64), rtol=1e-9)
+    np.testing.assert_allclose(row.value_std, values.std(dtype=np.float64), rtol=1e-9)
+    extremes = values.max(axis=(1, 2, 3))
+    np.testing.assert_array_equal(row.feature_max[: values.shape[-1]], extremes.max(axis=0))
+    np.testing.assert_allclose(
+        row.feature_mean_max[: values.shape[-1]], extremes.mean(axis=0, dtype=float), rtol=1e-6
+    )
+    assert np.isnan(row.feature_max[values.shape[-1] :]).all()
+    weight = np.array(module.weight)
+    np.testing.assert_array_equal(
+        row.weight_feature_max[: weight.shape[1]], np.abs(weight).max(axis=0)
+    )
+    assert int(row.weight_histogram.sum()) == weight.size
+    fractions = [0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999]
+    actual = quantile(row.histogram.values, row.bin_low, row.bin_high, fractions)
+    np.testing.assert_allclose(actual, np.quantile(values, fractions), rtol=0.01, atol=2e-6)
+
+
+def _positive(values, edges, middle):
+    """Counts of the bins above the one around zero, whose lower edges belong to them."""
+    return np.histogram(values[values > 0], edges)[0][middle + 1 :]
+
+
+def test_quantiles_of_all_real_activations_agree_with_numpy(collected, tiny):
+    dataset = open_strictly(collected)
+    dumped = {}
+    schedule = tiny.schedule(3)
+    modules = {id(m): path for path, m in tiny.pipeline.mmdit.named_modules()}
+    linear = type(tiny.pipeline.mmdit.context_embedder)
+    call = linear.__call__
+
+    def dump(self, x):
+        if (path := modules.get(id(self))) is not None:
+            dumped.setdefault(path, []).append(np.array(x).ravel())
+        return call(self, x)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(linear, "__call__", dump)
+        for image in range(5):
+            conditioning = tiny.encode([str(dataset.prompt.values[image])], 3.0)
+            with tiny.denoiser(conditioning, 3.0, schedule, [1]) as denoise:
+                np.array(denoise(tiny.from_numpy(dataset.latents.values[[image], 1]), 1))
+    row = dataset.isel(step=1, layer=(dataset.role == "input").values)
+    fractions = np.array([0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999])
+    actual = quantile(row.histogram.values, row.bin_low, row.bin_high, fractions)
+    for module, quantiles in zip(row.module.values, actual, strict=True):
+        values = np.sort(np.concatenate(dumped[str(module)]).astype(np.float64))
+        expected = np.quantile(values, fractions)
+        # Between two neighbours of opposite sign the error is relative to the neighbours.
+        position = fractions * (len(values) - 1)
+        neighbours = np.abs(values[[np.floor(position).astype(int), np.ceil(position).astype(int)]])
+        error = np.abs(quantiles - expected)
+        assert (error <= 0.01 * neighbours.max(axis=0) + 2e-6).all(), module
+
+
+def test_more_images_replay_only_the_new_ones(path, collected, monkeypatch):
+    calls = []
+    replay = collector.replay_step
+
+    def count(*args):
+        calls.append((args[6], args[5]))
+        replay(*args)
+
+    monkeypatch.setattr(collector, "replay_step", count)
+    calibzarr.collect(path, steps="all", num_images=2)
+    assert len(calls) == 2 * 4
+    first = {image for images, _ in calls for image in images}
+    calls.clear()
+    calibzarr.collect(path, steps="all", num_images=5)
+    assert len(calls) == 3 * 4
+    assert not first & {image for images, _ in calls for image in images}
+    assert_same_statistics(path, collected)
+
+
+def test_other_steps_are_added_and_order_does_not_matter(path, collected):
+    calibzarr.collect(path, steps=[3], images=(2, 4))
+    calibzarr.collect(path, steps=[0, 2], images=(0, 2))
+    dataset = open_strictly(path)
+    assert dataset.collected.values.tolist() == [True, False, True, True]
+    assert dataset.collected_image.values.tolist() == [True] * 4 + [False] * 2
+    calibzarr.collect(path, steps="all", images=(4, 6))
+    assert_same_statistics(path, collected)
+
+
+def test_batches_give_the_same_statistics(path, collected):
+    calibzarr.collect(path, steps="all", batch_size=3)
+    batched, single = open_strictly(path), open_strictly(collected)
+    np.testing.assert_array_equal(batched.value_count, single.value_count)
+    np.testing.assert_allclose(batched.value_max, single.value_max, rtol=1e-4)
+    np.testing.assert_allclose(
+        batched.feature_mean_max, single.feature_mean_max, rtol=1e-3, atol=1e-4
+    )
+    moved = np.abs(batched.histogram - single.histogram).sum() / single.histogram.sum()
+    assert moved < 0.01  # values near an edge, by the last bits
+
+
+def test_nothing_new_replays_nothing_and_loads_no_model(collected, monkeypatch):
+    monkeypatch.setattr(registry, "load", lambda name: pytest.fail("loaded a model"))
+    before = snapshot(collected)
+    for options in ({}, {"num_images": 2}, {"steps": [1], "images": (0, 3)}):
+        assert calibzarr.collect(collected, **options).num_images == 5
+    assert snapshot(collected) == before
+
+
+def test_force_starts_over_and_keeps_the_old_until_the_new_is_complete(path, monkeypatch):
+    calibzarr.collect(path, steps="all")
+    before = open_strictly(path)
+    during = []
+    replay = collector.replay_step
+
+    def look(*args):
+        during.append(open_strictly(path).identical(before))
+        replay(*args)
+
+    monkeypatch.setattr(collector, "replay_step", look)
+    result = calibzarr.collect(path, steps=[1], num_images=2, force=True)
+    assert during == [True, True]
+    after = open_strictly(path)
+    assert (result.num_images, result.steps) == (2, (1,))
+    assert after.collected.values.tolist() == [False, True, False, False]
+    assert after.collected_image.sum() == 2
+
+
+@pytest.mark.parametrize(
+    ("complete", "count"), [(150, 100), (150, 149), (7, 3), (1000, 100), (5, 5), (5, 9)]
+)
+def test_images_are_spread_evenly(complete, count):
+    chosen = collector._spread(np.arange(complete), np.array([], dtype=int), count)
+    assert len(set(chosen)) == len(chosen) == min(complete, count)
+    gaps = np.diff([*chosen, complete])
+    assert gaps.max() - gaps.min() <= 1
+    both = np.union1d(chosen, collector._spread(np.arange(complete), chosen, 2 * count))
+    gaps = np.diff([*both, complete])
+    assert len(both) == min(2 * count, complete)
+    assert gaps.max() <= 2 * max(gaps.min(), complete / len(both) / 2)
+
+
+def test_statistics_stay_when_the_store_grows(path, collected):
+    calibzarr.collect(path, steps="all")
+    calibzarr.build(path, num_images=8, resume=True)
+    grown, before = open_strictly(path), open_strictly(collected)
+    assert grown.sizes["image"] == 8
+    np.testing.assert_array_equal(grown.histogram, before.histogram)
+    np.testing.assert_array_equal(grown.image_max[..., :6], before.image_max)
+    assert np.isnan(grown.image_max[..., 6:]).all()
+    assert not grown.collected_image[6:].any()
+    calibzarr.collect(path, steps="all")
+    assert open_strictly(path).collected_image.all()
+
+
+def test_disk_use_is_small(collected):
+    sizes = info.bytes_on_disk(collected)
+    used = sum(sizes.get(name, 0) for name in EVERYTHING)
+    dataset = open_strictly(collected)
+    raw = 4 * int(dataset.value_count.sum())
+    assert used < raw / 5  # of 5 small images; bench.py measures the real ratio
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": [4]}, "steps must be from 0 to 3, got 4"),
+        ({"steps": [-1]}, "got -1"),
+        ({"steps": []}, "at least one state"),
+        ({"steps": "some"}, "must be key, all, or indices of states, got 'some'"),
+        ({"num_images": 0}, "num_images must be 1 or more, got 0"),
+        ({"batch_size": 0}, "batch_size must be 1 or more, got 0"),
+        ({"images": (2, 9)}, "0 <= A < B <= 6, got 2:9"),
+        ({"images": (5, 6)}, "no image of 5:6 is complete"),
+    ],
+)
+def test_wrong_options_change_nothing(built, options, message):
+    before = snapshot(built)
+    with pytest.raises(OptionError, match=re.escape(message)):
+        calibzarr.collect(built, **options)
+    assert snapshot(built) == before
+
+
+def test_stores_that_cannot_be_collected_are_refused_unchanged(path, tmp_path, tiny):
+    empty = tmp_path / "empty.zarr"
+    calibzarr.build(empty, num_images=2, num_steps=1, images=(0, 1))
+    next(empty.glob("latents/c.*")).unlink()
+    before = snapshot(empty)
+    with pytest.raises(ValueError, match="no complete image to replay"):
+        calibzarr.collect(empty)
+    assert snapshot(empty) == before
+
+    calibzarr.collect(path, steps=[1], num_images=1)
+    other = {"min_exponent": -20, "max_exponent": 16, "mantissa_bits": 5}
+    activations = store.manifest(path)["activations"]
+    store.update_attributes(path, {"activations": {**activations, "bins": other}})
+    before = snapshot(path)
+    with pytest.raises(ValueError, match=r"another grid, LogBins\(.*mantissa_bits=5\)"):
+        calibzarr.collect(path, steps=[2])
+    assert snapshot(path) == before
+    calibzarr.collect(path, steps=[2], force=True)
+
+    store.update_attributes(path, {"model_fingerprint": "0123"})
+    before = snapshot(path)
+    with pytest.raises(ValueError, match=f"fingerprint 0123, but tiny now has {tiny.fingerprint}"):
+        calibzarr.collect(path, steps=[3])
+    assert snapshot(path) == before
+
+
+def test_kill_between_any_two_moves_of_the_installation_leaves_no_mixture(path, monkeypatch):
+    calibzarr.collect(path, steps=[1], num_images=2)
+    old = open_strictly(path)
+    moves = 0
+    rename = statistics_store.Path.rename
+
+    class Killed(BaseException):
+        """Nothing catches this: as if the process were gone."""
+
+    for allowed in (0, 1, 7, len(EVERYTHING) - 1, len(EVERYTHING), len(EVERYTHING) + 1):
+        left = [allowed]
+
+        def rename_until_killed(self, target, left=left):
+            if "statistics.staged" in str(self) and "partial" not in str(self):
+                if not left[0]:
+                    raise Killed
+                left[0] -= 1
+            return rename(self, target)
+
+        monkeypatch.setattr(statistics_store.Path, "rename", rename_until_killed)
+        try:
+            calibzarr.collect(path, steps=[1, 2], num_images=2, force=True)
+        except Killed:
+            moves += 1
+            dataset = open_strictly(path)
+            assert EVERYTHING & set(dataset.variables) in (set(), EVERYTHING)
+            assert ("activations" in dataset.attrs) == (set(dataset.variables) >= EVERYTHING)
+            assert "latents" in dataset
+        monkeypatch.setattr(statistics_store.Path, "rename", rename)
+        result = calibzarr.collect(path, steps=[1, 2], num_images=2)  # goes on at once
+        assert (result.steps, result.num_images) == ((1, 2), 2)
+        new = open_strictly(path)
+        assert new.collected.values.tolist() == [False, True, True, False]
+        np.testing.assert_array_equal(new.histogram[:, 1], old.histogram[:, 1])
+    assert moves == 5
+    assert not (path / "statistics.staged").exists()
+
+
+def command(path, *options):
+    return [sys.executable, "-m", "calibzarr", "collect", str(path), *map(str, options)]
+
+
+def test_interrupted_collection_goes_on_where_it_stopped(path, collected, monkeypatch):
+    replay = collector.replay_step
+    calls = []
+
+    def interrupt(*args):
+        calls.append(args[6])
+        if len(calls) == 6:
+            signal.raise_signal(signal.SIGINT)
+        replay(*args)
+
+    monkeypatch.setattr(collector, "replay_step", interrupt)
+    result = calibzarr.collect(path, steps="all")
+    assert result.interrupted
+    assert result.num_images == 2  # the call in work was finished: the second image's second
+    assert not EVERYTHING & set(open_strictly(path).variables)
+    monkeypatch.setattr(collector, "replay_step", lambda *args: (calls.append(0), replay(*args)))
+    calls.clear()
+    assert not calibzarr.collect(path, steps="all").interrupted
+    assert len(calls) == 5 * 4 - 6
+    assert_same_statistics(path, collected)
+    assert open_strictly(path).equals(open_strictly(collected))
+    assert snapshot(path).keys() == snapshot(collected).keys()
+
+
+def test_killed_collections_resume_to_the_same_statistics(built, tmp_path):
+    path, expected = tmp_path / "killed.zarr", tmp_path / "whole.zarr"
+    subprocess.run(["cp", "-r", built, path], check=True)
+    calibzarr.build(path, num_images=14, resume=True)
+    subprocess.run(["cp", "-r", path, expected], check=True)
+    calibzarr.collect(expected, steps="all")
+    chance = random.Random(3)
+    always_checkpoint = (
+        "import sys; from calibzarr import cli; from calibzarr.collecting import collector\n"
+        "collector._CHECKPOINT_SECONDS = 0, 0\n"
+        "sys.argv[0] = 'calibzarr'; cli.main()"
+    )
+    arguments = [sys.executable, "-c", always_checkpoint, *command(path, "--steps", "all")[3:]]
+    checkpoint = path / "collect.checkpoint"
+
+    def written():
+        return checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+
+    kills = with_checkpoint = 0
+    while kills < 20:
+        before = written()
+        process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        if kills % 4:
+            while process.poll() is None and written() == before:
+                time.sleep(0.001)
+            time.sleep(chance.uniform(0, 0.15))
+        else:  # anywhere from the start
+            time.sleep(chance.uniform(0.5, 2.5))
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        kills += 1
+        with_checkpoint += checkpoint.exists()
+        assert not EVERYTHING & set(open_strictly(path).variables)
+    assert with_checkpoint >= 10
+    subprocess.run(arguments, check=True, capture_output=True)
+    assert_same_statistics(path, expected)
+    first, second = open_strictly(path), open_strictly(expected)
+    assert first.drop_attrs().equals(second.drop_attrs())
+    assert snapshot(path).keys() == snapshot(expected).keys()
+
+
+def test_a_kill_while_the_statistics_are_put_in_place(path, collected):
+    """At any moment from the last replay on: the old, the new or none, never a mixture."""
+    calibzarr.collect(path, steps=[1], num_images=3)
+    old = open_strictly(path)
+    arguments = command(path, "--steps", "all")
+    for delay in (0.0, 0.05, 0.1, 0.2, 0.4):
+        process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        while process.poll() is None and not list(path.glob("statistics.staged*")):
+            time.sleep(0.001)
+        time.sleep(delay)
+        process.kill()
+        process.communicate()
+        dataset = open_strictly(path)
+        present = EVERYTHING & set(dataset.variables)
+        assert present in (set(), EVERYTHING)
+        if present and dataset.collected.sum() == 1:
+            assert dataset.equals(old)
+        elif present:
+            assert_same_statistics(path, collected)
+            break
+    calibzarr.collect(path, steps="all")
+    assert_same_statistics(path, collected)
+
+
+def test_command_tells_what_it_does(path):
+    def run(*options):
+        return subprocess.run(command(path, *options), capture_output=True, text=True)
+
+    result = run("--steps", "0,2", "--num-images", 9)
+    assert result.returncode == 0, result.stderr
+    assert "9 images were asked for, 5 are complete: taking those" in result.stderr
+    assert "10 model calls on stored latents" in result.stderr
+    assert "statistics of 67 layers from 5 images at 2 steps" in result.stdout
+    result = run("--steps", "0")
+    assert (result.returncode, "nothing new to observe" in result.stderr) == (0, True)
+    info = [sys.executable, "-m", "calibzarr", "info", str(path)]
+    out = subprocess.run(info, capture_output=True, text=True, check=True).stdout
+    assert re.search(r"67 layers, 5 images, steps 0, 2", out)
+    described = subprocess.run([*info, "--json"], capture_output=True, text=True, check=True).stdout
+    assert json.loads(described)["collected"]["steps"] == [0, 2]
+    for wrong, message in [
+        (["--steps", "0,9"], "steps must be from 0 to 3, got 9"),
+        (["--steps", "x"], "'x' is not key, all, or indices such as 0,25,50"),
+        (["--images", "3"], "'3' is not a range"),
+    ]:
+        result = run(*wrong)
+        assert result.returncode == 2
+        assert message in result.stderr
+        assert result.stderr.count("\n") == 1
+
+
+def test_key_steps_are_the_default(path):
+    plan = collector.plan(path)
+    assert plan.steps == key_steps(3)
+    assert plan.images.tolist() == [0, 1, 2, 3, 4]
+    assert LogBins() == collector.BINS
+
+
+def test_finishing_a_build_keeps_statistics_that_came_meanwhile(path, monkeypatch):
+    group = store.open_group(path)  # what a builder may have opened before
+    assert "activations" not in group.attrs
+    completed = store.completed
+
+    def collect_meanwhile(*args):
+        monkeypatch.setattr(store, "completed", completed)
+        calibzarr.collect(path, steps=[1], num_images=2)
+        return completed(*args)
+
+    monkeypatch.setattr(store, "completed", collect_meanwhile)
+    store.finish(path)
+    dataset = open_strictly(path)
+    assert "activations" in dataset.attrs
+    assert set(dataset.variables) >= EVERYTHING
+    assert dataset.attrs["n_completed"] == 5
+
+
+def test_second_collection_at_the_same_time_is_refused(path, monkeypatch):
+    refused = []
+    replay = collector.replay_step
+
+    def collect_again(*args):
+        result = subprocess.run(command(path), capture_output=True, text=True)
+        refused.append((result.returncode, result.stderr.splitlines()[-1]))
+        monkeypatch.setattr(collector, "replay_step", replay)
+        replay(*args)
+
+    monkeypatch.setattr(collector, "replay_step", collect_again)
+    calibzarr.collect(path, steps=[1], num_images=1)
+    ((code, message),) = refused
+    assert code == 1
+    assert "another collection is at work on" in message
+
+
+@pytest.mark.parametrize("staged", [False, True])
+def test_store_that_grows_meanwhile_is_collected_all_the_same(path, collected, monkeypatch, staged):
+    """While images are replayed, or between a kill and the installation."""
+    install = statistics_store.install
+    replay = collector.replay_step
+
+    def grow(*args):
+        monkeypatch.setattr(collector, "replay_step", replay)
+        calibzarr.build(path, num_images=8, resume=True, images=(0, 5))
+        replay(*args)
+
+    if staged:
+        monkeypatch.setattr(statistics_store, "install", lambda path: None)
+        calibzarr.collect(path, steps="all")
+        assert not EVERYTHING & set(open_strictly(path).variables)
+        monkeypatch.setattr(statistics_store, "install", install)
+        calibzarr.build(path, num_images=8, resume=True, images=(0, 5))
+    else:
+        monkeypatch.setattr(collector, "replay_step", grow)
+    calibzarr.collect(path, steps="all")
+    grown, before = open_strictly(path), open_strictly(collected)
+    assert grown.sizes["image"] == 8
+    np.testing.assert_array_equal(grown.histogram, before.histogram)
+    np.testing.assert_array_equal(grown.image_max[..., :6], before.image_max)
+    assert not grown.collected_image[5:].any()
+
+
+def test_interrupted_force_is_not_taken_for_the_old_statistics(path, monkeypatch):
+    calibzarr.collect(path, steps=[0], images=(0, 2))
+    replay, calls = collector.replay_step, []
+
+    def interrupt(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGINT)
+        replay(*args)
+
+    monkeypatch.setattr(collector, "replay_step", interrupt)
+    assert calibzarr.collect(path, steps=[0], images=(2, 5), force=True).interrupted
+    monkeypatch.setattr(collector, "replay_step", replay)
+    calibzarr.collect(path, steps=[0], images=(2, 4))
+    assert open_strictly(path).collected_image.values.tolist() == [0, 0, 1, 1, 0, 0]
+
+
+def test_images_that_are_no_longer_complete_are_not_replayed_as_nan(path):
+    calibzarr.collect(path, steps=[0])
+    (path / "latents" / "c.2.0.0.0.0").unlink()
+    before = snapshot(path)
+    with pytest.raises(ValueError, match=r"image 2 is among the statistics .* no longer complete"):
+        calibzarr.collect(path, steps=[1])
+    assert snapshot(path) == before
+
+
+def test_lost_prompts_are_not_replayed_as_empty_ones(path):
+    (path / "prompt" / "c.0").unlink()
+    with pytest.raises(ValueError, match="prompts or seeds are not those it was begun with"):
+        calibzarr.collect(path)
+    with pytest.raises(ValueError, match="prompts or seeds are not those it was begun with"):
+        calibzarr.build(path, resume=True)

@@ -1,0 +1,277 @@
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+
+import calibzarr
+from calibzarr.errors import OptionError
+from calibzarr.integrity.repair import repair
+from calibzarr.integrity.verification import verify
+from calibzarr.models import registry
+from calibzarr.storage import backup, collected, store
+
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, tiny):
+    """A store of 3 images whose prompts and seeds are a file's; the file is beside it."""
+    directory = tmp_path_factory.mktemp("repair")
+    (directory / "p.csv").write_text("prompt,seed\na red circle,11\na cat,5\na blue ring,70\n")
+    path = directory / "whole.zarr"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "load", lambda name: tiny)
+        calibzarr.build(path, prompts=directory / "p.csv", num_steps=1, image_size=32)
+    return path
+
+
+@pytest.fixture
+def path(whole, tmp_path):
+    return shutil.copytree(whole, tmp_path / "a.zarr")
+
+
+def snapshot(path):
+    files = (file for file in path.rglob("*") if file.is_file())
+    return {file: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def values(path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return xr.open_zarr(path).load()
+
+
+def spoil(path):
+    """Something for every stage of a repair."""
+    (path / "zarr.json").unlink()
+    (path / "latents" / "zarr.json").write_text("{")
+    (path / "seed" / "c.0").write_bytes(b"")
+    (path / "latents" / "c.1.0.0.0.0").write_bytes(b"torn")
+    leftover = path / "decoded" / f"c.2.0.0.0.{'0' * 32}.partial"
+    leftover.write_bytes(b"torn")
+    os.utime(leftover, (0, 0))
+
+
+def test_nothing_is_done_to_a_store_in_order(path):
+    before = snapshot(path)
+    result = repair(path)
+    assert (result.actions, result.set_aside, result.needed) == ((), (), ())
+    assert result.commands == (f"calibzarr verify {path}",)
+    assert snapshot(path) == before
+
+
+def test_dry_run_tells_all_and_changes_nothing(path):
+    spoil(path)
+    before = snapshot(path)
+    told = repair(path, dry_run=True)
+    assert snapshot(path) == before
+    done = repair(path)
+    assert told == done
+    assert len(done.actions) >= 6
+    assert done.set_aside == (1,)
+    assert repair(path).actions == ()
+
+
+def test_damaged_files_are_kept_also_when_it_happens_again(path, whole):
+    for number in range(2):
+        spoil(path)
+        assert repair(path).n_completed == 2
+        calibzarr.build(path, resume=True)
+        aside = path / "latents" / "damaged"
+        end = f".{number}" if number else ""
+        assert (aside / f"latents.c.1.0.0.0.0{end}").read_bytes() == b"torn"
+        assert (aside / f"latents.zarr.json{end}").read_text() == "{"
+    xr.testing.assert_identical(values(path), values(whole))
+
+
+_KILLED = """
+import os, sys
+from calibzarr.storage import durable
+from calibzarr.integrity import set_aside
+from calibzarr.integrity.repair import repair
+
+def counted(function):
+    def call(*args):
+        global left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), 9)
+        return function(*args)
+    return call
+
+durable.write, set_aside.move = counted(durable.write), counted(set_aside.move)
+for argument in sys.argv[1:]:
+    path, left = argument.split("=")
+    left = int(left)
+    child = os.fork()
+    if not child:
+        repair(path)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_killed_repair_is_gone_on_with(path, whole):
+    copies = {writes: path.parent / f"{writes}.zarr" for writes in (0, 1, 2, 4, 6, 8)}
+    for copy in copies.values():
+        shutil.copytree(whole, copy)
+        spoil(copy)
+    arguments = [f"{copy}={writes}" for writes, copy in copies.items()]
+    command = [sys.executable, "-c", _KILLED, *arguments]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert set(output.split()) == {str(-signal.SIGKILL)}
+    for copy in copies.values():
+        repair(copy)
+        assert verify(copy).ok
+        np.testing.assert_array_equal(values(copy).latents[[0, 2]], values(whole).latents[[0, 2]])
+        np.testing.assert_array_equal(values(copy).seed, values(whole).seed)
+        assert store.manifest(copy)["created"] == store.manifest(whole)["created"]
+    calibzarr.build(copy, resume=True)
+    xr.testing.assert_identical(values(copy), values(whole))
+
+
+def test_two_repairs_at_once_do_it_once(path, whole):
+    spoil(path)
+    command = [sys.executable, "-m", "calibzarr", "repair", path]
+    processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
+    calibzarr.build(path, resume=True)
+    xr.testing.assert_identical(values(path), values(whole))
+
+
+def test_lost_prompts_without_a_copy_come_from_their_file(path, whole):
+    shutil.rmtree(path / "prompt" / "backup")
+    for name in ("prompt", "seed"):
+        (path / name / "c.0").unlink()
+    result = repair(path)
+    assert len(result.needed) == 2
+    assert "by --prompts" in result.needed[0]
+    wrong = path.parent / "wrong.csv"
+    wrong.write_text("prompt\na\nb\nc\n")
+    with pytest.raises(ValueError, match=r"wrong\.csv is not what .* was built from"):
+        repair(path, prompts=wrong)
+    result = repair(path, prompts=whole.parent / "p.csv")
+    assert (result.needed, result.set_aside) == ((), ())
+    xr.testing.assert_identical(values(path), values(whole))
+    assert backup.read_coordinates(path)["seed"].tolist() == [11, 5, 70]
+
+
+def test_a_seed_that_was_changed_is_not_taken_for_a_damaged_image(path, whole):
+    zarr.open_group(path, mode="r+")["seed"][1] = 1000
+    assert repair(path).set_aside == ()
+    xr.testing.assert_identical(values(path), values(whole))
+
+
+def test_no_image_is_moved_when_it_must_be_the_seeds(path):
+    shutil.rmtree(path / "prompt" / "backup")
+    zarr.open_group(path, mode="r+")["seed"][:] = np.array([1, 2, 3])
+    result = repair(path)
+    assert result.set_aside == ()
+    assert "no image fits its seed" in result.needed[0]
+    assert store.completed(path, 3).all()
+
+
+def test_a_manifest_lost_with_its_copy_is_rebuilt_with_the_model(path, whole):
+    original = store.manifest(whole)
+    shutil.rmtree(path / "prompt" / "backup")
+    (path / "zarr.json").write_text("")
+    before = snapshot(path)
+    with pytest.raises(OptionError, match="say what it was built with, by --model"):
+        repair(path)
+    with pytest.raises(ValueError, match="image 0 is not what tiny makes with guidance weight 7"):
+        repair(path, model="tiny", cfg_weight=7.0)
+    assert snapshot(path) == before
+    repair(path, model="tiny")
+    rebuilt = store.manifest(path)
+    free = ("created", "libraries", "prompt_source", "n_completed")
+    assert {k: v for k, v in rebuilt.items() if k not in free} == {
+        k: v for k, v in original.items() if k not in free
+    }
+    assert rebuilt["n_completed"] == 3
+    (path / "latents" / "c.0.0.0.0.0").unlink()
+    calibzarr.build(path, resume=True)
+    np.testing.assert_array_equal(values(path).latents, values(whole).latents)
+
+
+def test_metadata_lost_with_their_copies_are_those_of_the_schema(path, whole):
+    shutil.rmtree(path / "prompt" / "backup")
+    root = json.loads((path / "zarr.json").read_text())
+    del root["consolidated_metadata"]
+    (path / "zarr.json").write_text(json.dumps(root))
+    for name in ("latents", "seed", "decoded"):
+        (path / name / "zarr.json").unlink()
+    repair(path)
+    xr.testing.assert_identical(values(path), values(whole))
+    for name in ("latents", "seed", "decoded"):
+        first, second = (json.loads((p / name / "zarr.json").read_text()) for p in (path, whole))
+        assert first == second
+
+
+def test_staged_statistics_are_put_into_their_place(path, monkeypatch):
+    monkeypatch.setattr(collected, "install", lambda path: False)
+    calibzarr.collect(path, num_images=2, steps=[0])
+    monkeypatch.undo()
+    assert "activations" not in store.manifest(path)
+    result = repair(path, dry_run=True)
+    assert result.actions == ("put new statistics into their place",)
+    assert "activations" not in store.manifest(path)
+    repair(path)
+    assert values(path).collected_image.sum() == 2
+    assert verify(path).ok
+
+
+def test_what_a_live_builder_writes_stays(path):
+    partial = path / "decoded" / f"c.2.0.0.0.{'0' * 32}.partial"
+    program = (
+        "import sys, time\nfrom pathlib import Path\nfrom calibzarr.storage import durable\n"
+        "file = Path(sys.argv[1]).open('xb'); durable._claim(file.fileno())\n"
+        "print('', flush=True); time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", program, partial]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        os.utime(partial, (0, 0))
+        assert repair(path).actions == ()
+        process.kill()
+    time.sleep(0.1)
+    assert repair(path).actions == ("removed 1 leftovers of interrupted writes",)
+
+
+def test_an_unfinished_extension_stays_unfinished(path, whole, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "publish", lambda *args: None)
+        texts, seeds = store.stored_prompts(path)
+        store.extend(path, [*texts, "new"], [*seeds, 4], {"num_images": 4})
+    result = repair(path)
+    assert (result.num_images, result.set_aside) == (3, ())
+    assert verify(path).ok
+    xr.testing.assert_identical(values(path), values(whole))
+
+
+def test_command_tells_what_was_done_and_what_is_next(run, path):
+    spoil(path)
+    before = snapshot(path)
+    code, out, err = run("repair", path, "--dry-run", "-q")
+    assert code == 0
+    assert "would have moved image 1 to latents/damaged" in out
+    assert out.endswith(f"next: calibzarr repair {path}\n")
+    assert snapshot(path) == before
+    code, out, err = run("repair", path, "-q")
+    assert (code, err) == (0, "")
+    assert "2 of 3 images are complete" in out
+    assert f"next: calibzarr build {path} --resume && calibzarr verify {path}" in out
+    code, out, err = run("repair", path, "-q")
+    assert "nothing to repair" in out
+    for wrong in (path.parent / "none", path.parent):
+        code, out, err = run("repair", wrong)
+        assert (code, err.count("\n")) == (1, 1)

@@ -1,0 +1,290 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import calibzarr
+from calibzarr.errors import OptionError
+from calibzarr.integrity import trajectory_checks
+from calibzarr.integrity.verification import verify
+from calibzarr.models import registry
+from calibzarr.sampling.sampler import euler_states
+from calibzarr.storage import arrays, shards, store
+
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, tiny):
+    path = tmp_path_factory.mktemp("verify") / "whole.zarr"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "load", lambda name: tiny)
+        calibzarr.build(path, num_images=3, num_steps=4, image_size=32)
+    return path
+
+
+def test_noise_is_drawn_as_the_format_documents_it(whole):
+    dataset = calibzarr.open_store(whole)
+    for image in range(3):
+        seed, shape = int(dataset.seed[image]), dataset.latents.shape[2:]
+        noise = np.random.RandomState(seed).randn(1, *shape).astype(np.float32)
+        state = dataset.latents[image, 0].values
+        np.testing.assert_array_equal(state, (dataset.sigma.values[0] * noise)[0])
+        np.testing.assert_array_equal(
+            state, trajectory_checks.first_state(seed, shape, 1.0, state.dtype)
+        )
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_noise_of_a_seed_is_told_from_any_other(dtype):
+    state = trajectory_checks.first_state(5, (4, 3, 3), 1.0, np.dtype(dtype))
+    assert trajectory_checks.is_noise_of(state, 5, 1.0)
+    assert not trajectory_checks.is_noise_of(state, 6, 1.0)
+    assert not trajectory_checks.is_noise_of(state, 5, 0.99)
+    for value in (np.nan, state[0, 0, 0] * 1.01):
+        spoilt = state.copy()
+        spoilt[0, 0, 0] = value
+        assert not trajectory_checks.is_noise_of(spoilt, 5, 1.0)
+    assert trajectory_checks.seed_of_noise(state, 1.0, np.array([9, 5, 5, 1])) == 5
+    assert trajectory_checks.seed_of_noise(state, 1.0, np.array([9, 1])) is None
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 4, 50])
+def test_formula_of_the_schedule_is_diffusionkits(tiny, num_steps):
+    from calibzarr.models.diffusionkit import kit
+
+    schedule = tiny.schedule(num_steps)
+    assert trajectory_checks.schedule_errors(schedule.sigma, schedule.timestep, tiny.sampler) == []
+    for shift in (1.0, 1.7):
+        sampler = kit.sampler.FluxSampler(shift=shift)
+        sigma = np.asarray(tiny.pipeline.get_sigmas(sampler, num_steps))
+        assert trajectory_checks.schedule_errors(sigma, 1000 * sigma, f"euler(shift={shift})") == []
+    wrong = schedule.sigma.copy()
+    wrong[0] *= 1.001
+    assert trajectory_checks.schedule_errors(wrong, 1000 * wrong, tiny.sampler)
+    assert trajectory_checks.schedule_errors(
+        schedule.sigma, 0.999 * schedule.timestep, tiny.sampler
+    )
+    assert trajectory_checks.schedule_errors(
+        schedule.sigma[::-1], 1000 * schedule.sigma[::-1], "other"
+    )
+
+
+@given(
+    st.integers(4, 12),
+    st.floats(0.2, 5),
+    st.integers(0, 2**32 - 1),
+)
+def test_turns_are_those_of_the_directions_between_states(num_steps, scale, seed):
+    random = np.random.default_rng(seed)
+    sigma = np.sort(random.uniform(0.01, 1, num_steps))[::-1]
+    sigma = np.append(sigma - np.arange(num_steps) * 1e-3, -0.1).astype(np.float32)
+    states = (scale * random.standard_normal((num_steps + 1, 2, 3, 3))).astype(np.float32)
+    turns = trajectory_checks.turns(states, sigma)
+    d = [
+        (b - a) / (t - s) for a, b, s, t in zip(states, states[1:], sigma, sigma[1:], strict=False)
+    ]
+    for turn, first, second in zip(turns, d, d[1:], strict=False):
+        norms = np.linalg.norm(first) + np.linalg.norm(second)
+        assert turn == pytest.approx(np.linalg.norm(second - first) / norms, abs=1e-3)
+
+
+def test_a_straight_path_does_not_turn_and_its_reversal_does():
+    sigma = trajectory_checks.shifted_schedules(8, 3.0)[0].astype(np.float32)
+    noise, picture = np.random.default_rng(0).standard_normal((2, 4, 3, 3)).astype(np.float32)
+    states = sigma[:, None, None, None] * noise + (1 - sigma[:, None, None, None]) * picture
+    assert trajectory_checks.turns(states, sigma).max() < 0.01
+    assert (
+        trajectory_checks.turns(states[[0, 1, 3, 2, 4, 5, 6, 7, 8]], sigma).max()
+        > trajectory_checks.MAX_TURN
+    )
+    still = np.zeros_like(states)
+    assert (trajectory_checks.turns(still, sigma) == 0).all()
+    states[4] = 1e30  # its square is no float32
+    assert trajectory_checks.turns(states, sigma).max() == 1
+
+
+@pytest.mark.parametrize(("num_steps", "cfg_weight"), [(4, 0.0), (15, 3.0), (20, 4.0), (38, 7.5)])
+def test_true_trajectories_are_within_the_bound_and_wrong_ones_beyond(tiny, num_steps, cfg_weight):
+    assert trajectory_checks.turns_are_bounded(num_steps, cfg_weight)
+    schedule = tiny.schedule(num_steps)
+    conditioning = tiny.encode(["a red circle", "a cat"], cfg_weight)
+    states = euler_states(tiny, conditioning, cfg_weight, schedule, [3, 4], 32)
+    one, two = np.stack([tiny.to_numpy(state) for state in states], axis=1)
+    for dtype in (np.float32, np.float16):
+        own = one.astype(dtype)
+        assert trajectory_checks.turns(own, schedule.sigma).max() < 0.9 * trajectory_checks.MAX_TURN
+        for step in range(1, num_steps + 1):
+            wrong = own.copy()
+            wrong[step] = two[step]
+            turn = trajectory_checks.turns(wrong, schedule.sigma).max()
+            early = np.abs(np.diff(schedule.sigma))[step - 1 : step + 1].max() > 0.15
+            assert (
+                turn > trajectory_checks.MAX_TURN or early
+            )  # there a step is as long as the error
+
+
+def test_few_steps_with_strong_or_unknown_guidance_are_not_held_to_the_bound(tiny):
+    assert not trajectory_checks.turns_are_bounded(37, 7.5)
+    assert not trajectory_checks.turns_are_bounded(49, None)
+    assert not trajectory_checks.turns_are_bounded(3, 0.0)
+    assert trajectory_checks.turns_are_bounded(50, None)
+    schedule = tiny.schedule(4)
+    states = euler_states(tiny, tiny.encode(["a red circle"], 7.5), 7.5, schedule, [3], 64)
+    true = np.concatenate([tiny.to_numpy(state) for state in states])
+    assert trajectory_checks.turns(true, schedule.sigma).max() > trajectory_checks.MAX_TURN
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_any_changed_byte_of_a_shard_is_found(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "shard"
+    states = np.random.default_rng(0).standard_normal((3, 2, 4, 4)).astype(np.float32)
+    shard = bytearray(shards.encode(states))
+    place = data.draw(st.integers(0, len(shard) - 1))
+    shard[place] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(shard)
+    with pytest.raises(ValueError, match="is damaged"):
+        shards.read_states(path, 3, np.arange(3), np.empty_like(states))
+    path.write_bytes(shards.encode(states)[: data.draw(st.integers(0, len(shard) - 1))])
+    with pytest.raises(ValueError, match="is damaged"):
+        shards.read_states(path, 3, np.arange(3), np.empty_like(states))
+
+
+def test_a_store_that_was_begun_is_no_failure(tmp_path):
+    path = tmp_path / "a.zarr"
+    calibzarr.build(path, num_images=3, num_steps=1, image_size=32, images=(1, 2))
+    report = verify(path)
+    assert report.ok
+    assert report.incomplete == (0, 2)
+    assert report.passed["noise"] == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_steps": 1, "latent_dtype": "float16"},
+        {"num_steps": 2, "cfg_weight": 7.0, "batch_size": 2},
+        {"num_steps": 6, "cfg_weight": 0.0, "latent_dtype": "float16", "batch_size": 2},
+    ],
+)
+def test_true_stores_of_all_kinds_are_true_also_by_their_model(tmp_path, options):
+    path = tmp_path / "a.zarr"
+    calibzarr.build(path, num_images=2, image_size=32, **options)
+    report = verify(path, model=True)
+    assert report.findings == ()
+    assert report.passed["model"] == report.passed["decoding"] == 2
+
+
+def test_stores_without_checksums_can_be_read_checked_and_gone_on_with(
+    tmp_path, whole, monkeypatch
+):
+    path, create = tmp_path / "old.zarr", arrays.create
+
+    def without(group, variables, sizes, latent_dtype="float32", checksums=True):
+        create(group, variables, sizes, latent_dtype, checksums=False)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(arrays, "create", without)
+        calibzarr.build(path, num_images=3, num_steps=4, image_size=32, images=(0, 2))
+    assert "crc32c" not in json.dumps(store.published_metadata(path)["decoded"])
+    calibzarr.build(path, resume=True)
+    assert verify(path).findings == ()
+    first, second = calibzarr.open_store(path), calibzarr.open_store(whole)
+    np.testing.assert_array_equal(first.latents, second.latents)
+    file = path / "latents" / shards.file_name(1)
+    assert len(file.read_bytes()) == len((whole / "latents" / file.name).read_bytes()) - 5 * 4
+
+
+def test_model_tells_what_no_other_check_can(tmp_path, whole):
+    path = shutil.copytree(whole, tmp_path / "a.zarr")
+    dataset = calibzarr.open_store(path)
+    states, picture = dataset.latents[1].values.copy(), dataset.decoded[1].values.copy()
+    states[1:] += 0.01 * np.arange(1, 5)[:, None, None, None]
+    picture[3, 3] ^= 64
+    store.ImageWriter(path).write(1, states, dataset.decoded[1].values)
+    store.ImageWriter(path).write(2, dataset.latents[2].values, picture)
+    assert verify(path).ok
+    report = verify(path, model=True, sample=3)
+    found = [(finding.check, finding.image) for finding in report.findings]
+    assert found == [("model", 1), ("decoding", 1), ("decoding", 2)]
+    assert report.passed["model"] == 2
+    assert verify(path, model=True, sample=3, tolerance=0.1).passed["model"] == 3
+
+
+def test_the_sample_is_chosen_by_its_seed(whole):
+    first, again = (verify(whole, model=True, sample=1, seed=7).passed for _ in range(2))
+    assert first == again
+    assert first["model"] == 1
+
+
+def test_other_weights_are_told_before_anything_is_made(tmp_path, whole):
+    path = shutil.copytree(whole, tmp_path / "a.zarr")
+    (path / "prompt" / "backup" / "root.json").unlink()
+    text = (path / "zarr.json").read_text()
+    fingerprint = json.loads(text)["attributes"]["model_fingerprint"]
+    (path / "zarr.json").write_text(text.replace(fingerprint, "0" * 32))
+    (finding,) = verify(path, model=True).findings
+    assert finding.check == "model"
+    assert "nothing was made again" in finding.message
+
+
+def test_images_that_are_not_finite_are_named_with_their_step(tmp_path, whole):
+    path = shutil.copytree(whole, tmp_path / "a.zarr")
+    dataset = calibzarr.open_store(path)
+    states = dataset.latents[0].values.copy()
+    states[2:, 0, 0, 0] = np.inf
+    store.ImageWriter(path).write(0, states, dataset.decoded[0].values)
+    (finding,) = verify(path).findings
+    assert (finding.check, finding.image) == ("finite", 0)
+    assert finding.message == "state 2 and 2 more have values that are not finite"
+
+
+def test_a_newer_format_is_refused_but_a_changed_version_is_damage(tmp_path, whole):
+    path = shutil.copytree(whole, tmp_path / "a.zarr")
+    text = (path / "zarr.json").read_text()
+    (path / "zarr.json").write_text(text.replace('"format_version": 1', '"format_version": 7'))
+    assert [finding.check for finding in verify(path).findings] == ["manifest"]
+    (path / "prompt" / "backup" / "root.json").unlink()
+    with pytest.raises(ValueError, match="Upgrade calibzarr"):
+        verify(path)
+
+
+def test_what_is_no_store_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no store"):
+        verify(tmp_path / "none")
+    with pytest.raises(ValueError, match="not a calibzarr store"):
+        verify(tmp_path)
+    with pytest.raises(OptionError, match="sample must be 1 or more, got 0"):
+        verify(tmp_path, sample=0)
+
+
+def test_command_reports_for_people_and_for_programs(run, tmp_path, whole):
+    path = shutil.copytree(whole, tmp_path / "a.zarr")
+    code, out, _ = run("verify", path)
+    assert code == 0
+    assert "nothing is wrong" in out
+    code, out, _ = run("verify", path, "--json", "--model", "--sample", 1)
+    assert code == 0
+    assert json.loads(out)["checks"]["model"] == {"passed": 1, "failed": 0}
+    (path / "decoded" / "c.1.0.0.0").unlink()
+    code, out, _ = run("verify", path, "-q")
+    assert code == 1
+    assert f"calibzarr repair {path}" in out
+    code, out, _ = run("verify", path, "--json")
+    assert code == 1
+    report = json.loads(out)
+    assert not report["ok"]
+    assert report["findings"] == [{"check": "picture", "image": 1, "message": "it is missing"}]
+    assert report["checks"]["picture"] == {"passed": 2, "failed": 1}
+
+
+def test_command_refuses_options_that_say_nothing(run, tmp_path):
+    code, _, err = run("verify", tmp_path, "--sample", 3)
+    assert (code, err) == (2, "Error: --sample needs --model\n")
+    code, _, err = run("verify", tmp_path / "none")
+    assert code == 1
+    assert "there is no store" in err

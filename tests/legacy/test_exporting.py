@@ -1,0 +1,353 @@
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import xarray as xr
+from PIL import Image
+from rich.console import Console
+
+import calibzarr
+from calibzarr.errors import OptionError
+from calibzarr.legacy import exporting
+from calibzarr.prompts.lists import prompts_sha256
+from calibzarr.storage import schema, store
+from tests.support import old_directory
+
+QUIET = Console(quiet=True)
+NUM_STEPS, SIZE = 3, 4
+
+
+def make_store(path, num_images=4, incomplete=(2,), seed=7, latent_dtype="float32"):
+    """A store of made-up trajectories, without a model."""
+    sigma = old_directory.sigmas(NUM_STEPS)
+    prompts = [f"a thing, number {image}" for image in range(num_images)]
+    coordinates = {
+        schema.SIGMA.name: sigma,
+        schema.TIMESTEP.name: 1000 * sigma,
+        schema.FINAL.name: sigma == 0,
+        schema.PROMPT.name: np.asarray(prompts, dtype=object),
+        schema.SEED.name: np.arange(num_images) + seed,
+    }
+    attributes = {
+        "model": "sd3-medium",
+        "num_steps": NUM_STEPS,
+        "cfg_weight": 7.5,
+        "image_size": 8 * SIZE,
+        "latent_dtype": latent_dtype,
+        "seed": seed,
+        "prompts_sha256": prompts_sha256(prompts),
+        "prompt_source": "all.csv",
+        "libraries": {},
+        "created": f"2026-01-01T00:00:{seed:02}+00:00",
+    }
+    sizes = store.Sizes(num_images, NUM_STEPS, (16, SIZE, SIZE), 8 * SIZE)
+    store.create(path, sizes, coordinates, attributes)
+    writer = store.ImageWriter(path)
+    for image in set(range(num_images)) - set(incomplete):
+        states = old_directory.trajectory(image, NUM_STEPS, SIZE).transpose(0, 3, 1, 2)
+        writer.write(image, states, old_directory.picture(image, SIZE))
+    store.finish(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return make_store(tmp_path_factory.mktemp("store") / "a.zarr")
+
+
+def export(path, directory, **options):
+    plan = exporting.plan(path, directory, **{"workers": 1, **options})
+    return exporting.run(plan, QUIET)
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_every_file_has_the_old_name_keys_dtypes_and_values(path, tmp_path, layout):
+    export(path, tmp_path, layout=layout)
+    dataset = xr.open_zarr(path).load()
+    names = {file.name for file in (tmp_path / "samples").iterdir()}
+    assert names == {f"{i:04d}_{k:03d}.npz" for i in (0, 1, 3) for k in range(NUM_STEPS + 1)}
+    for image in (0, 1, 3):
+        for step in range(NUM_STEPS + 1):
+            with np.load(tmp_path / "samples" / f"{image:04d}_{step:03d}.npz") as archive:
+                arrays = {key: archive[key] for key in archive.files}
+            state = dataset.latents[image, step].values
+            x = state if layout == "nchw" else state.transpose(1, 2, 0)
+            sigma = dataset.sigma.values[step]
+            expected = {
+                "x": x[None],
+                "timestep": np.array(1000 * sigma, np.float16),
+                "sigma": np.array(sigma, np.float32),
+                "step_index": np.array(step, np.int32),
+                "image_id": np.array(image, np.int32),
+                "is_final": np.array(step == NUM_STEPS),
+            }
+            assert list(arrays) == list(expected)
+            for key, array in expected.items():
+                assert (arrays[key].dtype, arrays[key].shape) == (array.dtype, array.shape)
+                np.testing.assert_array_equal(arrays[key], array)
+        final = dataset.latents[image, -1].values.transpose(1, 2, 0)
+        processed = np.load(tmp_path / "latents" / f"{image:04d}.npy")
+        assert (processed.shape, processed.dtype) == ((SIZE, SIZE, 16), np.float16)
+        np.testing.assert_allclose(processed, final / 1.5305 + 0.0609, atol=2e-3)
+        picture = np.asarray(Image.open(tmp_path / "images" / f"{image:04d}.png"))
+        np.testing.assert_array_equal(picture, dataset.decoded[image])
+
+
+def test_latents_of_flux_are_processed_as_diffusionkit_does(tmp_path):
+    from calibzarr.models.compatibility import import_diffusionkit
+
+    path = make_store(tmp_path / "a.zarr", num_images=1, incomplete=())
+    store.update_attributes(path, {"model": "flux-dev"})
+    export(path, tmp_path / "old", only=["latents"])
+    assert sorted(p.name for p in (tmp_path / "old").iterdir() if p.name[0] != ".") == ["latents"]
+    final = xr.open_zarr(path).latents[0, -1].values.transpose(1, 2, 0)
+    expected = import_diffusionkit().FluxLatentFormat().process_out(final).astype(np.float16)
+    np.testing.assert_array_equal(np.load(tmp_path / "old" / "latents" / "0000.npy"), expected)
+
+
+def test_manifest_has_every_key_and_image_i_at_place_i(path, tmp_path):
+    export(path, tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    images = manifest.pop("images")
+    assert manifest == {
+        "n_completed": 3,
+        "num_steps": NUM_STEPS,
+        "cfg_scale": 7.5,
+        "latent_size": [SIZE, SIZE],
+        "prompt_path": "all.csv",
+        "num_images": 4,
+        "model_version": "argmaxinc/mlx-stable-diffusion-3-medium",
+        "use_t5": True,
+        "seed_base": 7,
+        "images_saved": True,
+        "latents_saved": True,
+    }
+    for place, entry in enumerate(images):
+        there = place != 2
+        assert entry == {
+            "image_id": place,
+            "prompt": f"a thing, number {place}",
+            "seed": 7 + place,
+            "cfg_weight": 7.5,
+            "num_steps": NUM_STEPS,
+            "filename": f"images/{place:04d}.png" if there else None,
+            "latent_filename": f"latents/{place:04d}.npy" if there else None,
+        }
+
+
+@pytest.mark.parametrize(
+    ("options", "images"),
+    [
+        ({"num_images": 2}, [0, 1]),
+        ({"images": (1, 4)}, [1, 3]),
+        ({"images": (1, 4), "num_images": 1}, [1]),
+        ({"num_images": 100}, [0, 1, 3]),
+    ],
+)
+def test_some_images_and_some_parts(path, tmp_path, options, images):
+    result = export(path, tmp_path, only=["samples", "manifest"], **options)
+    assert result.num_images == len(images)
+    names = {file.name[:4] for file in (tmp_path / "samples").iterdir()}
+    assert names == {f"{image:04d}" for image in images}
+    assert not (tmp_path / "images").exists()
+    assert json.loads((tmp_path / "manifest.json").read_text())["n_completed"] == len(images)
+
+
+def test_parts_add_up_to_the_whole(path, tmp_path):
+    export(path, tmp_path / "whole")
+    export(path, tmp_path / "parts", images=(1, 4), only=["samples", "latents", "manifest"])
+    export(path, tmp_path / "parts", images=(0, 2))
+    export(path, tmp_path / "parts", only=["images", "manifest"])
+    old_directory.assert_equal(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_workers_write_the_same(path, tmp_path):
+    export(path, tmp_path / "one")
+    export(path, tmp_path / "two", workers=2)
+    old_directory.assert_equal(tmp_path / "two", tmp_path / "one")
+
+
+def test_a_store_of_float16_comes_out_as_float32(tmp_path):
+    path = make_store(tmp_path / "a.zarr", 1, (), latent_dtype="float16")
+    export(path, tmp_path / "old")
+    with np.load(tmp_path / "old" / "samples" / "0000_001.npz") as archive:
+        assert archive["x"].dtype == np.float32
+        np.testing.assert_array_equal(archive["x"][0], xr.open_zarr(path).latents[0, 1])
+
+
+def test_what_is_there_stays_and_what_is_missing_comes_back(path, tmp_path):
+    export(path, tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "old")
+    lost = ["samples/0001_002.npz", "latents/0003.npy", "manifest.json"]
+    for name in lost:
+        (tmp_path / "old" / name).unlink()
+    kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "old").glob("*/*")}
+    export(path, tmp_path / "old")
+    old_directory.assert_equal(tmp_path / "old", tmp_path / "whole")
+    assert all(file.stat().st_mtime_ns == time for file, time in kept.items())
+
+
+def test_another_export_is_replaced_only_by_force(path, tmp_path):
+    other = make_store(tmp_path / "b.zarr", num_images=5, incomplete=(), seed=20)
+    directory = tmp_path / "old"
+    export(other, directory)
+    before = old_directory.contents(directory)
+    with pytest.raises(OptionError, match=r"is an export of another store; .* --force"):
+        export(path, directory)
+    with pytest.raises(OptionError, match=r"is an export in the layout nchw; .* --force"):
+        export(other, directory, layout="nhwc")
+    assert old_directory.contents(directory).keys() == before.keys()
+    result = export(path, directory, force=True)
+    assert result.others == 2 * (NUM_STEPS + 1)  # of images 2 and 4, which only the other has
+    export(path, tmp_path / "fresh")
+    fresh = old_directory.contents(tmp_path / "fresh")
+    actual = old_directory.contents(directory)
+    assert actual["manifest.json"] == fresh["manifest.json"]
+    for name in fresh:
+        if name.startswith("samples/"):
+            np.testing.assert_array_equal(actual[name]["x"], fresh[name]["x"])
+
+
+def test_a_directory_of_the_old_scripts_is_not_touched(path, tmp_path):
+    old_directory.write(tmp_path / "old")
+    before = {file: file.read_bytes() for file in (tmp_path / "old").rglob("*.*")}
+    with pytest.raises(OptionError, match="has samples already, and is no export of"):
+        export(path, tmp_path / "old")
+    assert {file: file.read_bytes() for file in (tmp_path / "old").rglob("*.*")} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"only": ["samples", "pictures"]}, "only must be some of samples, .*; got 'pictures'"),
+        ({"layout": "chw"}, "layout must be nchw or nhwc, got 'chw'"),
+        ({"num_images": 0}, "num_images must be 1 or more, got 0"),
+        ({"workers": 0}, "workers must be 1 or more, got 0"),
+        ({"images": (3, 9)}, "0 <= A < B <= 4, got 3:9"),
+        ({"images": (2, 3)}, "no image of 2:3 is complete"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_is_written(path, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        export(path, tmp_path / "old", **options)
+    assert not (tmp_path / "old").exists()
+
+
+def test_a_store_is_not_written_into(path, tmp_path):
+    for directory in (path, path / "old"):
+        with pytest.raises(OptionError, match="is a store, or in one"):
+            export(path, directory)
+
+
+def test_a_damaged_image_is_named(tmp_path):
+    path = make_store(tmp_path / "a.zarr")
+    shard = path / "latents" / "c.1.0.0.0.0"
+    shard.write_bytes(shard.read_bytes()[:-50])
+    with pytest.raises(ValueError, match=r"c\.1\.0\.0\.0\.0 is damaged"):
+        export(path, tmp_path / "old")
+    assert not (tmp_path / "old" / "manifest.json").exists()
+
+
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory, tiny):
+    path = tmp_path_factory.mktemp("collected") / "a.zarr"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("calibzarr.models.registry.load", lambda name: tiny)
+        calibzarr.build(path, num_images=3, num_steps=4)
+        calibzarr.collect(path, images=(0, 2), steps=[0, 2, 3])
+    return path
+
+
+def test_statistics_are_those_of_the_blocks_over_all_collected_steps(collected, tmp_path):
+    export(collected, tmp_path)
+    folder = tmp_path / "activations"
+    statistics = json.loads((folder / "layer_statistics.json").read_text())
+    dataset = xr.open_zarr(collected).load().isel(step=[0, 2, 3])
+    assert list(statistics) == [f"mm_block_{block}" for block in range(4)]
+    edges = dataset.bin_low.values, dataset.bin_high.values
+    for name, row in statistics.items():
+        own = dataset.sel(layer=name)
+        assert row["num_samples"] == own.value_count.sum()
+        assert (row["min"], row["max"]) == (own.value_min.min(), own.value_max.max())
+        # by the raw moments, another way than the one taken
+        count = own.value_count / own.value_count.sum()
+        mean = float((own.value_mean * count).sum())
+        square = float(((own.value_std**2 + own.value_mean**2) * count).sum())
+        np.testing.assert_allclose(row["mean"], mean, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(row["std"], np.sqrt(square - mean**2), rtol=1e-9)
+        percentiles = row["percentiles"]
+        assert list(percentiles) == [f"p{p:02d}" for p in (1, 5, 10, 25, 50, 75, 90, 95, 99)]
+        below = own.histogram.sum("step").values.cumsum()
+        for key, value in percentiles.items():
+            rank = int(key[1:]) / 100 * (below[-1] - 1)
+            first, second = np.searchsorted(below, [rank, np.floor(rank) + 1], side="right")
+            assert edges[0][first] <= value <= edges[1][min(second, len(below) - 1)]
+    assert json.loads((folder / "collection_metadata.json").read_text()) == {
+        "num_images_processed": 2,
+        "num_timesteps_per_image": 3,
+        "total_samples": 6,
+        "key_timesteps": [0, 2, 3],
+        "selected_image_ids": [0, 1],
+        "collection_time_minutes": None,
+        "errors": [],
+    }
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "calibzarr", "export-legacy", *map(str, arguments)]
+
+
+def wait_for_files(process, folder, count):
+    while process.poll() is None:
+        if folder.exists() and len(list(folder.glob("*.npz"))) >= count:
+            return
+        time.sleep(0.005)
+    raise AssertionError(f"the export ended too early: {process.communicate()}")
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_export_goes_on_to_the_same_files(tmp_path, how):
+    path = make_store(tmp_path / "a.zarr", num_images=40, incomplete=())
+    export(path, tmp_path / "whole")
+    directory = tmp_path / "old"
+    process = subprocess.Popen(
+        command(path, directory, "--workers", 2), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    wait_for_files(process, directory / "samples", 8)
+    process.send_signal(how)
+    stdout, stderr = process.communicate(timeout=60)  # ends when the workers have closed theirs
+    if how == signal.SIGINT:
+        assert process.returncode == 130, stderr
+        assert b"go on with the same command" in stdout
+        assert b"Traceback" not in stderr
+    assert not (directory / "manifest.json").exists()
+    for file in (directory / "samples").glob("*.npz"):
+        with np.load(file) as archive:  # whatever has its name is whole
+            assert archive["x"].shape == (1, 16, SIZE, SIZE)
+    time.sleep(1.1)  # for what the killed were writing to be told from what is being written
+    export(path, directory)
+    old_directory.assert_equal(directory, tmp_path / "whole")
+    assert not list(directory.rglob("*.partial"))
+
+
+def test_the_command_says_what_it_wrote_and_errors_are_one_line(path, tmp_path):
+    result = subprocess.run(
+        command(path, tmp_path / "old", "--only", "manifest,latents"),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "1 images are not complete, and left out" in result.stderr
+    assert f"{tmp_path / 'old'}: 3 images of {path}" in result.stdout
+    assert f"calibzarr import-legacy {tmp_path / 'old'}" in result.stdout
+    result = subprocess.run(
+        command(path, tmp_path / "old", "--only", "all"), capture_output=True, text=True
+    )
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("Error: only must be some of samples, latents, images")
+    assert result.stderr.count("\n") == 1

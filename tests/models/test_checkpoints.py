@@ -1,0 +1,287 @@
+import os
+import shutil
+from pathlib import Path
+
+import huggingface_hub
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+import sentencepiece
+from mlx.utils import tree_flatten
+
+from calibzarr.models import registry
+from calibzarr.models.compatibility import metal_names
+from calibzarr.models.diffusionkit import DiffusionKitModel, kit
+from calibzarr.sampling.sampler import euler_states
+from tests.support import checkpoints
+
+HUB = Path(os.environ["HF_HUB_CACHE"])
+PROMPT = "The red circle, 7 cats: QX!"
+SEED = 5
+NUM_STEPS = 3
+CFG_WEIGHT = {"sd3-medium": 4.5, "flux-schnell": 0.0}
+REPOSITORY = {name: registry.MODELS[name].repository for name in CFG_WEIGHT}
+
+
+@pytest.fixture(scope="module", params=list(CFG_WEIGHT))
+def checkpoint(request):
+    """Name of a model whose small checkpoint is in the cache, and which loads at that size."""
+    checkpoints.write(request.param, HUB)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        checkpoints.use_small_sizes(monkeypatch)
+        yield request.param
+    shutil.rmtree(HUB)
+
+
+@pytest.fixture(scope="module")
+def loaded(checkpoint):
+    return registry.load(checkpoint)
+
+
+@pytest.fixture
+def hub_copy(checkpoint, tmp_path, monkeypatch):
+    """A copy of the cache, used in its place, for a test to spoil."""
+    hub = tmp_path / "hub"
+    shutil.copytree(HUB, hub)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(hub))
+    return hub
+
+
+@pytest.fixture
+def empty_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+
+
+class SentencePieces:
+    """T5's tokenizer from the sentencepiece library itself."""
+
+    max_length = checkpoints.T5_LENGTH
+    pad_to_max_length = True
+    pad_with_eos = False
+
+    def __init__(self):
+        model = checkpoints.sentencepiece_model()
+        self.processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+
+    def tokenize(self, text):
+        return [*self.processor.encode(text)[: self.max_length - 1], self.processor.eos_id()]
+
+
+def directly_built(name):
+    """The model with a checkpoint's weights put straight into its modules: no file, no loader."""
+    is_flux = name == "flux-schnell"
+    pipeline_class = kit.FluxPipeline if is_flux else kit.DiffusionPipeline
+    pipeline = pipeline_class.__new__(pipeline_class)
+    pipeline.model_version = REPOSITORY[name]
+    pipeline.activation_dtype = mx.bfloat16 if is_flux else mx.float16
+    pipeline.use_t5 = True
+    if is_flux:
+        pipeline.sampler = kit.FluxSampler(shift=1.0)
+        pipeline.latent_format = kit.FluxLatentFormat()
+    else:
+        pipeline.sampler = kit.ModelSamplingDiscreteFlow(shift=3.0)
+        pipeline.latent_format = kit.SD3LatentFormat()
+    for part, module in checkpoints.modules(name).items():
+        module.set_dtype(mx.float32 if part == "encoder" else pipeline.activation_dtype)
+        setattr(pipeline, part, module)
+    ranks = {pair: rank for rank, pair in enumerate(checkpoints.BPE_MERGES)}
+    vocabulary = checkpoints.bpe_vocabulary()
+    pipeline.tokenizer_l = kit.tokenizer.Tokenizer(ranks, vocabulary, pad_with_eos=True)
+    pipeline.tokenizer_g = kit.tokenizer.Tokenizer(ranks, vocabulary, pad_with_eos=False)
+    pipeline.t5_tokenizer = SentencePieces()
+    return DiffusionKitModel(name, pipeline)
+
+
+def sample(model):
+    """All states, shape (step, channel, height, width), and the decoded picture."""
+    cfg_weight = CFG_WEIGHT[model.name]
+    conditioning = model.encode([PROMPT], cfg_weight)
+    schedule = model.schedule(NUM_STEPS)
+    size = checkpoints.IMAGE_SIZE
+    states = euler_states(model, conditioning, cfg_weight, schedule, [SEED], size)
+    states = np.stack([model.to_numpy(state)[0] for state in states])
+    return states, model.decode(states[-1])
+
+
+def generate_with_diffusionkit(pipeline, cfg_weight, monkeypatch):
+    """The same from DiffusionKit's own ``generate_image``."""
+    states = []
+    sample_euler = kit.sample_euler
+
+    class RecordingDenoiser(kit.CFGDenoiser):
+        def __call__(self, x, *args, **kwargs):
+            states.append(x)
+            return super().__call__(x, *args, **kwargs)
+
+    def record_final(denoiser, *args, **kwargs):
+        final, seconds = sample_euler(denoiser, *args, **kwargs)
+        states.append(final)
+        return final, seconds
+
+    monkeypatch.setattr(kit, "CFGDenoiser", RecordingDenoiser)
+    monkeypatch.setattr(kit, "sample_euler", record_final)
+    extent = checkpoints.IMAGE_SIZE // 8
+    with metal_names():
+        picture, _ = pipeline.generate_image(
+            PROMPT,
+            num_steps=NUM_STEPS,
+            cfg_weight=cfg_weight,
+            latent_size=(extent, extent),
+            seed=SEED,
+            verbose=False,
+        )
+    states = np.stack([np.array(x[0].astype(mx.float32)).transpose(2, 0, 1) for x in states])
+    return states, np.array(picture)
+
+
+def parameters(module):
+    return {
+        name: (value.dtype, np.array(value.astype(mx.float32)))
+        for name, value in tree_flatten(module.parameters())
+    }
+
+
+def test_loading_gives_what_the_weights_give_directly(loaded):
+    direct = directly_built(loaded.name)
+    for part in checkpoints.modules(loaded.name):
+        actual = parameters(getattr(loaded.pipeline, part))
+        expected = parameters(getattr(direct.pipeline, part))
+        assert actual.keys() == expected.keys()
+        for name, (dtype, values) in expected.items():
+            assert actual[name][0] == dtype, name
+            np.testing.assert_array_equal(actual[name][1], values, err_msg=name)
+    assert loaded.fingerprint == direct.fingerprint
+    states, picture = sample(loaded)
+    expected_states, expected_picture = sample(direct)
+    np.testing.assert_array_equal(states, expected_states)
+    np.testing.assert_array_equal(picture, expected_picture)
+    assert np.isfinite(states).all()
+    assert picture.std() > 10  # a picture, not a grey square
+
+
+def test_states_and_picture_equal_those_of_generate_image(loaded, monkeypatch):
+    states, picture = sample(loaded)
+    other = registry.load(loaded.name).pipeline
+    expected_states, expected_picture = generate_with_diffusionkit(
+        other, CFG_WEIGHT[loaded.name], monkeypatch
+    )
+    assert len(states) == NUM_STEPS + 1
+    np.testing.assert_array_equal(states, expected_states)
+    np.testing.assert_array_equal(picture, expected_picture)
+
+
+def test_sampling_leaves_every_parameter_as_it_was(loaded):
+    before = parameters(loaded.pipeline.mmdit)
+    sample(loaded)
+    after = parameters(loaded.pipeline.mmdit)
+    assert after.keys() == before.keys()
+    assert all(np.array_equal(after[name][1], before[name][1]) for name in before)
+
+
+def test_model_is_what_the_registry_says(loaded):
+    entry = registry.MODELS[loaded.name]
+    size = checkpoints.IMAGE_SIZE
+    assert loaded.activation_dtype == entry.activation_dtype
+    assert loaded.latent_shape(size) == entry.latent_shape(size)
+    assert loaded.sampler == f"euler(shift={entry.shift})"
+
+
+def test_every_linear_layer_and_block_has_a_name_of_its_own(loaded):
+    layers = loaded.layers()
+    modules = dict(loaded.pipeline.mmdit.named_modules())
+    assert len({layer.name for layer in layers}) == len(layers)
+    linear = {path for path, module in modules.items() if isinstance(module, nn.Linear)}
+    assert {layer.module for layer in layers if layer.role == "input"} == linear
+    blocks = (kit.mmdit.MultiModalTransformerBlock, kit.mmdit.UnifiedTransformerBlock)
+    for layer in layers:
+        module = modules[layer.module]
+        if layer.role == "output":
+            assert isinstance(module, blocks)
+        else:
+            assert layer.features == module.weight.shape[1]
+
+
+@pytest.mark.parametrize("checkpoint", ["flux-schnell"], indirect=True)
+def test_layers_of_a_unified_block(loaded):
+    names = [layer.name for layer in loaded.layers() if layer.block == "unified_block_0"]
+    linears = ["adaLN_modulation", *(f"attn.{kind}_proj" for kind in "koqv"), "mlp.fc1", "mlp.fc2"]
+    assert names == [*(f"unified_block_0.{linear}" for linear in linears), "unified_block_0"]
+    assert "mm_block_1.text" in {layer.name for layer in loaded.layers()}
+
+
+def test_nothing_is_missing_and_only_listed_files_are_needed(loaded, hub_copy):
+    entry = registry.MODELS[loaded.name]
+    assert entry.missing_files() == ()
+    listed = {checkpoints.snapshot(hub_copy, repository) / file for repository, file in entry.files}
+    unlisted = {path for path in hub_copy.glob("*/snapshots/**/*") if path.is_file()} - listed
+    for path in unlisted:
+        path.unlink()
+    again = registry.load(loaded.name)
+    assert again.fingerprint == loaded.fingerprint
+    assert again.pipeline.t5_tokenizer.tokenize(PROMPT) == SentencePieces().tokenize(PROMPT)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "repository", "file", "key", "parameter"),
+    [
+        (
+            "sd3-medium",
+            REPOSITORY["sd3-medium"],
+            "sd3_medium.safetensors",
+            "model.diffusion_model.joint_blocks.1.x_block.mlp.fc1.bias",
+            "multimodal_transformer_blocks.1.image_transformer_block.mlp.fc1.bias",
+        ),
+        (
+            "sd3-medium",
+            checkpoints.TEXT_REPOSITORY,
+            "clip_g/model.fp16.safetensors",
+            "text_model.encoder.layers.0.layer_norm1.weight",
+            "layers.0.layer_norm1.weight",
+        ),
+        (
+            "sd3-medium",
+            checkpoints.TEXT_REPOSITORY,
+            "t5/t5xxl.safetensors",
+            "encoder.block.0.layer.1.DenseReluDense.wo.weight",
+            "encoder.layers.0.dense.wo.weight",
+        ),
+        (
+            "flux-schnell",
+            REPOSITORY["flux-schnell"],
+            "flux-schnell.safetensors",
+            "single_blocks.1.norm.key_norm.scale",
+            "unified_transformer_blocks.1.transformer_block.qk_norm.k_norm.weight",
+        ),
+    ],
+    indirect=["checkpoint"],
+    ids=["sd3", "clip", "t5", "flux"],
+)
+def test_a_lacking_parameter_is_named(checkpoint, hub_copy, repository, file, key, parameter):
+    checkpoints.drop_weight(checkpoints.snapshot(hub_copy, repository) / file, key)
+    update = nn.Module.update
+    with pytest.raises(ValueError, match=parameter.replace(".", r"\.")):
+        registry.load(checkpoint)
+    assert nn.Module.update is update
+
+
+def test_loading_and_encoding_leave_mlx_as_it_was(checkpoint):
+    before = nn.Module.update, mx.metal.device_info, mx.metal.set_memory_limit
+    registry.load(checkpoint).encode([PROMPT], CFG_WEIGHT[checkpoint])
+    assert (nn.Module.update, mx.metal.device_info, mx.metal.set_memory_limit) == before
+
+
+@pytest.mark.usefixtures("empty_hub")
+@pytest.mark.parametrize("name", [name for name in registry.MODELS if name != "tiny"])
+def test_missing_weights_are_listed_with_the_command_that_fetches_them(name):
+    entry = registry.MODELS[name]
+    assert entry.missing_files() == entry.files
+    with pytest.raises(FileNotFoundError) as caught:
+        registry.load(name)
+    message = str(caught.value)
+    assert "\n" not in message
+    commands = message.partition(", then run: ")[2].split(" && ")
+    fetched = [command.removeprefix("hf download ").split() for command in commands]
+    assert [(repository, file) for repository, *files in fetched for file in files] == [
+        *entry.files
+    ]

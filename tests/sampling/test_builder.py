@@ -1,0 +1,330 @@
+import errno
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import calibzarr
+from calibzarr.errors import OptionError
+from calibzarr.models import registry
+from calibzarr.prompts.lists import shape_captions
+from calibzarr.sampling import plan as build_plan
+from calibzarr.sampling.sampler import euler_states
+from calibzarr.storage import durable, store
+from tests.support.stores import snapshot, wait_for_images
+
+SMALL = {"num_images": 4, "num_steps": 3}
+
+
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, tiny):
+    """An uninterrupted build of 4 images."""
+    path = tmp_path_factory.mktemp("whole") / "whole.zarr"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "load", lambda name: tiny)
+        calibzarr.build(path, **SMALL)
+    return path
+
+
+def command(path, *options):
+    return [sys.executable, "-m", "calibzarr", "build", str(path), *map(str, options)]
+
+
+def assert_same_dataset(actual, expected):
+    """Same values in every array and attribute, and the same files: nothing left over."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        first, second = (xr.open_zarr(path).load() for path in (actual, expected))
+    created = {"created": None}
+    xr.testing.assert_identical(first.assign_attrs(created), second.assign_attrs(created))
+    assert snapshot(actual).keys() == snapshot(expected).keys()
+
+
+def test_store_holds_what_the_sampler_gives(whole, tiny):
+    dataset = calibzarr.open_store(whole)
+    captions = shape_captions().prompts
+    assert dataset.prompt.values.tolist() == list(captions[:4])
+    assert dataset.seed.values.tolist() == [0, 1, 2, 3]
+    schedule = tiny.schedule(3)
+    np.testing.assert_array_equal(dataset.sigma, schedule.sigma)
+    np.testing.assert_array_equal(dataset.timestep, schedule.timestep)
+    assert dataset.final.values.tolist() == [False, False, False, True]
+    for image in (0, 3):
+        conditioning = tiny.encode([captions[image]], 3.0)
+        states = euler_states(tiny, conditioning, 3.0, schedule, [image], 64)
+        expected = np.concatenate([tiny.to_numpy(state) for state in states])
+        np.testing.assert_array_equal(dataset.latents[image], expected)
+        np.testing.assert_array_equal(dataset.decoded[image], tiny.decode(expected[-1]))
+    assert dataset.attrs["n_completed"] == dataset.attrs["num_images"] == 4
+
+
+def test_float16_stores_the_same_states_rounded(whole, tmp_path):
+    calibzarr.build(tmp_path / "half.zarr", latent_dtype="float16", **SMALL)
+    half, full = calibzarr.open_store(tmp_path / "half.zarr"), calibzarr.open_store(whole)
+    assert half.latents.dtype == np.float16
+    np.testing.assert_array_equal(half.latents, full.latents.astype(np.float16))
+    np.testing.assert_array_equal(half.decoded, full.decoded)
+
+
+def test_an_image_is_the_same_in_a_fresh_process(whole, tmp_path):
+    path = tmp_path / "fresh.zarr"
+    options = ["--num-images", 4, "--num-steps", 3, "--images", "2:3"]
+    subprocess.run(command(path, *options), check=True, capture_output=True)
+    fresh, built = calibzarr.open_store(path), calibzarr.open_store(whole)
+    assert fresh.complete.values.tolist() == [False, False, True, False]
+    np.testing.assert_array_equal(fresh.latents[2], built.latents[2])
+    np.testing.assert_array_equal(fresh.decoded[2], built.decoded[2])
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_resumed_build_equals_an_uninterrupted_one(tmp_path, batch_size):
+    options = {"num_images": 5, "num_steps": 2, "batch_size": batch_size}
+    calibzarr.build(tmp_path / "whole.zarr", **options)
+    path = tmp_path / "parts.zarr"
+    calibzarr.build(path, images=(1, 2), **options)
+    result = calibzarr.build(path, images=(3, 5), resume=True)
+    assert (result.built, result.n_completed) == (2, 3)
+    assert not xr.open_zarr(path).complete.any()
+    result = calibzarr.build(path, resume=True)
+    assert (result.built, result.n_completed, result.interrupted) == (2, 5, False)
+    assert_same_dataset(path, tmp_path / "whole.zarr")
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_grown_store_equals_one_built_at_once(tmp_path, batch_size):
+    options = {"num_steps": 2, "batch_size": batch_size}
+    calibzarr.build(tmp_path / "whole.zarr", num_images=6, **options)
+    path = tmp_path / "grown.zarr"
+    calibzarr.build(path, num_images=3, **options)
+    shards = {k: v for k, v in snapshot(path).items() if k.startswith(("latents/c", "decoded/c"))}
+    result = calibzarr.build(path, num_images=6, resume=True)
+    assert result.built == 3
+    assert shards.items() <= snapshot(path).items()
+    assert_same_dataset(path, tmp_path / "whole.zarr")
+
+
+def test_batches_agree_with_single_images(whole, tmp_path):
+    calibzarr.build(tmp_path / "batched.zarr", batch_size=2, **SMALL)
+    batched, single = calibzarr.open_store(tmp_path / "batched.zarr"), calibzarr.open_store(whole)
+    np.testing.assert_allclose(batched.latents, single.latents, rtol=0, atol=2e-5)
+
+
+def test_resume_with_nothing_to_do_loads_no_model(whole, monkeypatch):
+    monkeypatch.setattr(registry, "load", lambda name: pytest.fail("loaded a model"))
+    before = snapshot(whole)
+    assert calibzarr.build(whole, resume=True, **SMALL).built == 0
+    assert snapshot(whole) == before
+
+
+def test_existing_store_is_never_touched_without_resume(whole):
+    before = snapshot(whole)
+    with pytest.raises(OptionError, match="exists already; go on with it by --resume"):
+        calibzarr.build(whole, **SMALL)
+    assert snapshot(whole) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "stored"),
+    [
+        ("model", "sd3-medium", "tiny"),
+        ("num_steps", 4, 3),
+        ("cfg_weight", 2.0, 3.0),
+        ("image_size", 32, 64),
+        ("latent_dtype", "float16", "float32"),
+        ("batch_size", 2, 1),
+        ("seed", 9, 0),
+        ("num_images", 3, 4),
+    ],
+)
+def test_resume_refuses_what_would_make_other_states(whole, name, value, stored):
+    before = snapshot(whole)
+    with pytest.raises(OptionError) as error:
+        calibzarr.build(whole, resume=True, **{name: value})
+    for part in (name.removeprefix("latent_"), repr(value), repr(stored)):
+        assert part in str(error.value)
+    assert snapshot(whole) == before
+
+
+def test_resume_refuses_other_prompts_and_seeds(tmp_path):
+    prompts = tmp_path / "p.csv"
+    prompts.write_text("prompt,seed\na cat,5\na dog,6\n")
+    path = tmp_path / "a.zarr"
+    calibzarr.build(path, prompts=prompts, num_steps=1, images=(0, 1))
+    before = snapshot(path)
+    prompts.write_text("prompt,seed\na cat,5\na cow,6\n")
+    with pytest.raises(OptionError, match=r"prompt 'a dog' for image 1, .* with 'a cow'"):
+        calibzarr.build(path, prompts=prompts, resume=True)
+    prompts.write_text("prompt,seed\na cat,5\na dog,7\n")
+    with pytest.raises(OptionError, match=r"seed 6 for image 1, .* with 7"):
+        calibzarr.build(path, prompts=prompts, resume=True)
+    assert snapshot(path) == before
+    assert calibzarr.build(path, resume=True).n_completed == 2  # the store knows its prompts
+    with pytest.raises(OptionError, match="has prompts for 2 images; for 3 give --prompts"):
+        calibzarr.build(path, num_images=3, resume=True)
+
+
+def test_resume_refuses_changed_weights(tmp_path, tiny):
+    path = tmp_path / "a.zarr"
+    calibzarr.build(path, images=(0, 1), **SMALL)
+    store.update_attributes(path, {"model_fingerprint": "0123"})
+    before = snapshot(path)
+    with pytest.raises(OptionError, match=f"model_fingerprint '0123', .*'{tiny.fingerprint}'"):
+        calibzarr.build(path, resume=True)
+    assert snapshot(path) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "sd4"}, "unknown model 'sd4'; the models are tiny, sd3-medium,"),
+        ({"image_size": 60}, "multiple of 16 from 16 to 128 for tiny, got 60"),
+        ({"image_size": 144}, "got 144"),
+        ({"num_steps": 0}, "num_steps must be 1 or more, got 0"),
+        ({"num_images": -1}, "num_images must be 1 or more, got -1"),
+        ({"batch_size": 0}, "batch_size must be 1 or more, got 0"),
+        ({"cfg_weight": float("nan")}, "cfg_weight must be 0 or more, got nan"),
+        ({"latent_dtype": "int8"}, "float32 or float16, got 'int8'"),
+        ({"images": (3, 3)}, "0 <= A < B <= 16, got 3:3"),
+        ({"images": (0, 17)}, "got 0:17"),
+        ({"num_images": 449}, "has 448; ask for 448, or use --repeat"),
+        ({"model": "flux-schnell", "cfg_weight": 1.0}, "takes no guidance"),
+        ({"model": "sd3-medium"}, "give a file with --prompts"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_is_created(tmp_path, options, message):
+    with pytest.raises(OptionError, match=re.escape(message)):
+        calibzarr.build(tmp_path / "new" / "a.zarr", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_little_room_is_told_before_the_start(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 10**6))
+    with pytest.raises(OSError, match=r"needs about 8\d\.\d MB, but the disk has 1\.0 MB free"):
+        calibzarr.build(tmp_path / "a.zarr", num_images=400)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("full", ["decoded/c.2.0.0.0", "latents/c.2.0.0.0.0"])
+def test_full_disk_keeps_what_is_complete(whole, tmp_path, monkeypatch, full):
+    path = tmp_path / "a.zarr"
+    write = durable.write
+
+    def write_until_full(file, data):
+        if str(file).endswith(full):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(file, data)
+
+    monkeypatch.setattr(durable, "write", write_until_full)
+    with pytest.raises(OSError, match=r"full: 2 of 4 images are complete and stay; .*--resume"):
+        calibzarr.build(path, **SMALL)
+    monkeypatch.setattr(durable, "write", write)
+    assert calibzarr.open_store(path).complete.values.tolist() == [True, True, False, False]
+    calibzarr.build(path, resume=True)
+    assert_same_dataset(path, whole)
+
+
+def test_two_builders_at_once_give_the_same_as_one(whole, tmp_path):
+    path = tmp_path / "shared.zarr"
+    options = ["--num-images", 4, "--num-steps", 3, "--resume"]  # whoever is first creates it
+    builders = [
+        subprocess.Popen(command(path, *options, "--images", part), stderr=subprocess.PIPE)
+        for part in ("0:2", "2:4")
+    ]
+    for process in builders:
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode == 0, stderr
+    assert_same_dataset(path, whole)
+
+
+def test_first_interrupt_completes_the_images_in_work(tmp_path):
+    path = tmp_path / "a.zarr"
+    options = ["--num-images", 40, "--num-steps", 4, "--batch-size", 2]
+    process = subprocess.Popen(
+        command(path, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_for_images(process, path, 2)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Ctrl-C again to stop now" in stderr
+    complete = int(store.completed(path, 40).sum())
+    assert complete % 2 == 0
+    assert 2 <= complete < 40
+    assert f"{complete} of 40 images are complete" in stdout
+    assert f"go on with: calibzarr build {path} --resume" in stdout
+
+
+def test_second_interrupt_stops_now(tmp_path):
+    path = tmp_path / "a.zarr"
+    options = ["--num-images", 9, "--num-steps", 1000, "--image-size", 16]
+    process = subprocess.Popen(
+        command(path, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not path.exists() and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    assert process.poll() is None  # it is at work on the first image
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=10)
+    assert process.returncode == 130, stderr
+    assert "0 of 9 images are complete" in stdout
+    assert "Traceback" not in stderr
+
+
+def test_killed_builds_resume_to_the_same_store(tmp_path):
+    options = ["--num-images", 60, "--num-steps", 1, "--image-size", 32]
+    subprocess.run(command(tmp_path / "whole.zarr", *options), check=True, capture_output=True)
+    path = tmp_path / "killed" / "a.zarr"
+    path.parent.mkdir()
+    chance = random.Random(7)
+    kills = kills_between_images = 0
+    while kills < 20:
+        before = len(list(path.glob("latents/c.*.0.0.0.0")))
+        process = subprocess.Popen(
+            command(path, *options, "--resume"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        if kills % 5 == 0:  # anywhere from the start: while importing, creating, cleaning up
+            time.sleep(chance.uniform(1, 3))
+        else:
+            wait_for_images(process, path, before + chance.randint(1, 3))
+            time.sleep(chance.uniform(0, 0.02))
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        kills += 1
+        if path.exists():
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                dataset = xr.open_zarr(path)
+            complete = store.completed(path, 60)
+            kills_between_images += 0 < complete.sum() < 60
+            for image in complete.nonzero()[0]:
+                assert np.isfinite(dataset.latents[image]).all()
+                assert (dataset.decoded[image] > 0).any()
+    assert kills_between_images >= 10
+    subprocess.run(command(path, *options, "--resume"), check=True, capture_output=True)
+    assert_same_dataset(path, tmp_path / "whole.zarr")
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_default_path_is_named_after_the_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert build_plan.plan().path == Path("stores") / "tiny.zarr"
+    assert build_plan.plan().num_images == 16

@@ -1,0 +1,108 @@
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.files import ROOT
+
+BENCH = ROOT / "scripts" / "bench.py"
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return tmp_path_factory.mktemp("bench")
+
+
+@pytest.fixture(scope="module")
+def report(directory):
+    return run(directory, "build", "files", "old-files")
+
+
+@pytest.fixture(scope="module")
+def collect_report(directory):
+    return run(directory, "collect", "bytes", "bytes-sd3")
+
+
+@pytest.fixture(scope="module")
+def analyze_report(directory):
+    return run(directory, "analyze", "analyze", "recommend")
+
+
+@pytest.fixture(scope="module")
+def legacy_report(directory):
+    return run(directory, "legacy", "move")
+
+
+def run(directory, group, *entries):
+    chosen = [part for entry in entries for part in ("--entry", entry)]
+    command = [sys.executable, BENCH, group, "--quick", "--json", "--directory", directory]
+    output = subprocess.run([*command, *chosen], check=True, capture_output=True, text=True).stdout
+    return json.loads(output)
+
+
+def figure(report, what):
+    return next(each for each in report["figures"] if each["what"] == what)
+
+
+def test_all_ratios_are_finite_and_positive(report):
+    measured = [each["measured"] for each in report["figures"]]
+    assert len(measured) >= 10
+    assert all(math.isfinite(ratio) and ratio > 0 for ratio in measured)
+
+
+def test_only_the_entries_asked_for_are_run(report):
+    assert {each["entry"] for each in report["figures"]} == {"files", "old-files"}
+
+
+@pytest.mark.parametrize("what", ["bytes, float32 / npz", "bytes, float16 / npz"])
+def test_store_is_smaller_than_files_by_its_target(report, what):
+    assert figure(report, what)["met"] is True
+
+
+def test_states_are_in_fewer_files_by_their_target(report):
+    assert figure(report, "files / npz")["met"] is True
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["bytes of statistics / of the values that they are of", "bytes of statistics / 500 MB"],
+)
+def test_statistics_are_small_by_their_target(collect_report, what):
+    assert figure(collect_report, what)["measured"] > 0
+    assert figure(collect_report, what)["met"] is True
+
+
+def test_the_loop_over_layers_agrees_with_every_analysis(analyze_report):
+    # An entry fails where the two disagree.
+    assert [each["entry"] for each in analyze_report["figures"]] == ["analyze"] * 3 + [
+        "recommend"
+    ] * 4
+    assert all(each["measured"] > 0 for each in analyze_report["figures"])
+
+
+def test_a_small_analysis_takes_little_memory(analyze_report):
+    assert figure(analyze_report, "peak memory of the whole analysis / 4 GiB")["met"] is True
+
+
+def test_moving_to_the_old_layout_takes_no_more_bytes_than_numpy(legacy_report):
+    what = "bytes of npz files, calibzarr / np.savez_compressed"
+    assert figure(legacy_report, what)["met"] is True
+    assert all(each["measured"] > 0 for each in legacy_report["figures"])
+
+
+def test_nothing_stays_on_the_disk(
+    report, collect_report, analyze_report, legacy_report, directory
+):
+    assert list(directory.iterdir()) == []
+
+
+def test_unknown_entry_is_named_with_those_there_are():
+    result = subprocess.run(
+        [sys.executable, BENCH, "build", "--entry", "speed"], capture_output=True, text=True
+    )
+    assert result.returncode == 2
+    assert "'speed' is none of overhead, old-files, batch, files, memory" in " ".join(
+        result.stderr.split()
+    )

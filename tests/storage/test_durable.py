@@ -1,0 +1,79 @@
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+
+from calibzarr.storage import durable
+
+
+def test_write_replaces_whole_and_leaves_nothing_else(tmp_path):
+    path = tmp_path / "a" / "key"
+    durable.write(path, b"old")
+    durable.write(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert [entry.name for entry in path.parent.iterdir()] == ["key"]
+
+
+def test_bytes_are_flushed_before_the_name_appears(tmp_path, monkeypatch):
+    path, events = tmp_path / "key", []
+    flush = os.fsync
+
+    def fsync(descriptor):
+        events.append(("flush", path.exists(), os.fstat(descriptor).st_size))
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    durable.write(path, b"12345")
+    assert events[0] == ("flush", False, 5)  # the file, before its name
+    assert events[1][:2] == ("flush", True)  # the directory, after
+
+
+def test_failed_write_keeps_the_old_bytes(tmp_path, monkeypatch):
+    path = tmp_path / "key"
+    durable.write(path, b"old")
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "full")))
+    with pytest.raises(OSError, match="full"):
+        durable.write(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["key"]
+
+
+def test_new_directory_never_replaces_one_with_content(tmp_path):
+    path = tmp_path / "store"
+    with durable.new_directory(path) as partial:
+        (partial / "mine").touch()
+    with pytest.raises(FileExistsError), durable.new_directory(path) as partial:
+        (partial / "other").touch()
+    assert [entry.name for entry in tmp_path.rglob("*")] == ["store", "mine"]
+
+
+def _write_and_wait(path, started):
+    os.fsync = lambda descriptor: (started.set(), time.sleep(60))
+    durable.write(path, b"never complete")
+
+
+def test_only_files_of_dead_writers_are_removed(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    started = context.Event()
+    writer = context.Process(target=_write_and_wait, args=(tmp_path / "key", started))
+    writer.start()
+    assert started.wait(60)
+    (partial,) = tmp_path.iterdir()
+    os.utime(partial, (0, 0))
+    assert durable.remove_abandoned(tmp_path.glob("*.partial")) == 0
+    assert partial.exists()
+    os.kill(writer.pid, signal.SIGKILL)
+    writer.join()
+    assert durable.remove_abandoned(tmp_path.glob("*.partial")) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_just_being_made_is_left_alone(tmp_path):
+    new, old = (durable.partial_path(tmp_path / "key") for _ in range(2))
+    new.touch()
+    old.touch()
+    os.utime(old, (0, 0))
+    assert durable.remove_abandoned(tmp_path.glob("*.partial")) == 1
+    assert list(tmp_path.iterdir()) == [new]
