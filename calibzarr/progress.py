@@ -14,6 +14,23 @@ from rich.text import Text
 _LINE_SECONDS = 10.0  # between plain lines
 
 
+def progress_console(progress: bool | None = None) -> Console:
+    """The console that progress and notes go to, on standard error.
+
+    Args:
+        progress: whether to tell anything; if None, only on a terminal.
+    """
+    console = Console(
+        stderr=True,
+        soft_wrap=True,
+        highlight=False,
+        markup=False,  # a path may hold brackets
+        emoji=False,
+    )
+    console.quiet = not (console.is_terminal if progress is None else progress)
+    return console
+
+
 class Reporter(Protocol):
     """What a long function tells of its progress."""
 

@@ -7,6 +7,7 @@ import tempfile
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="calibzarr-tests-")
 os.environ["HF_HUB_CACHE"] = os.path.join(os.environ["HF_HOME"], "hub")  # goes before HF_HOME
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.pop("UV_RUN_RECURSION_DEPTH", None)  # hints name what was typed, also under uv
 
 import hypothesis
 import pytest

@@ -1,8 +1,18 @@
 import errno
+from pathlib import Path
 
 import pytest
 
-from calibzarr.errors import disk_full_named, out_of_memory_named
+from calibzarr.errors import (
+    Call,
+    Message,
+    Option,
+    OptionError,
+    at_least,
+    disk_full_named,
+    image_range,
+    out_of_memory_named,
+)
 
 
 @pytest.mark.parametrize(
@@ -14,7 +24,7 @@ from calibzarr.errors import disk_full_named, out_of_memory_named
     ],
 )
 def test_lack_of_memory_names_the_batch_size(error):
-    message = "with 8 images at a time; use a smaller --batch-size"
+    message = "with 8 images at a time; use a smaller batch_size"
     with pytest.raises(MemoryError, match=message), out_of_memory_named(8):
         raise error
 
@@ -34,4 +44,25 @@ def test_full_disk_keeps_its_number():
     ):
         raise full
     assert caught.value.errno == errno.ENOSPC
-    assert caught.value.strerror == "the disk is full: nothing is lost"
+    assert str(caught.value) == "the disk is full: nothing is lost"
+
+
+def test_messages_read_as_python_in_python():
+    call = Call("build", (Path("a.zarr"),), {"resume": True, "images": (0, 4), "prompts": ...})
+    message = Message(Option("num_steps"), " is wrong; go on with: ", call)
+    expected = "calibzarr.build('a.zarr', resume=True, images=(0, 4), prompts=...)"
+    assert str(message) == f"num_steps is wrong; go on with: {expected}"
+    assert str(Message("give ", Option("layout", "nchw"), ": ", message)).startswith(
+        "give layout='nchw': num_steps is wrong"
+    )
+
+
+def test_bounds_and_ranges_name_what_was_given():
+    at_least("batch_size", 1, 1)
+    with pytest.raises(OptionError, match=r"^batch_size must be 1 or more, got 0$"):
+        at_least("batch_size", 0, 1)
+    with pytest.raises(OptionError, match="got nan"):
+        at_least("tolerance", float("nan"), 0)
+    assert image_range((2, 5), 5) == range(2, 5)
+    with pytest.raises(OptionError, match=r"^images must be A:B with 0 <= A < B <= 4, got 2:5$"):
+        image_range((2, 5), 4)

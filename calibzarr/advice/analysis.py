@@ -1,4 +1,4 @@
-"""What statistics say of every layer at every step: ranges, tails, expected quantisation error."""
+"""What statistics say of every layer at every step: ranges, tails, expected quantization error."""
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -157,7 +157,7 @@ def parts_of(statistics: xr.Dataset, partition: Mapping[str, range]) -> dict[str
 
 
 def analyze(path: str | Path) -> xr.Dataset:
-    """Analyse a store's statistics; see :func:`of_statistics`."""
+    """Analyze a store's statistics; see :func:`of_statistics`."""
     return of_statistics(open_statistics(path))
 
 

@@ -12,7 +12,7 @@ from calibzarr.advice import analysis
 from calibzarr.advice.analysis import TAILS, Observed
 from calibzarr.advice.methods import base as bit_widths
 from calibzarr.advice.methods import reasons
-from calibzarr.advice.methods.base import CHOICES, Chosen, Layers, Noise, decibels
+from calibzarr.advice.methods.base import CHOICES, Chosen, Layers, QuantizationError, decibels
 from calibzarr.errors import OptionError
 from calibzarr.quantization import sigma_polynomial, step_groups
 from calibzarr.quantization.clipping import METHODS as CLIPPINGS
@@ -66,7 +66,7 @@ class Options:
 
 
 def recommend(path: str | Path, **options: object) -> xr.Dataset:
-    """Recommend a quantisation of a store's model; see :func:`of_statistics`.
+    """Recommend a quantization of a store's model; see :func:`of_statistics`.
 
     Args:
         path: directory of the store.
@@ -148,7 +148,7 @@ def of_statistics(
 ) -> xr.Dataset:
     """Recommend bits and clipping ranges for every layer.
 
-    Activations are quantised on affine levels, weights on symmetric ones for a whole tensor.
+    Activations are quantized on affine levels, weights on symmetric ones for a whole tensor.
     A layer's ``activation_bits`` go with one clipping range for all steps; the worst phase
     decides. Its bits by phase go with ranges of their own. Layers q, k and v of a block get
     equal bits. A block's row speaks for all in it: it gets the most bits that its output or one
@@ -184,12 +184,12 @@ def of_statistics(
     unknown = (np.isnan(by_part.value_min) & (in_phase > 0)).any(axis=1)
     if unknown.any():
         raise ValueError(
-            f"{unknown.sum()} layers had no finite value in some phase, and cannot be quantised; "
+            f"{unknown.sum()} layers had no finite value in some phase, and cannot be quantized; "
             f"the first is {statistics.layer.values[unknown][0]}"
         )
     single, own = _Clipped.best(whole, options), _Clipped.best(by_part, options)
     weights = _Clipped.best(Observed.of_weights(statistics), options, symmetric=True)
-    noise = Noise(
+    noise = QuantizationError(
         overall=single.noise[:, 0],
         static=_Clipped.at(by_part, single.clip_min, single.clip_max).noise,
         by_part=own.noise,

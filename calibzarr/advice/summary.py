@@ -28,7 +28,7 @@ _NAMED = 8  # layers of a list
 
 
 def select(
-    analysed: xr.Dataset,
+    analyzed: xr.Dataset,
     *,
     stream: str | None = None,
     kind: str | None = None,
@@ -38,7 +38,7 @@ def select(
     """Some of the layers, in some order.
 
     Args:
-        analysed: a dataset with the layers' coordinates, as ``analysis.analyze`` gives it.
+        analyzed: a dataset with the layers' coordinates, as ``analysis.analyze`` gives it.
         stream: of the layers.
         kind: of the layers.
         sort: one of ``SORTS``; what needs most attention comes first.
@@ -47,14 +47,14 @@ def select(
     Raises:
         OptionError: if there is no such stream, kind or order; lists near names.
     """
-    analysed = filtered(analysed, stream=stream, kind=kind, sort=sort)
+    analyzed = filtered(analyzed, stream=stream, kind=kind, sort=sort)
     decisive = SORTS[sort]
     if decisive is not None:
-        values = analysed[decisive]
+        values = analyzed[decisive]
         values = -values.sel(bits=8) if sort == "sqnr" else abs(values)
         order = np.argsort(-np.nan_to_num(values.values, nan=-np.inf), kind="stable")
-        analysed = analysed.isel(layer=order)
-    return analysed.isel(layer=slice(top))
+        analyzed = analyzed.isel(layer=order)
+    return analyzed.isel(layer=slice(top))
 
 
 def filtered(
@@ -80,11 +80,11 @@ def _check_known(name: str, value: str, known: Sequence[str]) -> None:
         raise OptionError(f"no {name} {value!r}; {meant}There are: {', '.join(known)}")
 
 
-def describe(analysed: xr.Dataset, recommended: xr.Dataset) -> dict[str, Any]:
+def describe(analyzed: xr.Dataset, recommended: xr.Dataset) -> dict[str, Any]:
     """What the figures of all layers come to, in JSON types.
 
     Args:
-        analysed: of ``analysis.of_statistics``.
+        analyzed: of ``analysis.of_statistics``.
         recommended: of ``recommendation.of_statistics``, of the same statistics.
 
     Returns:
@@ -94,13 +94,13 @@ def describe(analysed: xr.Dataset, recommended: xr.Dataset) -> dict[str, Any]:
         a shift would make narrower, with the figure; ``images``: whether there were enough;
         ``not_covered``: what nothing is known of, a sentence each.
     """
-    linear = analysed.role.values == "input"
+    linear = analyzed.role.values == "input"
     activation, weight = (
         recommended[f"{what}_bits"].values[linear] for what in ("activation", "weight")
     )
-    names = analysed.layer.values[linear]
-    spread = np.where(linear, analysed.feature_spread.values, np.nan)
-    gain = np.where(analysed.post_gelu.values, analysed.shift_gain.values, np.nan)
+    names = analyzed.layer.values[linear]
+    spread = np.where(linear, analyzed.feature_spread.values, np.nan)
+    gain = np.where(analyzed.post_gelu.values, analyzed.shift_gain.values, np.nan)
     return {
         "bits": {
             "activations": _by_bits(activation),
@@ -108,10 +108,10 @@ def describe(analysed: xr.Dataset, recommended: xr.Dataset) -> dict[str, Any]:
         },
         "sensitive": names[activation == CHOICES[-1]].tolist(),
         "compact": names[activation <= 4].tolist(),
-        "smoothing": _greatest(analysed, spread, _SPREAD),
-        "shift": _greatest(analysed, gain, _GAIN),
-        "images": _images(analysed),
-        "not_covered": _not_covered(analysed, recommended),
+        "smoothing": _greatest(analyzed, spread, _SPREAD),
+        "shift": _greatest(analyzed, gain, _GAIN),
+        "images": _images(analyzed),
+        "not_covered": _not_covered(analyzed, recommended),
     }
 
 
@@ -119,33 +119,33 @@ def _by_bits(bits: np.ndarray) -> dict[str, int]:
     return {str(choice): int((bits == choice).sum()) for choice in CHOICES}
 
 
-def _greatest(analysed: xr.Dataset, values: np.ndarray, least: float) -> dict[str, float]:
+def _greatest(analyzed: xr.Dataset, values: np.ndarray, least: float) -> dict[str, float]:
     """The layers of the greatest values, with these, from a least value on."""
     known = np.where(np.isfinite(values), values, -np.inf)
     order = [row for row in np.argsort(-known, kind="stable") if known[row] >= least]
-    return {str(analysed.layer.values[row]): round(float(values[row]), 3) for row in order}
+    return {str(analyzed.layer.values[row]): round(float(values[row]), 3) for row in order}
 
 
-def _images(analysed: xr.Dataset) -> dict[str, Any]:
-    growth = analysed.range_growth.values
+def _images(analyzed: xr.Dataset) -> dict[str, Any]:
+    growth = analyzed.range_growth.values
     known = np.isfinite(growth)
-    number = int(analysed.attrs["activations"]["num_images"])
+    number = int(analyzed.attrs["activations"]["num_images"])
     if not known.any():
         unknown = {"enough": None, "median_growth": None, "median_typical_spread": None}
         return {"number": number, **unknown, "worst": {}}
     still_growing = ~convergence.enough(growth[known, None])
-    worst = _greatest(analysed, growth, convergence.TOLERANCE)
+    worst = _greatest(analyzed, growth, convergence.TOLERANCE)
     return {
         "number": number,
         "enough": not still_growing.any(),
         "median_growth": round(float(np.median(growth[known])), 4),
-        "median_typical_spread": round(float(np.nanmedian(analysed.typical_spread.values)), 4),
+        "median_typical_spread": round(float(np.nanmedian(analyzed.typical_spread.values)), 4),
         "worst": worst,
     }
 
 
-def _not_covered(analysed: xr.Dataset, recommended: xr.Dataset) -> list[str]:
-    manifest = analysed.attrs
+def _not_covered(analyzed: xr.Dataset, recommended: xr.Dataset) -> list[str]:
+    manifest = analyzed.attrs
     activations, states = manifest["activations"], int(manifest["num_steps"]) + 1
     sentences = []
     steps = len(activations["steps"])

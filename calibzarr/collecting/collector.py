@@ -31,8 +31,8 @@ _CHECKPOINT_SECONDS = 30.0, 300.0  # between checkpoints, at least and at most
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a collection will observe, settled and checked before a model is loaded.
+class CollectionPlan:
+    """What a collection will observe, planned and checked before a model is loaded.
 
     Attributes:
         path: directory of the store.
@@ -81,7 +81,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Result:
+class CollectionResult:
     """How a collection ended.
 
     Attributes:
@@ -111,7 +111,7 @@ def plan(
     steps: str | Sequence[int] = "key",
     batch_size: int = 1,
     force: bool = False,
-) -> Plan:
+) -> CollectionPlan:
     """Settle what to observe; load and write nothing but statistics that a kill left half-way.
 
     What was observed before, in the store or by an interrupted collection, counts and stays.
@@ -171,7 +171,7 @@ def plan(
             f"image {lost[0]} is among the statistics of {path}, but no longer complete; build "
             f"it again by --resume, or start over with: calibzarr collect {path} --force"
         )
-    return Plan(path, covered, target, batch_size, force, asked, found)
+    return CollectionPlan(path, covered, target, batch_size, force, asked, found)
 
 
 def _settle_steps(steps: str | Sequence[int], num_steps: int) -> np.ndarray:
@@ -202,7 +202,9 @@ def _spread(complete: np.ndarray, before: np.ndarray, num_images: int) -> np.nda
     return complete[np.sort(np.array(chosen, dtype=int))]
 
 
-def collect(path: str | Path, *, console: Console | None = None, **options: object) -> Result:
+def collect(
+    path: str | Path, *, console: Console | None = None, **options: object
+) -> CollectionResult:
     """Observe stored trajectories and add the statistics to their store.
 
     Args:
@@ -221,7 +223,7 @@ def collect(path: str | Path, *, console: Console | None = None, **options: obje
     return run(plan(path, **options), console or Console(quiet=True))  # type: ignore[arg-type]
 
 
-def run(settled: Plan, console: Console) -> Result:
+def run(plan: CollectionPlan, console: Console) -> CollectionResult:
     """Observe what was planned; see :func:`collect`."""
 
     def what_is_left() -> str:
@@ -230,40 +232,40 @@ def run(settled: Plan, console: Console) -> Result:
     try:
         with (
             disk_full_named(what_is_left),
-            durable.locked(settled.path / schema.LATENTS.name, wait=False),
+            durable.locked(plan.path / schema.LATENTS.name, wait=False),
         ):
-            return _run(settled, console)
+            return _run(plan, console)
     except BlockingIOError:
         raise BlockingIOError(
-            f"another collection is at work on {settled.path}; wait for it, then add to it"
+            f"another collection is at work on {plan.path}; wait for it, then add to it"
         ) from None
 
 
-def _run(settled: Plan, console: Console) -> Result:
-    path = settled.path
+def _run(plan: CollectionPlan, console: Console) -> CollectionResult:
+    path = plan.path
     manifest = store.manifest(path)
-    if not settled.force and not np.array_equal(
-        collected.coverage(path, BINS, settled.covered.shape), settled.covered
+    if not plan.force and not np.array_equal(
+        collected.coverage(path, BINS, plan.covered.shape), plan.covered
     ):
         raise ValueError(f"{path} was collected meanwhile; give the same command again")
-    if not settled.replays and not collected.has_checkpoint(path, BINS):
+    if not plan.replays and not collected.has_checkpoint(path, BINS):
         statistics = collected.read(path, BINS)
         if statistics is not None:
-            return _result(settled, statistics, interrupted=False)
+            return _result(plan, statistics, interrupted=False)
     provenance.check_known(path, manifest)
     model = registry.load(manifest["model"])
     note = provenance.check_model(path, manifest, model)
     if note is not None:
         console.print(note)
     layers = model.layers()
-    statistics = _begin(settled, layers)
-    if not _replay(settled, statistics, model, layers, console):
-        return _result(settled, statistics, interrupted=True)
+    statistics = _begin(plan, layers)
+    if not _replay(plan, statistics, model, layers, console):
+        return _result(plan, statistics, interrupted=True)
     activations = {
         "num_layers": len(layers),
-        "num_images": len(settled.images),
-        "steps": list(settled.steps),
-        "batch_size": settled.batch_size,
+        "num_images": len(plan.images),
+        "steps": list(plan.steps),
+        "batch_size": plan.batch_size,
         "bins": asdict(BINS),
         "libraries": {name: version(name) for name in ("calibzarr", "diffusionkit", "mlx")},
         "collected": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -273,47 +275,47 @@ def _run(settled: Plan, console: Console) -> Result:
     collected.replace(path, statistics, layers, _weights(model, layers), activations)
     collected.remove_checkpoint(path)
     store.remove_leftovers(path)
-    return _result(settled, statistics, interrupted=False)
+    return _result(plan, statistics, interrupted=False)
 
 
-def _begin(settled: Plan, layers: Sequence[Layer]) -> Statistics:
+def _begin(plan: CollectionPlan, layers: Sequence[Layer]) -> Statistics:
     """What is known already, in arrays for all that is to be known."""
     known = None
-    if settled.force:
-        collected.remove_checkpoint(settled.path)
+    if plan.force:
+        collected.remove_checkpoint(plan.path)
     else:
-        known = collected.read_checkpoint(settled.path, BINS)
-        known = known or collected.read(settled.path, BINS)
+        known = collected.read_checkpoint(plan.path, BINS)
+        known = known or collected.read(plan.path, BINS)
     if known is not None:
-        return known.placed(settled.steps, settled.images.tolist())
+        return known.placed(plan.steps, plan.images.tolist())
     return Statistics.empty(
         BINS,
         len(layers),
-        settled.steps,
-        settled.images.tolist(),
+        plan.steps,
+        plan.images.tolist(),
         features=max(layer.features for layer in layers),
     )
 
 
 def _replay(
-    settled: Plan,
+    plan: CollectionPlan,
     statistics: Statistics,
     model: Model,
     layers: Sequence[Layer],
     console: Console,
 ) -> bool:
     """Replay all the work into ``statistics``; return whether it is done."""
-    dataset = store.open_store(settled.path)
-    all_prompts, _ = store.stored_prompts(settled.path)
-    manifest = store.manifest(settled.path)
+    dataset = store.open_store(plan.path)
+    all_prompts, _ = store.stored_prompts(plan.path)
+    manifest = store.manifest(plan.path)
     cfg_weight = manifest["cfg_weight"]
     schedule = model.schedule(manifest["num_steps"])
-    work = settled.work()
+    work = plan.work()
     to_replay = sum(len(images) for images, _ in work)
-    began_with = collected.stamp(settled.path)
+    began_with = collected.stamp(plan.path)
     least, most = _CHECKPOINT_SECONDS
     last, interval = time.monotonic(), least
-    verb = f"{len(layers)} layers x {len(settled.steps)} steps"
+    verb = f"{len(layers)} layers x {len(plan.steps)} steps"
 
     def tell() -> None:
         console.print("stopping after the model call in work; Ctrl-C again to stop now")
@@ -321,7 +323,7 @@ def _replay(
     def checkpoint() -> None:
         nonlocal last, interval
         started = time.monotonic()
-        collected.write_checkpoint(settled.path, statistics, began_with)
+        collected.write_checkpoint(plan.path, statistics, began_with)
         last = time.monotonic()
         interval = min(max(least, (last - started) / _CHECKPOINT_SHARE), most)
 
@@ -334,7 +336,7 @@ def _replay(
             x = model.from_numpy(latents[:, step])
             before = statistics.arrays["value_count"].sum()
             replay_step(model, x, conditioning, cfg_weight, schedule, step, images, statistics)
-            statistics.covered[rows, settled.steps.index(step)] = True
+            statistics.covered[rows, plan.steps.index(step)] = True
             values = statistics.arrays["value_count"].sum() - before
             report.advance(len(images) / len(steps), values=int(values))
             if stop_requested() or time.monotonic() - last > interval:
@@ -392,9 +394,9 @@ def _weights(model: Model, layers: Sequence[Layer]) -> dict[str, np.ndarray]:
     return {"weight_histogram": histogram, "weight_feature_max": greatest}
 
 
-def _result(settled: Plan, statistics: Statistics, interrupted: bool) -> Result:
-    return Result(
-        path=settled.path,
+def _result(plan: CollectionPlan, statistics: Statistics, interrupted: bool) -> CollectionResult:
+    return CollectionResult(
+        path=plan.path,
         num_layers=len(statistics.arrays["value_count"]),
         num_images=int(statistics.covered.any(axis=1).sum()),
         steps=statistics.steps,

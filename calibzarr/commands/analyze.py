@@ -80,15 +80,15 @@ def analyze_command(
         activation_target=activation_target, weight_target=weight_target
     )
     recommended = recommendation.of_statistics(statistics, options, observed)
-    analysed = analysis.of_statistics(statistics, observed)
+    analyzed = analysis.of_statistics(statistics, observed)
     chosen = summary.select(
-        analysed.assign(recommended[["activation_bits", "weight_bits"]]),
+        analyzed.assign(recommended[["activation_bits", "weight_bits"]]),
         stream=stream,
         kind=kind,
         sort=sort,
         top=top,
     )
-    description = summary.describe(analysed, recommended)
+    description = summary.describe(analyzed, recommended)
     if as_json:
         click.echo(json.dumps({"layers": summary.rows(chosen), **description}, indent=2))
     else:
@@ -99,7 +99,7 @@ def analyze_command(
     if plots is not None:
         from calibzarr.plots import write
 
-        pictures = write(plots, statistics, analysed, recommended, observed)
+        pictures = write(plots, statistics, analyzed, recommended, observed)
         click.echo(f"{plots}: {len(pictures)} files", err=as_json)
     if not as_json and not (quiet or settings["quiet"]):
         name = shlex.quote(store.resolve().with_suffix(".json").name)

@@ -16,7 +16,7 @@ from calibzarr.commands.common import (
 )
 
 if TYPE_CHECKING:
-    from calibzarr.sampling.plan import Plan
+    from calibzarr.sampling.plan import BuildPlan
 
 
 @click.command(name="build")
@@ -77,7 +77,7 @@ def _rest(path: Path) -> str:
     return f"calibzarr build {shlex.quote(str(path))} --resume"
 
 
-def _announcement(plan: "Plan") -> str:
+def _announcement(plan: "BuildPlan") -> str:
     from rich.filesize import decimal
 
     missing = plan.missing()

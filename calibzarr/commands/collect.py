@@ -17,7 +17,7 @@ from calibzarr.commands.common import (
 )
 
 if TYPE_CHECKING:
-    from calibzarr.collecting.collector import Plan
+    from calibzarr.collecting.collector import CollectionPlan
 
 
 class Steps(click.ParamType):
@@ -83,7 +83,7 @@ def collect_command(settings: dict[str, bool], store: Path, quiet: bool, **optio
     click.echo(f"look at them with: calibzarr analyze {quoted}")
 
 
-def _collection(plan: "Plan") -> str:
+def _collection(plan: "CollectionPlan") -> str:
     if not plan.replays:
         return f"{plan.path}: nothing new to observe"
     return f"{plan.path}: {plan.replays} model calls on stored latents"

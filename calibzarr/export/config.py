@@ -1,4 +1,4 @@
-"""The quantisation configuration: a recommendation as JSON that old readers accept."""
+"""The quantization configuration: a recommendation as JSON that old readers accept."""
 
 import json
 import math
@@ -27,7 +27,7 @@ _DIGITS = 9  # of figures: more than a histogram knows, fewer than differ betwee
 
 
 @dataclass(frozen=True)
-class Result:
+class ConfigurationResult:
     """What was written.
 
     Attributes:
@@ -52,8 +52,8 @@ def export(
     smoothquant_alpha: float | None = recommended_features.ALPHA,
     force: bool = False,
     **options: Any,
-) -> Result:
-    """Recommend a quantisation of a store's model, and write it down.
+) -> ConfigurationResult:
+    """Recommend a quantization of a store's model, and write it down.
 
     Args:
         path: directory of the store.
@@ -85,7 +85,9 @@ def export(
         linear = recommended.isel(layer=recommended.role.values == "input")
         if left_out := linear.sizes["layer"] - len(paths):
             warnings.append(f"{left_out} layers stay as they are: their widths do not divide by 32")
-        return Result(len(paths), _in_words(recommended, ("weight",)), False, tuple(warnings))
+        return ConfigurationResult(
+            len(paths), _in_words(recommended, ("weight",)), False, tuple(warnings)
+        )
     features = None
     if smoothquant_alpha is not None:
         store.check_writable(path)
@@ -110,7 +112,9 @@ def export(
         recommended_features.write(path, values, attributes)
     durable.write(file, data)
     bits = _in_words(recommended, ("activation", "weight"))
-    return Result(len(content["layer_configs"]), bits, features is not None, tuple(warnings))
+    return ConfigurationResult(
+        len(content["layer_configs"]), bits, features is not None, tuple(warnings)
+    )
 
 
 def _unmet(recommended: xr.Dataset, options: Options, weights_alone: bool = False) -> list[str]:

@@ -235,9 +235,9 @@ def _prove(
     file = path / schema.LATENTS.name / shards.file_name(images[0])
     every = np.arange(len(states))
     shards.read_states(file, len(states), every, states, shards.has_checksums(latents))
-    settled = plan_of(path, attributes, latents["shape"], prompts, seeds)
+    plan = plan_of(path, attributes, latents["shape"], prompts, seeds)
     schedule = model.schedule(attributes["num_steps"])
-    (made,) = builder.sample_group(settled, images[:1], model, schedule, Silent())
+    (made,) = builder.sample_group(plan, images[:1], model, schedule, Silent())
     final = states[-1].astype(np.float32)
     if not np.abs(made[-1] - final).max() <= _PROOF * np.abs(final).max():
         raise ValueError(

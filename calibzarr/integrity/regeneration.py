@@ -14,7 +14,7 @@ from calibzarr.models import registry
 from calibzarr.models.base import Model, Schedule
 from calibzarr.progress import Silent, reporting
 from calibzarr.sampling import builder
-from calibzarr.sampling.plan import Plan
+from calibzarr.sampling.plan import BuildPlan
 from calibzarr.storage import schema, store
 
 _PICTURE_TOLERANCE = 1  # of 255, where states are within theirs
@@ -64,10 +64,10 @@ def check(
     except ValueError as error:
         tally.record("model", [str(error)])
         return tally
-    settled = plan_of(opened.path, opened.attributes, shape, prompts, seeds)
+    plan = plan_of(opened.path, opened.attributes, shape, prompts, seeds)
     with reporting(console, "make again", "image", len(chosen)) as report:
         for image in sorted(int(image) for image in chosen):
-            compare(opened, settled, model, schedule, image, tolerance, tally)
+            compare(opened, plan, model, schedule, image, tolerance, tally)
             report.advance(1)
     return tally
 
@@ -78,7 +78,7 @@ def plan_of(
     shape: Sequence[int],
     prompts: Sequence[str],
     seeds: Sequence[int],
-) -> Plan:
+) -> BuildPlan:
     """The plan that a store was built by.
 
     Args:
@@ -89,7 +89,7 @@ def plan_of(
         seeds: one for each image.
     """
     channel, height, width = shape[2:]
-    return Plan(
+    return BuildPlan(
         path=path,
         exists=True,
         entry=registry.find(attributes["model"]),
@@ -112,7 +112,7 @@ def plan_of(
 
 def compare(
     opened: Opened,
-    settled: Plan,
+    plan: BuildPlan,
     model: Model,
     schedule: Schedule,
     image: int,
@@ -121,7 +121,7 @@ def compare(
 ) -> None:
     """Make one image again, and compare its states and its picture."""
     stored = read_states(opened, image)
-    (made,) = builder.sample_group(settled, [image], model, schedule, Silent())
+    (made,) = builder.sample_group(plan, [image], model, schedule, Silent())
     error = np.abs(stored.astype(np.float32) - made.astype(stored.dtype).astype(np.float32))
     bound = tolerance + np.finfo(np.float16).eps * np.abs(made) * (stored.dtype == np.float16)
     off = ~(error <= bound).all(axis=(1, 2, 3))

@@ -22,7 +22,7 @@ from calibzarr.storage import collected, durable, schema, shards, store
 
 
 @dataclass(frozen=True)
-class Result:
+class RepairResult:
     """What a repair did.
 
     Attributes:
@@ -53,7 +53,7 @@ def repair(
     cfg_weight: float | None = None,
     batch_size: int | None = None,
     console: Console | None = None,
-) -> Result:
+) -> RepairResult:
     """Bring a store in order: metadata, coordinates, what is complete. Nothing is deleted.
 
     Images that are damaged are moved into ``latents/damaged``: ``build --resume`` makes them again.
@@ -105,7 +105,7 @@ def _mirror(path: Path) -> Iterator[Path]:
         yield mirror
 
 
-def _repair(path: Path, lost: Lost, prompts: Path | None, console: Console) -> Result:
+def _repair(path: Path, lost: Lost, prompts: Path | None, console: Console) -> RepairResult:
     with durable.locked(path) if path.is_dir() else nullcontext():
         actions = repair_metadata(path, lost)
     if collected.install(path):
@@ -119,7 +119,7 @@ def _repair(path: Path, lost: Lost, prompts: Path | None, console: Console) -> R
 
 def _repair_content(
     path: Path, actions: list[str], prompts: Path | None, console: Console
-) -> Result:
+) -> RepairResult:
     attributes = store.manifest(path)
     complete = store.completed(path, attributes["num_images"])
     opened = open_for_checks(path, attributes, complete)
@@ -147,7 +147,7 @@ def _repair_content(
         own = "imported" in attributes
         builder = f"import-legacy DIR {quoted}" if own else f"build {quoted} --resume"
         commands.insert(0, f"calibzarr {builder}")
-    return Result(
+    return RepairResult(
         path,
         len(complete),
         n_completed,

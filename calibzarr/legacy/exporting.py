@@ -30,8 +30,8 @@ _SD3 = registry.find("sd3-medium")  # whose latents they are where the model is 
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What an export will write, settled and checked before anything is written.
+class ExportPlan:
+    """What an export will write, planned and checked before anything is written.
 
     Attributes:
         path: directory of the store.
@@ -55,7 +55,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Result:
+class ExportResult:
     """How an export ended.
 
     Attributes:
@@ -83,7 +83,7 @@ def plan(
     layout: str = "nchw",
     force: bool = False,
     workers: int | None = None,
-) -> Plan:
+) -> ExportPlan:
     """Settle what to export; write nothing.
 
     Args:
@@ -121,7 +121,7 @@ def plan(
         raise ValueError(f"no image of {first}:{end} is complete in {path}; there is nothing to do")
     last = chosen[-1] + 1 if num_images == len(chosen) else end
     left_out = [image for image in range(first, last) if not complete[image]]
-    settled = Plan(
+    plan = ExportPlan(
         path=path,
         directory=directory,
         images=tuple(chosen),
@@ -131,8 +131,8 @@ def plan(
         force=force,
         workers=min(workers or parallel.default_workers(), len(chosen)),
     )
-    _check_directory(settled)
-    return settled
+    _check_directory(plan)
+    return plan
 
 
 def _settle_parts(only: Sequence[str] | None) -> tuple[str, ...]:
@@ -142,9 +142,9 @@ def _settle_parts(only: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(part for part in legacy.PARTS if only is None or part in only)
 
 
-def _check_directory(settled: Plan) -> None:
+def _check_directory(plan: ExportPlan) -> None:
     """Check that the export may be written where it is to go, and that there is room."""
-    directory, path = settled.directory, settled.path.resolve()
+    directory, path = plan.directory, plan.path.resolve()
     if directory.exists() and not directory.is_dir():
         raise NotADirectoryError(f"{directory} is a file; an export is a directory")
     if (directory / "zarr.json").exists() or path in (
@@ -153,8 +153,8 @@ def _check_directory(settled: Plan) -> None:
     ):
         raise OptionError(f"{directory} is a store, or in one; choose another directory")
     store.check_writable(directory)
-    marker, identity = _read_marker(directory), _identity(settled)
-    if not settled.force and not _is_same(marker, identity):
+    marker, identity = _read_marker(directory), _identity(plan)
+    if not plan.force and not _is_same(marker, identity):
         names = (legacy.SAMPLES, legacy.LATENTS, legacy.IMAGES, legacy.MANIFEST, legacy.ACTIVATIONS)
         found = next((name for name in names if (directory / name).exists()), None)
         if marker is not None and marker.get("store") == identity["store"]:
@@ -162,17 +162,17 @@ def _check_directory(settled: Plan) -> None:
         elif marker is not None:
             held = "is an export of another store"
         else:
-            held = f"has {found} already, and is no export of {settled.path}"
+            held = f"has {found} already, and is no export of {plan.path}"
         if marker is not None or found is not None:
             raise OptionError(
                 f"{directory} {held}; choose another directory, or replace the files of the same "
                 f"names with --force"
             )
-    shape = store.array(store.open_group(settled.path, mode="r"), schema.LATENTS.name).shape
-    needed = _STORED_FRACTION * 4 * np.prod(shape[1:]) * len(settled.images)
+    shape = store.array(store.open_group(plan.path, mode="r"), schema.LATENTS.name).shape
+    needed = _STORED_FRACTION * 4 * np.prod(shape[1:]) * len(plan.images)
     free = shutil.disk_usage(store.existing_parent(directory)).free
     too_little = free < _CLEARLY_TOO_LITTLE * needed and marker is None
-    if legacy.SAMPLES in settled.parts and too_little:
+    if legacy.SAMPLES in plan.parts and too_little:
         raise OSError(
             errno.ENOSPC,
             f"{directory} needs about {decimal(int(needed))}, but the disk has {decimal(free)} "
@@ -192,12 +192,12 @@ def _read_marker(directory: Path) -> dict[str, Any] | None:
     return marker
 
 
-def _identity(settled: Plan) -> dict[str, Any]:
+def _identity(plan: ExportPlan) -> dict[str, Any]:
     """What an export must share with an earlier one that it adds to."""
-    attributes = store.manifest(settled.path)
+    attributes = store.manifest(plan.path)
     return {
         "store": {name: attributes.get(name) for name in _IDENTITY},
-        "layout": settled.layout,
+        "layout": plan.layout,
     }
 
 
@@ -205,12 +205,12 @@ def _is_same(marker: dict[str, Any] | None, identity: dict[str, Any]) -> bool:
     return marker is not None and all(marker.get(name) == own for name, own in identity.items())
 
 
-def _write_marker(settled: Plan, images: Iterable[int]) -> None:
-    marker = {**_identity(settled), "images": sorted(images)}
-    durable.write(settled.directory / legacy.MARKER, json.dumps(marker).encode())
+def _write_marker(plan: ExportPlan, images: Iterable[int]) -> None:
+    marker = {**_identity(plan), "images": sorted(images)}
+    durable.write(plan.directory / legacy.MARKER, json.dumps(marker).encode())
 
 
-def run(settled: Plan, console: Console) -> Result:
+def run(plan: ExportPlan, console: Console) -> ExportResult:
     """Export what was planned: all files of the images, then the statistics and the manifest.
 
     Each file is on the disk before it gets its name, and one that is there stays as it is.
@@ -224,42 +224,42 @@ def run(settled: Plan, console: Console) -> Result:
         return "the files that are whole stay; make room, then give the same command again"
 
     with disk_full_named(what_is_left):
-        _prepare(settled)
-        interrupted = _export_images(settled, console)
+        _prepare(plan)
+        interrupted = _export_images(plan, console)
         statistics = False
         if not interrupted:
-            before = _read_marker(settled.directory) or {}
-            _write_marker(settled, {*before.get("images", []), *settled.images})
-            statistics = _write_statistics(settled)
-            if "manifest" in settled.parts:
-                _write_manifest(settled)
-    return Result(
-        directory=settled.directory,
-        num_images=len(settled.images),
+            before = _read_marker(plan.directory) or {}
+            _write_marker(plan, {*before.get("images", []), *plan.images})
+            statistics = _write_statistics(plan)
+            if "manifest" in plan.parts:
+                _write_manifest(plan)
+    return ExportResult(
+        directory=plan.directory,
+        num_images=len(plan.images),
         interrupted=interrupted,
         statistics=statistics,
-        others=_others(settled),
+        others=_others(plan),
     )
 
 
-def _prepare(settled: Plan) -> None:
+def _prepare(plan: ExportPlan) -> None:
     """Make the folders and the marker; with force, remove first what will be written."""
-    directory = settled.directory
+    directory = plan.directory
     directory.mkdir(parents=True, exist_ok=True)
-    if settled.force:
+    if plan.force:
         (directory / legacy.MANIFEST).unlink(missing_ok=True)
-        num_states = len(_levels(settled.path)[0])
-        for image in settled.images:
-            for _, name in image_files.names(settled.parts, image, num_states):
+        num_states = len(_levels(plan.path)[0])
+        for image in plan.images:
+            for _, name in image_files.names(plan.parts, image, num_states):
                 (directory / name).unlink(missing_ok=True)
     # The marker comes after: until then, what is there is not taken for this export's.
     durable.remove_abandoned(directory.glob("*.partial"))
     for part in (legacy.SAMPLES, legacy.LATENTS, legacy.IMAGES):
-        if part in settled.parts:
+        if part in plan.parts:
             (directory / part).mkdir(exist_ok=True)
             durable.remove_abandoned((directory / part).glob("*.partial"))
-    if not _is_same(_read_marker(directory), _identity(settled)):
-        _write_marker(settled, [])
+    if not _is_same(_read_marker(directory), _identity(plan)):
+        _write_marker(plan, [])
 
 
 def _levels(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -271,15 +271,15 @@ def _levels(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return sigma, timestep
 
 
-def _export_images(settled: Plan, console: Console) -> bool:
+def _export_images(plan: ExportPlan, console: Console) -> bool:
     """Write the files of all images; return whether the user stopped it."""
-    entry = registry.MODELS.get(store.manifest(settled.path)["model"], _SD3)
-    sigma, timestep = _levels(settled.path)
+    entry = registry.MODELS.get(store.manifest(plan.path)["model"], _SD3)
+    sigma, timestep = _levels(plan.path)
     work = image_files.Work(
-        path=settled.path,
-        directory=settled.directory,
-        parts=settled.parts,
-        layout=settled.layout,
+        path=plan.path,
+        directory=plan.directory,
+        parts=plan.parts,
+        layout=plan.layout,
         sigma=sigma,
         timestep=timestep,
         scale=entry.latent_scale,
@@ -291,48 +291,48 @@ def _export_images(settled: Plan, console: Console) -> bool:
         console.print("stopping when the images in work are written; Ctrl-C again to stop now")
 
     with (
-        reporting(console, "export", "image", len(settled.images)) as report,
+        reporting(console, "export", "image", len(plan.images)) as report,
         graceful_stop(tell) as stop_requested,
     ):
         try:
             for _ in parallel.results(
                 partial(image_files.export_image, work),
-                settled.images,
-                settled.workers,
+                plan.images,
+                plan.workers,
                 stop_requested,
             ):
                 done += 1
                 report.advance(1)
         except KeyboardInterrupt:
             return True
-    return done < len(settled.images)
+    return done < len(plan.images)
 
 
-def _write_statistics(settled: Plan) -> bool:
-    if legacy.ACTIVATIONS not in settled.parts:
+def _write_statistics(plan: ExportPlan) -> bool:
+    if legacy.ACTIVATIONS not in plan.parts:
         return False
-    content = legacy_statistics.from_store(settled.path) or {}
-    folder = settled.directory / legacy.ACTIVATIONS
+    content = legacy_statistics.from_store(plan.path) or {}
+    folder = plan.directory / legacy.ACTIVATIONS
     for name, value in content.items():
         durable.write(folder / name, json.dumps(value, indent=2).encode())
     return bool(content)
 
 
-def _write_manifest(settled: Plan) -> None:
+def _write_manifest(plan: ExportPlan) -> None:
     """Write the manifest of all images that are there, those of earlier exports among them."""
-    prompts, seeds = store.stored_prompts(settled.path)
-    marker = _read_marker(settled.directory) or {}
+    prompts, seeds = store.stored_prompts(plan.path)
+    marker = _read_marker(plan.directory) or {}
     there = set(marker.get("images", []))
     exported = [image in there for image in range(len(prompts))]
-    manifest = legacy.manifest(_about(settled), list(zip(prompts, seeds, strict=True)), exported)
+    manifest = legacy.manifest(_about(plan), list(zip(prompts, seeds, strict=True)), exported)
     content = json.dumps(manifest, indent=2, ensure_ascii=False)
-    durable.write(settled.directory / legacy.MANIFEST, content.encode())
+    durable.write(plan.directory / legacy.MANIFEST, content.encode())
 
 
-def _about(settled: Plan) -> dict[str, Any]:
+def _about(plan: ExportPlan) -> dict[str, Any]:
     """Values of the manifest's keys that are not about images."""
-    attributes = store.manifest(settled.path)
-    shape = store.array(store.open_group(settled.path, mode="r"), schema.LATENTS.name).shape
+    attributes = store.manifest(plan.path)
+    shape = store.array(store.open_group(plan.path, mode="r"), schema.LATENTS.name).shape
     entry = registry.MODELS.get(attributes["model"])
     old = (attributes.get("imported") or {}).get("manifest", {})
     version = (entry.repository or entry.name) if entry else None
@@ -345,19 +345,19 @@ def _about(settled: Plan) -> dict[str, Any]:
         "model_version": old.get("model_version", version),
         "use_t5": old.get("use_t5", with_t5),
         "seed_base": attributes["seed"],
-        "images_saved": (settled.directory / legacy.IMAGES).is_dir(),
-        "latents_saved": (settled.directory / legacy.LATENTS).is_dir(),
+        "images_saved": (plan.directory / legacy.IMAGES).is_dir(),
+        "latents_saved": (plan.directory / legacy.LATENTS).is_dir(),
     }
 
 
-def _others(settled: Plan) -> int:
+def _others(plan: ExportPlan) -> int:
     """Files of states in the directory that are not of the store's complete images."""
-    folder = settled.directory / legacy.SAMPLES
-    if not settled.force or not folder.is_dir():
+    folder = plan.directory / legacy.SAMPLES
+    if not plan.force or not folder.is_dir():
         return 0
-    num_states = len(_levels(settled.path)[0])
+    num_states = len(_levels(plan.path)[0])
     parsed = (legacy.parse_state_name(file.name) for file in folder.iterdir())
-    images = set(settled.images)
+    images = set(plan.images)
     return sum(
         1 for own in parsed if own is not None and (own[0] not in images or own[1] >= num_states)
     )

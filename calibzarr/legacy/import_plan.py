@@ -1,4 +1,4 @@
-"""What an import will make of an old directory: settled, and checked, before it is made."""
+"""What an import will make of an old directory: planned, and checked, before it is made."""
 
 import errno
 import shutil
@@ -33,8 +33,8 @@ _COMPARED = 3  # images of a store that are tried for a comparison with the dire
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What an import will make, settled and checked before anything is created.
+class ImportPlan:
+    """What an import will make, planned and checked before anything is created.
 
     Attributes:
         directory: the old directory.
@@ -99,7 +99,7 @@ def plan(
     seed: int | None = None,
     layout: str | None = None,
     workers: int | None = None,
-) -> Plan:
+) -> ImportPlan:
     """Settle what to import; create nothing.
 
     What is given counts where the directory's manifest says nothing. What neither says is None
@@ -164,7 +164,7 @@ def plan(
     }
     if statistics is not None:
         attributes[legacy_statistics.ATTRIBUTE] = statistics
-    settled = Plan(
+    plan = ImportPlan(
         directory=directory,
         path=path,
         exists=store.exists(path),
@@ -179,10 +179,10 @@ def plan(
         notes=tuple(notes),
         workers=workers or parallel.default_workers(),
     )
-    if settled.exists:
-        _check_same(settled)
-    _check_room(settled)
-    return settled
+    if plan.exists:
+        _check_same(plan)
+    _check_room(plan)
+    return plan
 
 
 def _source(prompts: str | Path | None) -> str:
@@ -290,66 +290,66 @@ def _settle_weight(manifest: OldManifest, given: float | None, notes: list[str])
     return weight
 
 
-def _check_room(settled: Plan) -> None:
+def _check_room(plan: ImportPlan) -> None:
     """Check that the store can be written, and that the disk is not clearly too small."""
-    store.check_writable(settled.path)
-    values = len(settled.reference.sigma) * np.prod(settled.reference.latent_shape)
-    needed = int(_STORED_FRACTION * 4 * values * len(settled.missing()))
-    free = shutil.disk_usage(store.existing_parent(settled.path)).free
+    store.check_writable(plan.path)
+    values = len(plan.reference.sigma) * np.prod(plan.reference.latent_shape)
+    needed = int(_STORED_FRACTION * 4 * values * len(plan.missing()))
+    free = shutil.disk_usage(store.existing_parent(plan.path)).free
     if free < _CLEARLY_TOO_LITTLE * needed:
         raise OSError(
             errno.ENOSPC,
-            f"{settled.path} needs about {decimal(needed)}, but the disk has {decimal(free)} "
+            f"{plan.path} needs about {decimal(needed)}, but the disk has {decimal(free)} "
             f"free; make room first",
         )
 
 
-def _check_same(settled: Plan) -> None:
+def _check_same(plan: ImportPlan) -> None:
     """Check that a store is an import of this directory, which may go on.
 
     Raises:
         OptionError: if it is another; says in what.
     """
-    path, reference = settled.path, settled.reference
+    path, reference = plan.path, plan.reference
     stored = store.manifest(path)
     if "imported" not in stored:
         raise OptionError(f"{path} exists already, and was not imported; choose another path")
     group = store.open_group(path, mode="r")
     sigma = np.asarray(store.array(group, schema.SIGMA.name)[:])
     prompts, seeds = store.stored_prompts(path)
-    common = min(len(prompts), settled.num_images)
+    common = min(len(prompts), plan.num_images)
     known = ("model", "num_steps", "cfg_weight", "image_size", "latent_dtype")
     differing = [
         name
         for name in known
-        if None not in (stored.get(name), settled.attributes[name])
-        and stored[name] != settled.attributes[name]
+        if None not in (stored.get(name), plan.attributes[name])
+        and stored[name] != plan.attributes[name]
     ]
-    if list(prompts[:common]) != list(settled.prompts[:common]):
+    if list(prompts[:common]) != list(plan.prompts[:common]):
         differing.append("prompts")
-    if list(seeds[:common]) != list(settled.seeds[:common]):
+    if list(seeds[:common]) != list(plan.seeds[:common]):
         differing.append("seeds")
     if not np.array_equal(sigma, reference.sigma):
         differing.append("sigma")
-    if not differing and not _same_states(settled, group):
+    if not differing and not _same_states(plan, group):
         differing.append("states")
     if differing:
         raise OptionError(
-            f"{path} differs from {settled.directory} in {', '.join(differing)}, and is no import "
+            f"{path} differs from {plan.directory} in {', '.join(differing)}, and is no import "
             f"of it; choose another path"
         )
 
 
-def _same_states(settled: Plan, group: Any) -> bool:
+def _same_states(plan: ImportPlan, group: Any) -> bool:
     """Whether an image that is complete in the store has the same final state in both."""
     latents = store.array(group, schema.LATENTS.name)
-    complete = store.completed(settled.path, latents.shape[0])
-    both = [image for image in settled.candidates if image < len(complete) and complete[image]]
-    last = len(settled.reference.sigma) - 1
+    complete = store.completed(plan.path, latents.shape[0])
+    both = [image for image in plan.candidates if image < len(complete) and complete[image]]
+    last = len(plan.reference.sigma) - 1
     for image in both[:_COMPARED]:
-        *_, path = legacy_directory.state_paths(settled.directory, image, last + 1)
+        *_, path = legacy_directory.state_paths(plan.directory, image, last + 1)
         try:
-            state = trajectories.read_state(path, last, settled.reference)
+            state = trajectories.read_state(path, last, plan.reference)
         except Unreadable:
             continue
         return np.array_equal(state, np.asarray(latents[image, last]), equal_nan=True)

@@ -12,7 +12,7 @@ from rich.console import Console
 from calibzarr import parallel
 from calibzarr.errors import OptionError, disk_full_named
 from calibzarr.legacy import directory as legacy_directory
-from calibzarr.legacy.import_plan import Plan
+from calibzarr.legacy.import_plan import ImportPlan
 from calibzarr.legacy.npz import Unreadable
 from calibzarr.legacy.trajectories import Reference, read_states
 from calibzarr.long_run import graceful_stop
@@ -21,7 +21,7 @@ from calibzarr.storage import collected, schema, store
 
 
 @dataclass(frozen=True)
-class Result:
+class ImportResult:
     """How an import ended.
 
     Attributes:
@@ -64,7 +64,7 @@ class _Done:
     picture_problem: str | None = None
 
 
-def run(settled: Plan, console: Console) -> Result:
+def run(plan: ImportPlan, console: Console) -> ImportResult:
     """Import what was planned, image by image.
 
     Raises:
@@ -76,13 +76,13 @@ def run(settled: Plan, console: Console) -> Result:
         return "the images that are complete stay; make room, then give the same command again"
 
     with disk_full_named(what_is_left):
-        _prepare_store(settled)
-        missing = settled.missing()
-        left_out = dict(settled.left_out)
+        _prepare_store(plan)
+        missing = plan.missing()
+        left_out = dict(plan.left_out)
         without_picture: dict[int, str] = {}
         imported, interrupted = 0, False
         if missing:
-            for done in _results(settled, missing, console):
+            for done in _results(plan, missing, console):
                 if done is None:
                     interrupted = True
                 elif done.problem is not None:
@@ -91,13 +91,13 @@ def run(settled: Plan, console: Console) -> Result:
                     imported += 1
                     if done.picture_problem is not None:
                         without_picture[done.image] = done.picture_problem
-        store.remove_leftovers(settled.path)
+        store.remove_leftovers(plan.path)
         if not interrupted:
-            store.finish(settled.path)
-    complete = store.completed(settled.path, settled.num_images)
-    return Result(
-        path=settled.path,
-        num_images=settled.num_images,
+            store.finish(plan.path)
+    complete = store.completed(plan.path, plan.num_images)
+    return ImportResult(
+        path=plan.path,
+        num_images=plan.num_images,
         n_completed=int(complete.sum()),
         imported=imported,
         left_out={image: left_out[image] for image in sorted(left_out) if not complete[image]},
@@ -106,50 +106,50 @@ def run(settled: Plan, console: Console) -> Result:
     )
 
 
-def _prepare_store(settled: Plan) -> None:
+def _prepare_store(plan: ImportPlan) -> None:
     """Create the store, or let the one that is there grow and learn what is known by now."""
-    if not settled.exists:
+    if not plan.exists:
         coordinates = {
-            schema.SIGMA.name: settled.reference.sigma,
-            schema.TIMESTEP.name: settled.reference.timestep,
-            schema.FINAL.name: np.arange(len(settled.reference.sigma))
-            == len(settled.reference.sigma) - 1,
-            schema.PROMPT.name: np.asarray(settled.prompts, dtype=object),
-            schema.SEED.name: np.asarray(settled.seeds, dtype=np.int64),
+            schema.SIGMA.name: plan.reference.sigma,
+            schema.TIMESTEP.name: plan.reference.timestep,
+            schema.FINAL.name: np.arange(len(plan.reference.sigma))
+            == len(plan.reference.sigma) - 1,
+            schema.PROMPT.name: np.asarray(plan.prompts, dtype=object),
+            schema.SEED.name: np.asarray(plan.seeds, dtype=np.int64),
         }
         try:
-            store.create(settled.path, settled.sizes, coordinates, settled.attributes)
+            store.create(plan.path, plan.sizes, coordinates, plan.attributes)
         except FileExistsError:
             raise OptionError(
-                f"{settled.path} was created meanwhile; give the same command again"
+                f"{plan.path} was created meanwhile; give the same command again"
             ) from None
         return
-    stored = store.manifest(settled.path)
-    if settled.num_images > len(store.stored_prompts(settled.path)[0]):
+    stored = store.manifest(plan.path)
+    if plan.num_images > len(store.stored_prompts(plan.path)[0]):
         changing = ("num_images", "prompts_sha256", "prompt_source")
-        collected.install(settled.path)
-        new = {name: settled.attributes[name] for name in changing}
-        store.extend(settled.path, settled.prompts, settled.seeds, new)
+        collected.install(plan.path)
+        new = {name: plan.attributes[name] for name in changing}
+        store.extend(plan.path, plan.prompts, plan.seeds, new)
     learned = {
         name: value
-        for name, value in settled.attributes.items()
+        for name, value in plan.attributes.items()
         if value is not None and stored.get(name) is None
     }
     if learned:
-        store.update_attributes(settled.path, learned)
+        store.update_attributes(plan.path, learned)
 
 
-def _results(settled: Plan, missing: list[int], console: Console) -> Any:
+def _results(plan: ImportPlan, missing: list[int], console: Console) -> Any:
     """What became of each image, as it is known; None last, if the user stopped it."""
     work = _Work(
-        path=settled.path,
-        directory=settled.directory,
-        folder=settled.manifest_folder,
-        reference=settled.reference,
-        image_size=settled.sizes.image_size,
+        path=plan.path,
+        directory=plan.directory,
+        folder=plan.manifest_folder,
+        reference=plan.reference,
+        image_size=plan.sizes.image_size,
     )
-    tasks = ((image, settled.filename(image)) for image in missing)
-    workers = min(settled.workers, len(missing))
+    tasks = ((image, plan.filename(image)) for image in missing)
+    workers = min(plan.workers, len(missing))
     count = 0
 
     def tell() -> None:

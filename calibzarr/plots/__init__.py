@@ -31,7 +31,7 @@ __all__ = [
 def write(
     directory: Path,
     statistics: xr.Dataset,
-    analysed: xr.Dataset,
+    analyzed: xr.Dataset,
     recommended: xr.Dataset,
     observed: Observed | None = None,
     ridge_layers: Sequence[str] | None = None,
@@ -41,7 +41,7 @@ def write(
     Args:
         directory: made if there is none; files of the pictures' names are replaced.
         statistics: of ``analysis.open_statistics``.
-        analysed: of ``analysis.of_statistics``.
+        analyzed: of ``analysis.of_statistics``.
         recommended: of ``recommendation.of_statistics``.
         observed: the statistics' layers and steps, where they are in memory already.
         ridge_layers: names of the layers whose histograms are drawn; telling ones if None.
@@ -56,15 +56,15 @@ def write(
     """
     pictures: dict[str, Callable[[], Figure]] = {
         # First what can be wrong with the arguments.
-        "histograms": lambda: histograms(statistics, analysed, ridge_layers, observed),
-        "range_by_sigma": lambda: range_by_sigma(analysed),
-        "range_by_kind": lambda: range_by_kind(analysed),
-        "sqnr_by_bits": lambda: sqnr_by_bits(analysed),
+        "histograms": lambda: histograms(statistics, analyzed, ridge_layers, observed),
+        "range_by_sigma": lambda: range_by_sigma(analyzed),
+        "range_by_kind": lambda: range_by_kind(analyzed),
+        "sqnr_by_bits": lambda: sqnr_by_bits(analyzed),
         "recommended_bits": lambda: recommended_bits(recommended),
-        "feature_ranges": lambda: feature_ranges(statistics, analysed),
+        "feature_ranges": lambda: feature_ranges(statistics, analyzed),
         "convergence": lambda: convergence(statistics),
         "clipping_by_sigma": lambda: clipping_by_sigma(
-            statistics, analysed, recommended, observed=observed
+            statistics, analyzed, recommended, observed=observed
         ),
     }
     paths: list[Path] = []

@@ -23,40 +23,40 @@ _WORST = 3
 
 
 @picture
-def sqnr_by_bits(analysed: xr.Dataset) -> "Figure":
+def sqnr_by_bits(analyzed: xr.Dataset) -> "Figure":
     """Draw the expected SQNR of activations and weights against bits, by kind of layer.
 
     Args:
-        analysed: of ``analysis.of_statistics``.
+        analyzed: of ``analysis.of_statistics``.
     """
-    kinds = drawing.kinds(analysed)
+    kinds = drawing.kinds(analyzed)
     columns = min(4, len(kinds))
     rows = -(-len(kinds) // columns)
     figure = drawing.new_figure(
-        analysed,
+        analyzed,
         "Expected SQNR against bits, each with its best clipping range",
         2.6 * columns + 0.6,
         2.3 * rows + 1.2,
     )
     series = (
-        ("activations", analysed.sqnr_db.values, drawing.BLUE, "o"),
-        ("weights", analysed.weight_sqnr_db.values, drawing.ORANGE, "s"),
+        ("activations", analyzed.sqnr_db.values, drawing.BLUE, "o"),
+        ("weights", analyzed.weight_sqnr_db.values, drawing.ORANGE, "s"),
     )
     drawn = drawing.panels(figure, len(kinds), columns)
     handles: dict[str, Artist] = {}
     for index, (axes, kind) in enumerate(zip(drawn, kinds, strict=True)):
-        own = np.flatnonzero(analysed.kind.values == kind)
+        own = np.flatnonzero(analyzed.kind.values == kind)
         axes.set_title(f"{kind} ({len(own)})", pad=14)
-        bits = analysed.bits.values
+        bits = analyzed.bits.values
         drew = [
             _draw_sqnr(axes, bits, values[own], label, colour, marker)
             for label, values, colour, marker in series
         ]
         if any(drew):
-            worst = _worst(analysed.sqnr_db.values[own, -1])
+            worst = _worst(analyzed.sqnr_db.values[own, -1])
             if worst is not None and len(own) > 1:
-                _note(axes, f"worst activations: {analysed.layer.values[own[worst]]}")
-                curve = _finite(analysed.sqnr_db.values[own[worst]])
+                _note(axes, f"worst activations: {analyzed.layer.values[own[worst]]}")
+                curve = _finite(analyzed.sqnr_db.values[own[worst]])
                 axes.plot(
                     bits,
                     curve,

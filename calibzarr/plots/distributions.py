@@ -31,7 +31,7 @@ _STUB = 0.2  # half the length of a line in sigma that has only one
 _FAR = 4.0  # values so many times beyond the usual clipping range need a logarithmic axis
 
 
-def ridge_layers(statistics: xr.Dataset, analysed: xr.Dataset) -> dict[str, str]:
+def ridge_layers(statistics: xr.Dataset, analyzed: xr.Dataset) -> dict[str, str]:
     """At most four layers whose values are worth a look, and why each of them is.
 
     Those of greatest ``sigma_variation`` and ``outlier_ratio``, of lowest SQNR at 8 bits, and the
@@ -39,14 +39,14 @@ def ridge_layers(statistics: xr.Dataset, analysed: xr.Dataset) -> dict[str, str]
 
     Args:
         statistics: of ``analysis.open_statistics``.
-        analysed: of ``analysis.of_statistics``.
+        analyzed: of ``analysis.of_statistics``.
     """
     alike = analysis.shared_inputs(statistics)
-    sqnr = analysed.sqnr_db.sel(bits=8).values
-    behind_gelu = np.where(analysed.post_gelu, analysed.shift_gain, np.nan)
+    sqnr = analyzed.sqnr_db.sel(bits=8).values
+    behind_gelu = np.where(analyzed.post_gelu, analyzed.shift_gain, np.nan)
     wanted = (
-        (analysed.sigma_variation.values, "range moves most with sigma: {:.3g} times"),
-        (analysed.outlier_ratio.values, "greatest outlier ratio: {:.3g}"),
+        (analyzed.sigma_variation.values, "range moves most with sigma: {:.3g} times"),
+        (analyzed.outlier_ratio.values, "greatest outlier ratio: {:.3g}"),
         (-sqnr, "lowest SQNR at 8 bits: {:.3g} dB"),
         (behind_gelu, "behind a GELU: range over that after a shift {:.3g}"),
     )
@@ -55,13 +55,13 @@ def ridge_layers(statistics: xr.Dataset, analysed: xr.Dataset) -> dict[str, str]
         finite = np.where(np.isfinite(values), values, np.nan)
         for layer in drawing.most(finite, alike, 1, without=list(found)):
             found[layer] = text.format(abs(finite[layer]))
-    return {str(analysed.layer.values[layer]): text for layer, text in found.items()}
+    return {str(analyzed.layer.values[layer]): text for layer, text in found.items()}
 
 
 @picture
 def histograms(
     statistics: xr.Dataset,
-    analysed: xr.Dataset,
+    analyzed: xr.Dataset,
     layers: Sequence[str] | None = None,
     observed: Observed | None = None,
 ) -> "Figure":
@@ -73,7 +73,7 @@ def histograms(
 
     Args:
         statistics: of ``analysis.open_statistics``.
-        analysed: of ``analysis.of_statistics``.
+        analyzed: of ``analysis.of_statistics``.
         layers: names; those of :func:`ridge_layers` if None.
         observed: the statistics' layers and steps, where they are in memory already.
 
@@ -83,21 +83,21 @@ def histograms(
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    reasons = _named(statistics, analysed, layers)
+    reasons = _named(statistics, analyzed, layers)
     rows_of = list(reasons)
     columns = min(2, max(1, len(rows_of)))
     rows = -(-max(1, len(rows_of)) // columns)
-    step = np.unique(np.linspace(0, len(analysed.step) - 1, _RIDGES).round().astype(int))
+    step = np.unique(np.linspace(0, len(analyzed.step) - 1, _RIDGES).round().astype(int))
     height = float(np.clip(0.22 * len(step), 1.8, 4.0))
     figure = drawing.new_figure(
-        analysed, "Distributions of values over the sampling", 5 * columns + 1, height * rows + 1.5
+        analyzed, "Distributions of values over the sampling", 5 * columns + 1, height * rows + 1.5
     )
     drawn = drawing.panels(figure, max(1, len(rows_of)), columns)
     if not rows_of:
         drawing.say(drawn[0])
         return figure
     own = _rows(statistics, rows_of, observed)
-    sigma = analysed.sigma.values
+    sigma = analyzed.sigma.values
     norm = Normalize(0, float(sigma.max()) or 1)
     for row, (axes, name) in enumerate(zip(drawn, rows_of, strict=True)):
         _draw_ridges(axes, _at(own, row), sigma, step, norm)
@@ -110,12 +110,12 @@ def histograms(
 
 
 def _named(
-    statistics: xr.Dataset, analysed: xr.Dataset, layers: Sequence[str] | None
+    statistics: xr.Dataset, analyzed: xr.Dataset, layers: Sequence[str] | None
 ) -> Mapping[str, str]:
     """Layers to draw, each with a reason or none."""
     if layers is None:
-        return ridge_layers(statistics, analysed)
-    there = [str(name) for name in analysed.layer.values]
+        return ridge_layers(statistics, analyzed)
+    there = [str(name) for name in analyzed.layer.values]
     for name in layers:
         if name not in there:
             near = difflib.get_close_matches(name, there, n=3, cutoff=0.3)
@@ -209,21 +209,21 @@ def densities(counts: np.ndarray, bins: LogBins, edges: np.ndarray) -> np.ndarra
     return np.diff(at_edges, axis=1) / np.where(total > 0, total, np.nan)
 
 
-def clipped_layers(statistics: xr.Dataset, analysed: xr.Dataset) -> list[str]:
+def clipped_layers(statistics: xr.Dataset, analyzed: xr.Dataset) -> list[str]:
     """The layers whose range moves most with sigma, of those that read one array only the first."""
-    variation = analysed.sigma_variation.values
+    variation = analyzed.sigma_variation.values
     chosen = drawing.most(
         np.where(np.isfinite(variation), variation, np.nan),
         analysis.shared_inputs(statistics),
         _CLIPPED_LAYERS,
     )
-    return [str(name) for name in analysed.layer.values[chosen]]
+    return [str(name) for name in analyzed.layer.values[chosen]]
 
 
 @picture
 def clipping_by_sigma(
     statistics: xr.Dataset,
-    analysed: xr.Dataset,
+    analyzed: xr.Dataset,
     recommended: xr.Dataset,
     layers: Sequence[str] | None = None,
     observed: Observed | None = None,
@@ -232,7 +232,7 @@ def clipping_by_sigma(
 
     Args:
         statistics: of ``analysis.open_statistics``.
-        analysed: of ``analysis.of_statistics``.
+        analyzed: of ``analysis.of_statistics``.
         recommended: of ``recommendation.of_statistics``.
         layers: names; those of :func:`clipped_layers` if None.
         observed: the statistics' layers and steps, where they are in memory already.
@@ -241,14 +241,14 @@ def clipping_by_sigma(
         OptionError: if there is no layer of a name; says which are like it.
     """
     names = (
-        clipped_layers(statistics, analysed)
+        clipped_layers(statistics, analyzed)
         if layers is None
-        else list(_named(statistics, analysed, layers))
+        else list(_named(statistics, analyzed, layers))
     )
     columns = min(2, max(1, len(names)))
     rows = -(-max(1, len(names)) // columns)
     figure = drawing.new_figure(
-        analysed, "Clipping ranges over the sampling", 4.8 * columns, 2.9 * rows + 1.2
+        analyzed, "Clipping ranges over the sampling", 4.8 * columns, 2.9 * rows + 1.2
     )
     drawn = drawing.panels(figure, max(1, len(names)), columns)
     if not names:
@@ -259,11 +259,11 @@ def clipping_by_sigma(
     index = np.searchsorted(CHOICES, chosen.activation_bits.values)
     every = recommendation.clipping_ranges(own, recommended.attrs["options"])
     asked = [np.take_along_axis(ends, index[:, None, None], axis=-1)[..., 0] for ends in every]
-    sigma = analysed.sigma.values.astype(np.float64)
+    sigma = analyzed.sigma.values.astype(np.float64)
     for row, axes in enumerate(drawn):
         one = chosen.isel(layer=row)
         _draw_observed(axes, sigma, own.value_min[row], own.value_max[row])
-        _draw_recommended(axes, analysed, one)
+        _draw_recommended(axes, analyzed, one)
         for ends, label in zip(asked, ("asked at each step", "_upper"), strict=True):
             axes.plot(sigma, ends[row], ls="", marker=".", markersize=5, color="black", label=label)
         _scale_clipping(axes, [ends[row] for ends in asked], own, row)
@@ -290,9 +290,9 @@ def _draw_observed(
     )
 
 
-def _draw_recommended(axes: "Axes", analysed: xr.Dataset, layer: xr.Dataset) -> None:
+def _draw_recommended(axes: "Axes", analyzed: xr.Dataset, layer: xr.Dataset) -> None:
     """One range for all steps, those of the phases, and the polynomials."""
-    sigma = analysed.sigma.values.astype(np.float64)
+    sigma = analyzed.sigma.values.astype(np.float64)
     least, greatest = float(sigma.min()), float(sigma.max())
     beyond = 0.0 if least < greatest else _STUB
     fine = np.linspace(least - beyond, greatest + beyond, 201)
@@ -306,7 +306,7 @@ def _draw_recommended(axes: "Axes", analysed: xr.Dataset, layer: xr.Dataset) -> 
             label=f"{label}one range for all steps",
         )
         axes.hlines(
-            *_of_phases(analysed, layer, end, beyond),
+            *_of_phases(analyzed, layer, end, beyond),
             color=drawing.ORANGE,
             linewidth=1.8,
             label=f"{label}range of each phase",
@@ -321,13 +321,13 @@ def _draw_recommended(axes: "Axes", analysed: xr.Dataset, layer: xr.Dataset) -> 
 
 
 def _of_phases(
-    analysed: xr.Dataset, layer: xr.Dataset, end: str, beyond: float
+    analyzed: xr.Dataset, layer: xr.Dataset, end: str, beyond: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Levels of the phases that were collected, with the sigmas at which they begin and end.
 
     Phases meet halfway between the steps next to each other.
     """
-    sigma, step = analysed.sigma.values.astype(np.float64), analysed.step.values
+    sigma, step = analyzed.sigma.values.astype(np.float64), analyzed.step.values
     first, stop = (np.searchsorted(step, layer[name].values) for name in ("first_step", "end_step"))
     there = first < stop
     first, stop = first[there], stop[there]

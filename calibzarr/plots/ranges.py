@@ -22,20 +22,20 @@ _FEATURE_LAYERS = 4
 
 
 @picture
-def range_by_sigma(analysed: xr.Dataset) -> "Figure":
+def range_by_sigma(analyzed: xr.Dataset) -> "Figure":
     """Draw the range of every layer, in the order of the model, at every collected step.
 
     Args:
-        analysed: of ``analysis.of_statistics``.
+        analyzed: of ``analysis.of_statistics``.
     """
     import matplotlib
     from matplotlib.colors import LogNorm, Normalize
 
-    values = analysed.step_range.values.astype(np.float64)
+    values = analyzed.step_range.values.astype(np.float64)
     layers, steps = values.shape
     height = max(2.5, _ROW * layers) if layers <= _NAMED else _TALLEST
     width = float(np.clip(0.17 * steps, 3.5, 9.0))
-    figure = drawing.new_figure(analysed, "Range by layer and step", width + 4, height + 1.8)
+    figure = drawing.new_figure(analyzed, "Range by layer and step", width + 4, height + 1.8)
     strip, axes = figure.subplots(1, 2, sharey=True, width_ratios=[0.12, width])
     positive = drawing.above_zero(values)
     logarithmic = drawing.spans_decades(values)
@@ -54,15 +54,15 @@ def range_by_sigma(analysed: xr.Dataset) -> "Figure":
     else:
         axes.set(xlim=(-0.5, steps - 0.5), ylim=(layers - 0.5, -0.5))
         axes.text(0.5, 0.5, "no values", ha="center", transform=axes.transAxes)
-    _label_steps(axes, analysed, width)
-    _stream_strip(strip, analysed)
-    _label_layers(strip, axes, analysed, height)
+    _label_steps(axes, analyzed, width)
+    _stream_strip(strip, analyzed)
+    _label_layers(strip, axes, analyzed, height)
     return figure
 
 
-def _label_steps(axes: "Axes", analysed: xr.Dataset, width: float) -> None:
+def _label_steps(axes: "Axes", analyzed: xr.Dataset, width: float) -> None:
     """Sigma of the columns below, the numbers of their steps above."""
-    sigma, step = analysed.sigma.values, analysed.step.values
+    sigma, step = analyzed.sigma.values, analyzed.step.values
     points = width * POINTS_PER_INCH
     below = drawing.thinned(len(sigma), points, SMALL * LINE_HEIGHT)
     axes.set_xticks(below, [f"{sigma[place]:.3g}" for place in below], rotation=90)
@@ -73,13 +73,13 @@ def _label_steps(axes: "Axes", analysed: xr.Dataset, width: float) -> None:
     top.set_xlabel("step")
 
 
-def _stream_strip(strip: "Axes", analysed: xr.Dataset) -> None:
+def _stream_strip(strip: "Axes", analyzed: xr.Dataset) -> None:
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
 
-    there = drawing.streams(analysed)
+    there = drawing.streams(analyzed)
     colours = [drawing.STREAM_COLOURS[stream] for stream in there]
-    place = np.array([there.index(stream) for stream in analysed.stream.values])
+    place = np.array([there.index(stream) for stream in analyzed.stream.values])
     strip.imshow(
         place[:, None],
         cmap=ListedColormap(colours),
@@ -99,14 +99,14 @@ def _stream_strip(strip: "Axes", analysed: xr.Dataset) -> None:
     )
 
 
-def _label_layers(strip: "Axes", axes: "Axes", analysed: xr.Dataset, height: float) -> None:
+def _label_layers(strip: "Axes", axes: "Axes", analyzed: xr.Dataset, height: float) -> None:
     """Names of layers where they fit, else those of blocks, moved apart where they must be."""
-    names, starts, ends = drawing.block_spans(analysed)
-    layers = analysed.sizes["layer"]
+    names, starts, ends = drawing.block_spans(analyzed)
+    layers = analyzed.sizes["layer"]
     axes.hlines(starts[1:] - 0.5, *axes.get_xlim(), color="white", linewidth=0.8)
     axes.tick_params(left=False, labelleft=False)
     if layers <= _NAMED:
-        strip.set_yticks(np.arange(layers), analysed.layer.values, fontsize=SMALL - 1)
+        strip.set_yticks(np.arange(layers), analyzed.layer.values, fontsize=SMALL - 1)
         return
     apart = SMALL * LINE_HEIGHT / (height * 0.95 * POINTS_PER_INCH) * layers
     kept = drawing.thinned(len(names), layers, apart)
@@ -128,25 +128,25 @@ def _label_layers(strip: "Axes", axes: "Axes", analysed: xr.Dataset, height: flo
 
 
 @picture
-def range_by_kind(analysed: xr.Dataset) -> "Figure":
+def range_by_kind(analyzed: xr.Dataset) -> "Figure":
     """Draw the range of every layer against sigma, layers of one kind together.
 
     Args:
-        analysed: of ``analysis.of_statistics``.
+        analyzed: of ``analysis.of_statistics``.
     """
     import matplotlib
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import LinearSegmentedColormap, Normalize
     from matplotlib.lines import Line2D
 
-    kinds, streams = drawing.kinds(analysed), drawing.streams(analysed)
+    kinds, streams = drawing.kinds(analyzed), drawing.streams(analyzed)
     columns = min(4, len(kinds))
     rows = -(-len(kinds) // columns)
     figure = drawing.new_figure(
-        analysed, "Range against sigma, by kind of layer", 2.6 * columns + 1.6, 2.2 * rows + 1.3
+        analyzed, "Range against sigma, by kind of layer", 2.6 * columns + 1.6, 2.2 * rows + 1.3
     )
-    values, sigma = analysed.step_range.values.astype(np.float64), analysed.sigma.values
-    depth = drawing.depth(analysed)
+    values, sigma = analyzed.step_range.values.astype(np.float64), analyzed.sigma.values
+    depth = drawing.depth(analyzed)
     # The palest end of the map is hard to see on white.
     colours = LinearSegmentedColormap.from_list(
         "depth", matplotlib.colormaps["viridis"](np.linspace(0, 0.9, 256))
@@ -155,14 +155,14 @@ def range_by_kind(analysed: xr.Dataset) -> "Figure":
     marker = "." if len(sigma) < 4 else ""
     drawn = drawing.panels(figure, len(kinds), columns)
     for index, (axes, kind) in enumerate(zip(drawn, kinds, strict=True)):
-        of_kind = analysed.kind.values == kind
+        of_kind = analyzed.kind.values == kind
         axes.set_title(kind)
         for stream in streams:
-            own = np.flatnonzero(of_kind & (analysed.stream.values == stream))
+            own = np.flatnonzero(of_kind & (analyzed.stream.values == stream))
             line: dict[str, Any] = {"linestyle": drawing.STREAM_LINES[stream], "marker": marker}
             for layer, curve in zip(own, axes.plot(sigma, values[own].T, **line), strict=True):
                 curve.set(color=colours(norm(depth[layer])), linewidth=0.8, alpha=0.8)
-                curve.set_label(f"_{analysed.layer.values[layer]}")
+                curve.set_label(f"_{analyzed.layer.values[layer]}")
             if len(own) > 2:
                 median = _median(values[own])
                 axes.plot(sigma, median, color="black", linewidth=1.8, label="_median", **line)
@@ -174,7 +174,7 @@ def range_by_kind(analysed: xr.Dataset) -> "Figure":
         axes.grid(alpha=0.3)
     figure.supylabel(f"{_UNITS}; a scale for each panel", fontsize=8)
     bar = figure.colorbar(ScalarMappable(norm, colours), ax=drawn, aspect=40, pad=0.02)
-    _name_blocks(bar, analysed)
+    _name_blocks(bar, analyzed)
     handles = [
         *(Line2D([], [], color="0.4", ls=drawing.STREAM_LINES[own], label=own) for own in streams),
         Line2D([], [], color="black", linewidth=1.8, label="median of layers"),
@@ -191,36 +191,36 @@ def _median(values: np.ndarray) -> np.ndarray:
     return result
 
 
-def _name_blocks(bar: Any, analysed: xr.Dataset) -> None:
-    names = list(dict.fromkeys(analysed.block.values.tolist()))
+def _name_blocks(bar: Any, analyzed: xr.Dataset) -> None:
+    names = list(dict.fromkeys(analyzed.block.values.tolist()))
     kept = drawing.thinned(len(names), 12, 1)
     bar.set_ticks(kept, labels=[names[place] for place in kept])
     bar.ax.set_title("block", fontsize=8, pad=10)
 
 
-def feature_layers(statistics: xr.Dataset, analysed: xr.Dataset) -> list[str]:
+def feature_layers(statistics: xr.Dataset, analyzed: xr.Dataset) -> list[str]:
     """The layers whose features differ most, of those that read one array only the first."""
-    spread = np.where(np.isfinite(analysed.feature_spread), analysed.feature_spread, np.nan)
+    spread = np.where(np.isfinite(analyzed.feature_spread), analyzed.feature_spread, np.nan)
     chosen = drawing.most(spread, analysis.shared_inputs(statistics), _FEATURE_LAYERS)
-    return [str(name) for name in analysed.layer.values[chosen]]
+    return [str(name) for name in analyzed.layer.values[chosen]]
 
 
 @picture
 def feature_ranges(
-    statistics: xr.Dataset, analysed: xr.Dataset, layers: list[str] | None = None
+    statistics: xr.Dataset, analyzed: xr.Dataset, layers: list[str] | None = None
 ) -> "Figure":
     """Draw the range of every feature, the widest first, with the outlier features marked.
 
     Args:
         statistics: of ``analysis.open_statistics``.
-        analysed: of ``analysis.of_statistics``.
+        analyzed: of ``analysis.of_statistics``.
         layers: names; those of :func:`feature_layers` if None.
     """
-    names = feature_layers(statistics, analysed) if layers is None else layers
+    names = feature_layers(statistics, analyzed) if layers is None else layers
     columns = min(2, max(1, len(names)))
     rows = -(-max(1, len(names)) // columns)
     figure = drawing.new_figure(
-        analysed, "Ranges of features, widest first", 4.4 * columns, 2.8 * rows + 0.9
+        analyzed, "Ranges of features, widest first", 4.4 * columns, 2.8 * rows + 0.9
     )
     drawn = drawing.panels(figure, max(1, len(names)), columns)
     if not names:

@@ -120,7 +120,7 @@ def kl_threshold(magnitudes: np.ndarray, reach: np.ndarray, bits: int) -> np.nda
     Args:
         magnitudes: of :func:`linear_magnitudes`, shape (..., 2048).
         reach: greatest magnitude, shape (...), activation units.
-        bits: of the quantiser.
+        bits: of the quantizer.
 
     Returns:
         Shape (...), activation units; NaN where nothing was counted.
@@ -140,7 +140,7 @@ def kl_threshold(magnitudes: np.ndarray, reach: np.ndarray, bits: int) -> np.nda
 
 
 def _divergence(magnitudes: np.ndarray, number: int, num_levels: int) -> np.ndarray:
-    """Divergence of the first ``number`` bins from their quantised selves, shape (row,)."""
+    """Divergence of the first ``number`` bins from their quantized selves, shape (row,)."""
     inside = magnitudes[:, :number]
     reference = inside.copy()
     reference[:, -1] += magnitudes[:, number:].sum(axis=1)

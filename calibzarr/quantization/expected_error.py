@@ -1,4 +1,4 @@
-"""Expected error of uniform quantisation, from histograms: NumPy in, NumPy out.
+"""Expected error of uniform quantization, from histograms: NumPy in, NumPy out.
 
 A value v becomes the nearest of evenly spaced levels, one of which is 0. Within a bin, values
 are taken to be spread evenly, so the error of a bin is an integral with a closed form, and that
@@ -20,7 +20,7 @@ OCTAVES = 16  # of magnitudes below a histogram's greatest that a search tells a
 
 @dataclass(frozen=True)
 class Levels:
-    """Levels of uniform quantisers: multiples of a step size. All arrays broadcast.
+    """Levels of uniform quantizers: multiples of a step size. All arrays broadcast.
 
     Attributes:
         step_size: distance of neighbouring levels, activation units.
@@ -33,7 +33,7 @@ class Levels:
     highest: np.ndarray
 
     def at(self, places: slice | np.ndarray) -> "Levels":
-        """Some of the quantisers."""
+        """Some of the quantizers."""
         return Levels(self.step_size[places], self.lowest[places], self.highest[places])
 
     def quantize(self, values: np.ndarray) -> np.ndarray:
@@ -100,7 +100,7 @@ def bin_errors(edges: np.ndarray, levels: Levels, p: float = 2) -> np.ndarray:
 
     Args:
         edges: finite and rising, shape (bin + 1,), activation units.
-        levels: of the quantisers, shape (...).
+        levels: of the quantizers, shape (...).
         p: exponent.
 
     Returns:
@@ -134,7 +134,7 @@ def expected_error(
     Args:
         counts: shape (..., bin), integer.
         bins: of the histograms.
-        clip_min: shape (...), or (..., quantiser) for several of each, activation units.
+        clip_min: shape (...), or (..., quantizer) for several of each, activation units.
         clip_max: likewise.
         bits: likewise, or what broadcasts against it.
         symmetric: as for :func:`levels`.
@@ -222,7 +222,7 @@ class Rows:
         return Aligned(aligned.astype(np.float64), edges, scale)
 
     def errors(self, levels: Levels, p: float) -> np.ndarray:
-        """Expected errors with several quantisers for each row, shape (row, quantiser)."""
+        """Expected errors with several quantizers for each row, shape (row, quantizer)."""
         parts = [slice(first, first + BLOCK) for first in range(0, len(self.counts), BLOCK)]
         result = np.empty((len(self.counts), levels.step_size.shape[1]))
         for part in parts:
@@ -249,7 +249,7 @@ class Aligned:
         return Aligned(self.counts[places], self.edges[places], self.scale[places])
 
     def errors(self, levels: Levels, p: float) -> np.ndarray:
-        """Expected errors with several quantisers for each row, shape (row, quantiser)."""
+        """Expected errors with several quantizers for each row, shape (row, quantizer)."""
         width = np.diff(self.edges, axis=1)
         flat = width <= 0  # bins beyond the extremes, or all values are one
         density = np.where(flat, 0, self.counts) / np.where(flat, 1, width)
@@ -285,7 +285,7 @@ def _filled_ends(rows: np.ndarray, bins: LogBins) -> tuple[np.ndarray, np.ndarra
 
 
 def sqnr_db(power: np.ndarray, error: np.ndarray) -> np.ndarray:
-    """Ratio of mean squares of signal and quantisation error, in dB; infinite without error.
+    """Ratio of mean squares of signal and quantization error, in dB; infinite without error.
 
     >>> sqnr_db(np.array([1.0]), np.array([0.01]))
     array([20.])

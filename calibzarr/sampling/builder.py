@@ -17,7 +17,7 @@ from calibzarr.models import registry
 from calibzarr.models.base import Model, Schedule
 from calibzarr.progress import Reporter, reporting
 from calibzarr.prompts.lists import prompts_sha256
-from calibzarr.sampling.plan import Plan, plan, refuse_differences
+from calibzarr.sampling.plan import BuildPlan, plan, refuse_differences
 from calibzarr.sampling.sampler import euler_states
 from calibzarr.storage import collected, schema, store
 
@@ -25,7 +25,7 @@ _LIBRARIES = ("calibzarr", "diffusionkit", "mlx", "numpy", "xarray", "zarr")
 
 
 @dataclass(frozen=True)
-class Result:
+class BuildResult:
     """How a build ended.
 
     Attributes:
@@ -45,7 +45,7 @@ class Result:
 
 def build(
     path: str | Path | None = None, *, console: Console | None = None, **options: Any
-) -> Result:
+) -> BuildResult:
     """Build a calibration dataset: sample every prompt and store every state.
 
     Args:
@@ -64,89 +64,89 @@ def build(
     return run(plan(path, **options), console or Console(quiet=True))
 
 
-def run(settled: Plan, console: Console) -> Result:
+def run(plan: BuildPlan, console: Console) -> BuildResult:
     """Build what was planned; see :func:`build`."""
-    missing = settled.missing()
-    grows = settled.exists and len(store.stored_prompts(settled.path)[0]) < settled.num_images
-    before = int(settled.complete().sum())
+    missing = plan.missing()
+    grows = plan.exists and len(store.stored_prompts(plan.path)[0]) < plan.num_images
+    before = int(plan.complete().sum())
     interrupted = False
 
     def what_is_left() -> str:
-        if not settled.path.exists():
+        if not plan.path.exists():
             return "nothing was created; make room, then give the same command again"
-        done = int(store.completed(settled.path, settled.num_images).sum())
+        done = int(store.completed(plan.path, plan.num_images).sum())
         return (
-            f"{done} of {settled.num_images} images are complete and stay; make room, then: "
-            f"{resume_command(settled)}"
+            f"{done} of {plan.num_images} images are complete and stay; make room, then: "
+            f"{resume_command(plan)}"
         )
 
     with disk_full_named(what_is_left):
         if missing or grows:
-            model = registry.load(settled.entry.name)
-            schedule = model.schedule(settled.sizes.num_steps)
-            _prepare_store(settled, model, schedule)
-            interrupted = _sample(settled, missing, model, schedule, console)
-        if settled.exists:
-            store.remove_leftovers(settled.path)
-        complete = store.completed(settled.path, settled.num_images)
+            model = registry.load(plan.entry.name)
+            schedule = model.schedule(plan.sizes.num_steps)
+            _prepare_store(plan, model, schedule)
+            interrupted = _sample(plan, missing, model, schedule, console)
+        if plan.exists:
+            store.remove_leftovers(plan.path)
+        complete = store.completed(plan.path, plan.num_images)
         if complete.all():
-            store.finish(settled.path)
-    return Result(
-        path=settled.path,
-        num_images=settled.num_images,
+            store.finish(plan.path)
+    return BuildResult(
+        path=plan.path,
+        num_images=plan.num_images,
         n_completed=int(complete.sum()),
         built=int(complete.sum()) - before,
         interrupted=interrupted,
     )
 
 
-def resume_command(settled: Plan) -> str:
+def resume_command(plan: BuildPlan) -> str:
     """The command that goes on with a build, ready to be pasted."""
-    part = settled.images
-    own = "" if len(part) == settled.num_images else f" --images {part.start}:{part.stop}"
-    return f"calibzarr build {shlex.quote(str(settled.path))} --resume{own}"
+    part = plan.images
+    own = "" if len(part) == plan.num_images else f" --images {part.start}:{part.stop}"
+    return f"calibzarr build {shlex.quote(str(plan.path))} --resume{own}"
 
 
-def _prepare_store(settled: Plan, model: Model, schedule: Schedule) -> None:
+def _prepare_store(plan: BuildPlan, model: Model, schedule: Schedule) -> None:
     """Create the store, or check that it goes on as it was begun and let it grow."""
-    attributes = _manifest(settled, model)
-    if not settled.exists:
+    attributes = _manifest(plan, model)
+    if not plan.exists:
         coordinates = {
             schema.SIGMA.name: schedule.sigma,
             schema.TIMESTEP.name: schedule.timestep,
             schema.FINAL.name: np.arange(schedule.num_steps + 1) == schedule.num_steps,
-            schema.PROMPT.name: np.asarray(settled.prompts, dtype=object),
-            schema.SEED.name: np.asarray(settled.seeds, dtype=np.int64),
+            schema.PROMPT.name: np.asarray(plan.prompts, dtype=object),
+            schema.SEED.name: np.asarray(plan.seeds, dtype=np.int64),
         }
         try:
-            store.create(settled.path, settled.sizes, coordinates, attributes)
+            store.create(plan.path, plan.sizes, coordinates, attributes)
             return
         except FileExistsError:  # another builder was faster
             pass
-    stored = store.manifest(settled.path)
-    refuse_differences(settled.path, stored, {k: attributes[k] for k in schema.FINGERPRINT})
-    if len(store.stored_prompts(settled.path)[0]) < settled.num_images:
+    stored = store.manifest(plan.path)
+    refuse_differences(plan.path, stored, {k: attributes[k] for k in schema.FINGERPRINT})
+    if len(store.stored_prompts(plan.path)[0]) < plan.num_images:
         changing = ("num_images", "prompts_sha256", "prompt_source")
         new = {name: attributes[name] for name in changing}
-        collected.install(settled.path)
-        store.extend(settled.path, settled.prompts, settled.seeds, new)
+        collected.install(plan.path)
+        store.extend(plan.path, plan.prompts, plan.seeds, new)
 
 
-def _manifest(settled: Plan, model: Model) -> dict[str, Any]:
+def _manifest(plan: BuildPlan, model: Model) -> dict[str, Any]:
     return {
-        "model": settled.entry.name,
+        "model": plan.entry.name,
         "model_fingerprint": model.fingerprint,
-        "num_images": settled.num_images,
-        "num_steps": settled.sizes.num_steps,
-        "cfg_weight": settled.cfg_weight,
-        "image_size": settled.sizes.image_size,
-        "latent_dtype": settled.latent_dtype,
+        "num_images": plan.num_images,
+        "num_steps": plan.sizes.num_steps,
+        "cfg_weight": plan.cfg_weight,
+        "image_size": plan.sizes.image_size,
+        "latent_dtype": plan.latent_dtype,
         "activation_dtype": model.activation_dtype,
         "sampler": model.sampler,
-        "seed": settled.seed,
-        "batch_size": settled.batch_size,
-        "prompts_sha256": prompts_sha256(settled.prompts),
-        "prompt_source": settled.prompt_source,
+        "seed": plan.seed,
+        "batch_size": plan.batch_size,
+        "prompts_sha256": prompts_sha256(plan.prompts),
+        "prompt_source": plan.prompt_source,
         "libraries": {name: version(name) for name in _LIBRARIES},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "n_completed": 0,
@@ -154,28 +154,28 @@ def _manifest(settled: Plan, model: Model) -> dict[str, Any]:
 
 
 def _sample(
-    settled: Plan, missing: Sequence[int], model: Model, schedule: Schedule, console: Console
+    plan: BuildPlan, missing: Sequence[int], model: Model, schedule: Schedule, console: Console
 ) -> bool:
     """Sample the missing images group by group; return whether the user stopped it."""
-    writer = store.ImageWriter(settled.path)
-    size = settled.batch_size
+    writer = store.ImageWriter(plan.path)
+    size = plan.batch_size
     groups = [
         [image for image in missing if image // size == group]
         for group in sorted({image // size for image in missing})
     ]
-    done_before = len(settled.images) - len(missing)
+    done_before = len(plan.images) - len(missing)
 
     def tell() -> None:
         console.print("stopping when the images in work are complete; Ctrl-C again to stop now")
 
     with (
-        reporting(console, "build", "image", len(settled.images), done_before) as report,
+        reporting(console, "build", "image", len(plan.images), done_before) as report,
         graceful_stop(tell) as stop_requested,
     ):
         try:
             for wanted in groups:
                 with out_of_memory_named(size):
-                    latents = sample_group(settled, wanted, model, schedule, report)
+                    latents = sample_group(plan, wanted, model, schedule, report)
                 for image, states in zip(wanted, latents, strict=True):
                     _warn_of_non_finite(image, states, console)
                     writer.write(image, states, model.decode(states[-1]))
@@ -187,27 +187,27 @@ def _sample(
 
 
 def sample_group(
-    settled: Plan, wanted: Sequence[int], model: Model, schedule: Schedule, report: Reporter
+    plan: BuildPlan, wanted: Sequence[int], model: Model, schedule: Schedule, report: Reporter
 ) -> np.ndarray:
     """States of the wanted images of one group, shape (image, step, channel, height, width).
 
     A group is always whole, also where some of its images are complete or beyond the end:
     the shape of the arithmetic, and with it the last bit of a result, never depends on history.
     """
-    size = settled.batch_size
+    size = plan.batch_size
     first = wanted[0] // size * size
-    members = [min(image, settled.num_images - 1) for image in range(first, first + size)]
+    members = [min(image, plan.num_images - 1) for image in range(first, first + size)]
     rows = [image - first for image in wanted]
-    conditioning = model.encode([settled.prompts[image] for image in members], settled.cfg_weight)
+    conditioning = model.encode([plan.prompts[image] for image in members], plan.cfg_weight)
     states = euler_states(
         model,
         conditioning,
-        settled.cfg_weight,
+        plan.cfg_weight,
         schedule,
-        [settled.seeds[image] for image in members],
-        settled.sizes.image_size,
+        [plan.seeds[image] for image in members],
+        plan.sizes.image_size,
     )
-    shape = (len(wanted), schedule.num_steps + 1, *settled.sizes.latent_shape)
+    shape = (len(wanted), schedule.num_steps + 1, *plan.sizes.latent_shape)
     latents = np.empty(shape, dtype=np.float32)
     for step, state in enumerate(states):
         latents[:, step] = model.to_numpy(state)[rows]

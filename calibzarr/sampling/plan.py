@@ -1,4 +1,4 @@
-"""What a build will make: settled, and checked, before anything is loaded or created."""
+"""What a build will make: planned, and checked, before anything is loaded or created."""
 
 import errno
 import shutil
@@ -23,8 +23,8 @@ _CLEARLY_TOO_LITTLE = 0.8  # of the estimate
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a build will make, settled and checked before anything is loaded or created.
+class BuildPlan:
+    """What a build will make, planned and checked before anything is loaded or created.
 
     Attributes:
         path: directory of the store.
@@ -93,7 +93,7 @@ def plan(
     repeat: bool = False,
     resume: bool = False,
     images: tuple[int, int] | None = None,
-) -> Plan:
+) -> BuildPlan:
     """Settle what to build; load and create nothing.
 
     What is not given comes from the store, when one is resumed, or from the model's defaults.
@@ -159,7 +159,7 @@ def plan(
         latent_shape=entry.latent_shape(chosen["image_size"]),
         image_size=chosen["image_size"],
     )
-    settled = Plan(
+    plan = BuildPlan(
         path=path,
         exists=exists,
         entry=entry,
@@ -173,8 +173,8 @@ def plan(
         prompt_source=source,
         images=range(first, end),
     )
-    _check_room(settled)
-    return settled
+    _check_room(plan)
+    return plan
 
 
 def _settle_options(
@@ -270,14 +270,14 @@ def _available_prompts(
     return built_in
 
 
-def _check_room(settled: Plan) -> None:
+def _check_room(plan: BuildPlan) -> None:
     """Check that the store can be written, and that the disk is not clearly too small."""
-    store.check_writable(settled.path)
-    needed = len(settled.missing()) * settled.image_bytes
-    free = shutil.disk_usage(store.existing_parent(settled.path)).free
+    store.check_writable(plan.path)
+    needed = len(plan.missing()) * plan.image_bytes
+    free = shutil.disk_usage(store.existing_parent(plan.path)).free
     if free < _CLEARLY_TOO_LITTLE * needed:
         raise OSError(
             errno.ENOSPC,
-            f"{settled.path} needs about {decimal(needed)}, but the disk has {decimal(free)} "
+            f"{plan.path} needs about {decimal(needed)}, but the disk has {decimal(free)} "
             f"free; make room, or build fewer images",
         )

@@ -197,7 +197,7 @@ RECOMMENDED_VARIABLES = (
         "recommended_shift",
         "feature",
         "float32",
-        "to subtract from a feature that leaves a GELU, before it is quantised",
+        "to subtract from a feature that leaves a GELU, before it is quantized",
         _VALUES,
     ),
     _by_layer(

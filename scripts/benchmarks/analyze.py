@@ -1,4 +1,4 @@
-"""What analysing and recommending cost, in time and in memory, against a loop over layers."""
+"""What analyzing and recommending cost, in time and in memory, against a loop over layers."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

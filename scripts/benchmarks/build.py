@@ -43,27 +43,27 @@ def overhead(settings: Settings) -> list[Figure]:
     # A bar as on a terminal, to nowhere; the bare loop's own is off.
     console = Console(file=io.StringIO(), force_terminal=True)
 
-    def plan(directory: Path) -> builder.Plan:
+    def plan_in(directory: Path) -> builder.BuildPlan:
         return builder.plan(directory / "store", num_images=num_images, num_steps=num_steps)
 
-    def bare_loop(settled: builder.Plan) -> list[np.ndarray]:
+    def bare_loop(plan: builder.BuildPlan) -> list[np.ndarray]:
         return [
-            _bare_image(bare_pipeline, prompt, seed, num_steps, settled.entry)
-            for prompt, seed in zip(settled.prompts, settled.seeds, strict=True)
+            _bare_image(bare_pipeline, prompt, seed, num_steps, plan.entry)
+            for prompt, seed in zip(plan.prompts, plan.seeds, strict=True)
         ]
 
     silent = partial(tqdm.trange, disable=True)
     with patch.object(registry, "load", lambda _: model), patch("tqdm.trange", silent):
         with settings.scratch() as directory:
-            settled = plan(Path(directory))
-            builder.run(settled, console)
-            stored = calibzarr.open_store(settled.path)[schema.DECODED.name].values
-            if not np.array_equal(stored, bare_loop(settled)):
+            plan = plan_in(Path(directory))
+            builder.run(plan, console)
+            stored = calibzarr.open_store(plan.path)[schema.DECODED.name].values
+            if not np.array_equal(stored, bare_loop(plan)):
                 raise RuntimeError("the two ways make different pictures; no ratio means anything")
         seconds = interleave(
             {
-                "calibzarr": lambda turn: builder.run(plan(turn.directory), console),
-                "bare": lambda turn: bare_loop(settled),
+                "calibzarr": lambda turn: builder.run(plan_in(turn.directory), console),
+                "bare": lambda turn: bare_loop(plan),
             },
             settings.turns(7),
             settings,

@@ -1,4 +1,4 @@
-"""The baseline of analysing: NumPy on one histogram after the other, layer by layer.
+"""The baseline of analyzing: NumPy on one histogram after the other, layer by layer.
 
 The fit of one layer's polynomial, and the choice among bits whose errors are known, are
 calibzarr's own: they take next to no time. The reasons in words are left out. Every step and
@@ -17,7 +17,7 @@ import xarray as xr
 
 from calibzarr.advice import analysis
 from calibzarr.advice.methods import base as bit_widths
-from calibzarr.advice.methods.base import CHOICES, Chosen, Layers, Noise
+from calibzarr.advice.methods.base import CHOICES, Chosen, Layers, QuantizationError
 from calibzarr.advice.recommendation import Options
 from calibzarr.quantization import sigma_polynomial
 from calibzarr.quantization.expected_error import BITS, levels
@@ -256,7 +256,9 @@ def recommend(statistics: xr.Dataset, options: Options) -> dict[str, np.ndarray]
     measured = [_measured(own, bins, parts, options) for own in by_layer]
     found = _stacked(measured)
     layers = _layers(statistics, parts)
-    noise = Noise(found["noise"], found["static"], found["part_noise"], found["weight_noise"])
+    noise = QuantizationError(
+        found["noise"], found["static"], found["part_noise"], found["weight_noise"]
+    )
     bits = _chosen(noise, layers, found, options)
     sigma = statistics.sigma.values.astype(float)
     return _stacked(
@@ -328,7 +330,7 @@ def _std(own: Mapping[str, np.ndarray], part: slice) -> float:
 
 
 def _chosen(
-    noise: Noise, layers: Layers, found: Mapping[str, np.ndarray], options: Options
+    noise: QuantizationError, layers: Layers, found: Mapping[str, np.ndarray], options: Options
 ) -> Chosen:
     if options.method == "sqnr":
         return bit_widths.by_target(noise, layers, options.activation_target, options.weight_target)

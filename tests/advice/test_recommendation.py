@@ -54,13 +54,13 @@ def recommended(statistics, observed):
 
 
 def noise(values, clip_min, clip_max, bits, symmetric=False):
-    """Squared error of quantising the values themselves, over their square."""
+    """Squared error of quantizing the values themselves, over their square."""
     error = measured(values, float(clip_min), float(clip_max), int(bits), symmetric)
     return error / np.square(values, dtype=np.float64).mean()
 
 
 def decibels(values, clip_min, clip_max, bits, symmetric=False):
-    """SQNR of quantising the values themselves."""
+    """SQNR of quantizing the values themselves."""
     return -10 * np.log10(noise(values, clip_min, clip_max, bits, symmetric))
 
 
@@ -228,7 +228,7 @@ def mean_bits(result, statistics, name="activation_bits"):
 
 
 def total_noise(result, replayed, images, ranges=None):
-    """Measured by quantising every linear layer's input, weighted by multiply-accumulates."""
+    """Measured by quantizing every linear layer's input, weighted by multiply-accumulates."""
     total = 0.0
     for row in np.flatnonzero(linear(result)):
         layer = str(result.layer.values[row])
@@ -395,7 +395,7 @@ def test_groups_of_steps_have_the_least_spread_of_shifts(
     for layer in statistics.layer.values[linear(result)]:
         values = replayed.values(str(layer)).astype(np.float64)
         low, high = values.min(axis=2).mean(axis=0), values.max(axis=2).mean(axis=0)
-        if (high > low).any():  # else there is nothing to quantise
+        if (high > low).any():  # else there is nothing to quantize
             shifts.append((low + high) / 2 / np.sqrt(np.square(high - low).mean()))
     shifts = np.concatenate(shifts, axis=1)
 

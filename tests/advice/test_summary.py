@@ -19,8 +19,8 @@ def real(replayed):
 
 @pytest.fixture(scope="module")
 def chosen(real):
-    analysed, recommended = real
-    return analysed.assign(recommended[["activation_bits", "weight_bits"]])
+    analyzed, recommended = real
+    return analyzed.assign(recommended[["activation_bits", "weight_bits"]])
 
 
 def made(**changed):
@@ -147,7 +147,7 @@ def test_infinite_figures_are_told_as_none(chosen):
 
 def test_a_description_by_hand():
     description = summary.describe(*made())
-    assert description["bits"] == {  # of linear layers; blocks are no tensors to quantise
+    assert description["bits"] == {  # of linear layers; blocks are no tensors to quantize
         "activations": {"2": 1, "4": 1, "6": 1, "8": 1},
         "weights": {"2": 1, "4": 2, "6": 0, "8": 1},
     }
@@ -229,8 +229,8 @@ def test_sentences_name_the_first_layers_and_count_the_rest():
 
 
 def test_the_embedded_model_is_described_by_its_own_figures(real):
-    analysed, recommended = real
-    description = summary.describe(analysed, recommended)
+    analyzed, recommended = real
+    description = summary.describe(analyzed, recommended)
     linear = recommended.isel(layer=recommended.role.values == "input")
     for what, kind in (("activations", "activation"), ("weights", "weight")):
         bits, numbers = np.unique(linear[f"{kind}_bits"].values, return_counts=True)
@@ -239,7 +239,7 @@ def test_the_embedded_model_is_described_by_its_own_figures(real):
         assert description["bits"][what] == counted
     assert len(description["sensitive"]) == description["bits"]["activations"]["8"]
     assert set(description["shift"]) <= set(
-        analysed.layer.values[np.char.endswith(analysed.layer.values.astype(str), "mlp.fc2")]
+        analyzed.layer.values[np.char.endswith(analyzed.layer.values.astype(str), "mlp.fc2")]
     )
     assert description["images"]["number"] == 5
     assert description["not_covered"] == ["2 images of the store were not collected"]

@@ -47,9 +47,9 @@ def test_analyze_prints_every_layer_then_what_it_comes_to(run, replayed, monkeyp
     assert (code, err) == (0, "")
     assert snapshot(replayed.path) == before
     table, rest = table_of(out)
-    analysed = analysis.analyze(replayed.path)
+    analyzed = analysis.analyze(replayed.path)
     recommended = recommendation.recommend(replayed.path)
-    assert [line.split()[0] for line in table[1:]] == analysed.layer.values.tolist()
+    assert [line.split()[0] for line in table[1:]] == analyzed.layer.values.tolist()
     headings = re.split(r"\s{2,}", table[0].strip())
     assert headings == [
         *("layer", "range", "p01-p99", "outliers", "sigma", "asymmetry"),
@@ -57,14 +57,14 @@ def test_analyze_prints_every_layer_then_what_it_comes_to(run, replayed, monkeyp
     ]
     for line in table[1:]:
         name, *cells = line.split()
-        own, advice = analysed.sel(layer=name), recommended.sel(layer=name)
+        own, advice = analyzed.sel(layer=name), recommended.sel(layer=name)
         assert float(cells[0]) == pytest.approx(float(own.value_range), rel=5.1e-3)
         assert int(cells[-2]), int(cells[-1]) == (advice.activation_bits, advice.weight_bits)
         for place, bits in ((-5, 8), (-4, 6), (-3, 4)):
             assert float(cells[place]) == pytest.approx(
                 float(own.sqnr_db.sel(bits=bits)), abs=0.051
             )
-    for sentence in summary.sentences(summary.describe(analysed, recommended)):
+    for sentence in summary.sentences(summary.describe(analyzed, recommended)):
         assert sentence in rest
     assert f"calibzarr export-config {replayed.path} a.json" in rest[-1]
 

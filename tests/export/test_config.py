@@ -50,7 +50,7 @@ def small(replayed, tmp_path_factory):
 
 
 def decibels(values, clip_min, clip_max, bits, symmetric=False):
-    """SQNR of quantising the values themselves."""
+    """SQNR of quantizing the values themselves."""
     power = (values.astype(np.float64) ** 2).mean()
     return 10 * np.log10(power / measured(values, clip_min, clip_max, bits, symmetric))
 

@@ -27,7 +27,7 @@ def paths(replayed, tmp_path_factory):
 
 
 def quantized(paths):
-    """The embedded model, loaded anew, with quantised layers."""
+    """The embedded model, loaded anew, with quantized layers."""
     model = registry.load("tiny")
     nn.quantize(model.pipeline.mmdit, class_predicate=lambda path, module: paths.get(path, False))
     return model
@@ -43,7 +43,7 @@ def denoised(model, path, step=1):
         return model.to_numpy(denoise(state, step))
 
 
-def test_every_named_layer_is_quantised_as_it_says_and_no_other(paths, replayed):
+def test_every_named_layer_is_quantized_as_it_says_and_no_other(paths, replayed):
     model = quantized(paths)
     modules = dict(model.pipeline.mmdit.named_modules())
     for path, wanted in paths.items():
@@ -65,7 +65,7 @@ def test_bits_are_those_of_the_other_format(paths, replayed):
     assert {path: own["bits"] for path, own in paths.items()} == bits
 
 
-def test_the_quantised_transformer_denoises_and_more_bits_are_nearer(paths, replayed, tiny):
+def test_the_quantized_transformer_denoises_and_more_bits_are_nearer(paths, replayed, tiny):
     reference = denoised(tiny, replayed.path)
     power = np.mean(reference.astype(np.float64) ** 2)
     errors = {}
@@ -120,7 +120,7 @@ def test_the_user_is_told_of_layers_that_stay_as_they_are(replayed, tmp_path):
     assert not {str(names[0]), str(names[7])} & set(content)
 
 
-def test_quantising_leaves_the_store_alone(replayed, tmp_path):
+def test_quantizing_leaves_the_store_alone(replayed, tmp_path):
     path = tmp_path / "a.zarr"
     shutil.copytree(replayed.path, path)
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}

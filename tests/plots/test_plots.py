@@ -124,7 +124,7 @@ class Sample:
         if change:
             change(self.raw)
         self.statistics = statistics_of(rows, self.raw)
-        self.analysed = analysis.of_statistics(self.statistics)
+        self.analyzed = analysis.of_statistics(self.statistics)
         self.recommended = recommendation.of_statistics(self.statistics, recommendation.Options())
 
     @property
@@ -133,13 +133,13 @@ class Sample:
 
     def draw(self, name):
         arguments = {
-            "clipping_by_sigma": (self.statistics, self.analysed, self.recommended),
+            "clipping_by_sigma": (self.statistics, self.analyzed, self.recommended),
             "convergence": (self.statistics,),
-            "feature_ranges": (self.statistics, self.analysed),
-            "histograms": (self.statistics, self.analysed),
+            "feature_ranges": (self.statistics, self.analyzed),
+            "histograms": (self.statistics, self.analyzed),
             "recommended_bits": (self.recommended,),
         }
-        return getattr(plots, name)(*arguments.get(name, (self.analysed,)))
+        return getattr(plots, name)(*arguments.get(name, (self.analyzed,)))
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,7 @@ def large():
         "step": np.arange(51),
         "sigma": ("step", np.linspace(1, 0, 51, dtype=np.float32) ** 0.6),
     }
-    for name in ("statistics", "analysed"):
+    for name in ("statistics", "analyzed"):
         dataset = getattr(sample, name).isel(step=repeated).assign_coords(coordinates)
         setattr(sample, name, dataset.assign_attrs(num_steps=50))
     sample.recommended = sample.recommended.assign(
@@ -168,7 +168,7 @@ def large():
 
 def test_every_picture_is_written_as_png_and_svg(small, tmp_path):
     directory = tmp_path / "not" / "there"
-    paths = plots.write(directory, small.statistics, small.analysed, small.recommended)
+    paths = plots.write(directory, small.statistics, small.analyzed, small.recommended)
     expected = {f"{name}.{suffix}" for name in PICTURES for suffix in ("png", "svg")}
     assert {path.name for path in paths} == expected
     assert {path.name for path in directory.iterdir()} == expected  # nothing partial is left
@@ -215,8 +215,8 @@ def test_pyplot_is_not_needed(small, monkeypatch, tmp_path):
 def test_what_was_observed_may_be_given(small, tmp_path):
     observed = analysis.Observed.of(small.statistics)
     names = small.names[7:9]
-    own = plots.histograms(small.statistics, small.analysed, names, observed)
-    other = plots.histograms(small.statistics, small.analysed, names)
+    own = plots.histograms(small.statistics, small.analyzed, names, observed)
+    other = plots.histograms(small.statistics, small.analyzed, names)
     for one, two in zip(own.axes, other.axes, strict=True):
         for line, same in zip(one.lines, two.lines, strict=True):
             np.testing.assert_array_equal(line.get_xydata(), same.get_xydata())
@@ -226,7 +226,7 @@ def test_without_matplotlib_the_message_says_what_to_install(small, monkeypatch,
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     for call in (
         lambda: small.draw("range_by_sigma"),
-        lambda: plots.write(tmp_path / "new", small.statistics, small.analysed, small.recommended),
+        lambda: plots.write(tmp_path / "new", small.statistics, small.analyzed, small.recommended),
     ):
         with pytest.raises(ModuleNotFoundError) as error:
             call()
@@ -282,7 +282,7 @@ def test_the_heatmap_shows_the_range_of_every_layer_and_step(size, request):
     assert image.get_extent()[2] > image.get_extent()[3]  # the first layer is at the top
     assert type(image.norm).__name__ == "LogNorm"  # ranges span decades
     np.testing.assert_allclose([image.norm.vmin, image.norm.vmax], [expected.min(), expected.max()])
-    sigma = sample.analysed.sigma.values
+    sigma = sample.analyzed.sigma.values
     assert [text.get_text() for text in axes.get_xticklabels()] == [f"{own:.3g}" for own in sigma]
     if size == "small":
         assert [text.get_text() for text in strip.get_yticklabels()] == sample.names
@@ -292,11 +292,11 @@ def test_the_heatmap_shows_the_range_of_every_layer_and_step(size, request):
 
 
 def test_ranges_within_a_decade_are_on_a_linear_scale(small):
-    analysed = small.analysed.assign(step_range=small.analysed.step_range * 0 + [1, 2, 3, 4, 5, 6])
-    (image,) = plots.range_by_sigma(analysed).axes[1].images
+    analyzed = small.analyzed.assign(step_range=small.analyzed.step_range * 0 + [1, 2, 3, 4, 5, 6])
+    (image,) = plots.range_by_sigma(analyzed).axes[1].images
     assert type(image.norm).__name__ == "Normalize"
-    assert plots.range_by_kind(analysed).axes[0].get_yscale() == "linear"
-    spread = analysed.assign(step_range=analysed.step_range * [1, 1, 1, 1, 1, 3])
+    assert plots.range_by_kind(analyzed).axes[0].get_yscale() == "linear"
+    spread = analyzed.assign(step_range=analyzed.step_range * [1, 1, 1, 1, 1, 3])
     assert plots.range_by_kind(spread).axes[0].get_yscale() == "log"
 
 
@@ -325,7 +325,7 @@ def test_every_layer_has_a_line_in_the_panel_of_its_kind(small):
 
 def test_ridges_are_the_distribution_of_the_raw_values(small):
     layer = small.names.index("mm_block_1.image.mlp.fc1")
-    figure = plots.histograms(small.statistics, small.analysed, [small.names[layer]])
+    figure = plots.histograms(small.statistics, small.analyzed, [small.names[layer]])
     axes = figure.axes[0]
     ridges = [line for line in axes.lines if len(line.get_xdata()) > 2]
     spans = [line for line in axes.lines if len(line.get_xdata()) == 2]
@@ -365,13 +365,13 @@ def test_nothing_counted_has_no_density():
 
 
 def test_telling_layers_have_ridges_of_their_own(small):
-    reasons = distributions.ridge_layers(small.statistics, small.analysed)
-    analysed = small.analysed
-    first = analysed.layer.values[analysed.sigma_variation.values.argmax()]
+    reasons = distributions.ridge_layers(small.statistics, small.analyzed)
+    analyzed = small.analyzed
+    first = analyzed.layer.values[analyzed.sigma_variation.values.argmax()]
     assert next(iter(reasons)) == first
     assert len(reasons) == 4
     assert "GELU" in list(reasons.values())[-1]
-    assert analysed.post_gelu.sel(layer=list(reasons)[-1])
+    assert analyzed.post_gelu.sel(layer=list(reasons)[-1])
     titles = [axes.get_title(loc="left") for axes in small.draw("histograms").axes[:4]]
     assert titles == [f"{name}\n{reason}" for name, reason in reasons.items()]
 
@@ -389,7 +389,7 @@ def test_an_unknown_layer_is_an_error_that_names_near_ones(small, tmp_path):
         plots.write(
             tmp_path / "new",
             small.statistics,
-            small.analysed,
+            small.analyzed,
             small.recommended,
             ridge_layers=["mm_block_1.image.q_proj"],
         )
@@ -398,18 +398,18 @@ def test_an_unknown_layer_is_an_error_that_names_near_ones(small, tmp_path):
 
 def test_sqnr_is_drawn_by_its_median_band_and_worst_layer(small):
     figure = small.draw("sqnr_by_bits")
-    analysed = small.analysed
-    rows = np.flatnonzero(analysed.kind.values == "attn.k_proj")
+    analyzed = small.analyzed
+    rows = np.flatnonzero(analyzed.kind.values == "attn.k_proj")
     (axes,) = (axes for axes in figure.axes if "attn.k_proj" in axes.get_title(loc="left"))
     lines = {line.get_label(): line for line in axes.lines}
     for label, variable in (("activations", "sqnr_db"), ("weights", "weight_sqnr_db")):
-        median = np.median(analysed[variable].values[rows], axis=0)
+        median = np.median(analyzed[variable].values[rows], axis=0)
         line = lines[f"{label}, median layer"]
         np.testing.assert_allclose(line.get_ydata(), median, rtol=1e-12)
         np.testing.assert_array_equal(line.get_xdata(), range(2, 9))
-    worst = rows[analysed.sqnr_db.values[rows, -1].argmin()]
+    worst = rows[analyzed.sqnr_db.values[rows, -1].argmin()]
     np.testing.assert_array_equal(
-        lines["activations, worst layer"].get_ydata(), analysed.sqnr_db.values[worst]
+        lines["activations, worst layer"].get_ydata(), analyzed.sqnr_db.values[worst]
     )
     assert small.names[worst] in [text.get_text().split()[-1] for text in axes.texts]
 
@@ -445,8 +445,8 @@ def test_every_cell_has_the_bits_of_its_layer(small):
 
 
 def test_features_are_sorted_and_outliers_marked(small):
-    names = distributions.clipped_layers(small.statistics, small.analysed)
-    figure = plots.feature_ranges(small.statistics, small.analysed, names)
+    names = distributions.clipped_layers(small.statistics, small.analyzed)
+    figure = plots.feature_ranges(small.statistics, small.analyzed, names)
     marked_any = 0
     for axes, name in zip(figure.axes, names, strict=True):
         own = small.raw[small.names.index(name)].reshape(-1, WIDTH)
@@ -477,12 +477,12 @@ def test_convergence_is_the_mean_over_all_subsets_at_the_worst_step(small):
     np.testing.assert_allclose(lines[small.names[worst]].get_ydata(), parts[worst], rtol=1e-6)
     mark = next(line for line in axes.lines if "enough" in line.get_label())
     np.testing.assert_allclose(mark.get_xydata(), [[2, 1 / 1.05]])
-    above = small.analysed.range_growth.values <= 0.05
+    above = small.analyzed.range_growth.values <= 0.05
     np.testing.assert_array_equal(parts[:, 1] >= 1 / 1.05, above)
 
 
 def test_clipping_shows_what_is_asked_and_what_is_recommended(small):
-    names = distributions.clipped_layers(small.statistics, small.analysed)
+    names = distributions.clipped_layers(small.statistics, small.analyzed)
     figure = small.draw("clipping_by_sigma")
     sigma = small.statistics.sigma.values.astype(float)
     for axes, name in zip(figure.axes, names, strict=True):
@@ -558,7 +558,7 @@ def test_unknown_and_zero_values_are_drawn(small, layers):
     sample = object.__new__(Sample)
     kept = np.flatnonzero(np.isin(small.statistics.block, ["mm_block_0", "t_embedder"]))[:12]
     unknown, zero = (slice(2, 5), slice(5, 8)) if layers == "some" else (slice(12), slice(0))
-    for name in ("statistics", "analysed"):
+    for name in ("statistics", "analyzed"):
         dataset = getattr(small, name).isel(layer=kept).copy(deep=True)
         for variable in dataset.data_vars.values():
             if variable.dtype.kind in "fi":

@@ -51,7 +51,7 @@ SMALL = distributions(40_000)
 
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("name", LARGE)
-def test_expected_error_is_that_of_quantising_the_values(name, symmetric):
+def test_expected_error_is_that_of_quantizing_the_values(name, symmetric):
     values = LARGE[name]
     counts, low, high = BINS.counts(values), values.min().astype(float), values.max().astype(float)
     ranges = [(low, high), *(np.quantile(values, [tail, 1 - tail]) for tail in (0.001, 0.01))]
@@ -302,7 +302,7 @@ def test_unusual_values_get_an_ordered_range_near_them(values, symmetric):
 
 
 @pytest.mark.parametrize("value", [0.3, -7.0, 1000.0, 0.0, 2.0**-30])
-def test_a_constant_is_quantised_exactly(value):
+def test_a_constant_is_quantized_exactly(value):
     values = np.full(100, value, dtype=np.float32)
     low, high = values.min().astype(float), values.max().astype(float)
     found = best_clipping(BINS.counts(values), BINS, low, high)

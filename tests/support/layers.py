@@ -4,7 +4,7 @@ import numpy as np
 
 from calibzarr.advice.methods.base import (
     Layers,
-    Noise,
+    QuantizationError,
 )
 
 # Rows: q, k and v of a block, its fc2, the block itself, and a layer outside of it.
@@ -37,7 +37,7 @@ def layers(seed=0, empty_part=False):
 
 
 def noise(seed=0, equal=False):
-    """Noise that falls with bits; of the weights too, but a block has none."""
+    """Errors that fall with bits; of the weights too, but a block has none."""
     generator = np.random.default_rng(seed)
 
     def falling(*shape):
@@ -48,4 +48,6 @@ def noise(seed=0, equal=False):
     weights = falling(6)
     weights[~LINEAR] = np.nan
     by_part = falling(6, PARTS)
-    return Noise(overall=falling(6), static=by_part * 1.5, by_part=by_part, weights=weights)
+    return QuantizationError(
+        overall=falling(6), static=by_part * 1.5, by_part=by_part, weights=weights
+    )

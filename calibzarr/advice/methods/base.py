@@ -38,7 +38,7 @@ class Layers:
 
 
 @dataclass(frozen=True)
-class Noise:
+class QuantizationError:
     """Expected squared error over mean square, NaN where nothing is known.
 
     Attributes:
@@ -90,7 +90,7 @@ def decibels(noise: np.ndarray) -> np.ndarray:
 
 
 def by_target(
-    noise: Noise, layers: Layers, activation_target: float, weight_target: float
+    noise: QuantizationError, layers: Layers, activation_target: float, weight_target: float
 ) -> Chosen:
     """The fewest bits that meet targets of SQNR; the most bits where none do.
 
@@ -140,7 +140,7 @@ def _check_target(name: str, target: float, reached: np.ndarray) -> None:
         )
 
 
-def by_budget(noise: Noise, layers: Layers, mean_bits: float) -> Chosen:
+def by_budget(noise: QuantizationError, layers: Layers, mean_bits: float) -> Chosen:
     """The bits that make least noise, weighted by operations, at a mean number of bits.
 
     The mean of ``activation`` and of ``by_part`` is over observed values, that of ``weight``

@@ -10,7 +10,7 @@ from calibzarr.advice.methods.base import (
     WIDE,
     Chosen,
     Layers,
-    Noise,
+    QuantizationError,
     clips_at_tails,
     decibels,
     range_rule,
@@ -18,7 +18,7 @@ from calibzarr.advice.methods.base import (
 
 
 def of_target(
-    noise: Noise,
+    noise: QuantizationError,
     layers: Layers,
     chosen: Chosen,
     phases: list[str],
@@ -56,7 +56,9 @@ def _of_block(layers: Layers, row: int) -> str:
     return f"; the most bits of it and the {number} linear layers that it speaks for"
 
 
-def of_budget(noise: Noise, layers: Layers, chosen: Chosen, mean_bits: float) -> list[str]:
+def of_budget(
+    noise: QuantizationError, layers: Layers, chosen: Chosen, mean_bits: float
+) -> list[str]:
     """For each layer, its share of the model's noise at its bits and at those beside them."""
     parts = []
     for what, rows, index in (

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from calibzarr.advice.methods.base import (
     CHOICES,
     Layers,
-    Noise,
+    QuantizationError,
     by_budget,
     by_range,
     by_target,
@@ -122,7 +122,9 @@ def test_a_part_that_is_not_known_does_not_count():
     full, model = noise(3), layers(3, empty_part=True)
     static, by_part = full.static.copy(), full.by_part.copy()
     static[:, 1] = by_part[:, 1] = np.nan
-    partial = Noise(overall=full.overall, static=static, by_part=by_part, weights=full.weights)
+    partial = QuantizationError(
+        overall=full.overall, static=static, by_part=by_part, weights=full.weights
+    )
     np.testing.assert_array_equal(partial.worst, static[:, [0, 2]].max(axis=1))
     chosen = by_target(partial, model, 20, 20)
     expected = fewest_bits(decibels(static[:, [0, 2]].max(axis=1)), 20)
@@ -208,7 +210,7 @@ def test_budget_by_part_is_optimal_on_a_small_case():
         values=values,
         weights=np.array([1, 1]),
     )
-    own = Noise(by_part[:, 0], by_part, by_part, by_part[:, 1])
+    own = QuantizationError(by_part[:, 0], by_part, by_part, by_part[:, 1])
     share = model.operations[:, None] * values / values.sum(axis=1, keepdims=True)
     error = (share[..., None] * by_part).reshape(4, 4)
     for mean_bits in (2, 3.1, 4.5, 6, 7.9):
