@@ -1,16 +1,14 @@
 """Advice for each feature of each layer, kept in the store beside the statistics it is from."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
-import zarr
 
 from calibzarr.advice import analysis
 from calibzarr.quantization import features as feature_advice
-from calibzarr.storage import arrays, durable, schema, store
+from calibzarr.storage import schema, staging
 
 ALPHA = 0.5
 _RISKY_SCALE = 32.0  # scales up to this made SD3 collapse with weights of 4 bits
@@ -70,22 +68,7 @@ def write(path: Path, values: dict[str, np.ndarray], attributes: dict[str, Any])
     Raises:
         OSError: if it cannot be written.
     """
-    names = [variable.name for variable in schema.RECOMMENDED_VARIABLES]
-    num_layers, features = values[names[0]].shape
-    staged = path / f"{schema.RECOMMENDED}.staged"
-    with durable.locked(path):  # one at a time
-        shutil.rmtree(staged, ignore_errors=True)  # a killed process left it
-        with durable.new_directory(staged) as directory:
-            group = zarr.create_group(durable.DurableStore(directory), zarr_format=3)
-            sizes = {"layer": num_layers, "feature": features}
-            arrays.create(group, schema.RECOMMENDED_VARIABLES, sizes)
-            for name in names:
-                store.array(group, name)[:] = values[name]
-        others = [name for name in store.published(path) if name not in names]
-        store.publish(path, {schema.RECOMMENDED: None}, others)
-        for name in names:
-            shutil.rmtree(path / name, ignore_errors=True)
-            (staged / name).rename(path / name)
-        durable.flush_directory(path)
-        store.publish(path, {schema.RECOMMENDED: attributes}, [*others, *names])
-        shutil.rmtree(staged)
+    num_layers, features = values[schema.ADVICE.names[0]].shape
+    staging.write(
+        path, schema.ADVICE, {"layer": num_layers, "feature": features}, values, attributes
+    )

@@ -18,7 +18,7 @@ from calibzarr.integrity.findings import Finding
 from calibzarr.integrity.image_checks import check_images, decoded_file_name
 from calibzarr.integrity.metadata_repair import Lost, repair_metadata
 from calibzarr.integrity.opened import Opened, open_for_checks
-from calibzarr.storage import collected, durable, schema, shards, store
+from calibzarr.storage import collected, durable, schema, shards, staging, store
 
 
 @dataclass(frozen=True)
@@ -159,10 +159,8 @@ def _repair_content(
 
 
 def _set_aside_statistics(path: Path) -> None:
-    names = [variable.name for variable in schema.COLLECTED_VARIABLES]
-    others = [name for name in store.published(path) if name not in names]
-    store.publish(path, {collected.ATTRIBUTE: None}, others)
-    for name in names:
+    staging.unpublish(path, schema.COLLECTION)
+    for name in schema.COLLECTION.names:
         set_aside.move(path, path / name)
 
 

@@ -1,13 +1,6 @@
-"""Statistics in a store: replaced whole or not at all; and the checkpoint of a collection.
-
-New statistics are written beside the store's own, in a directory of the store that gets its
-name when it is complete. Installing it first takes the old ones out of the consolidated
-metadata, then moves the arrays, then lists them: no reader ever sees a mixture. A kill in
-between leaves the directory, and the next command goes on with it.
-"""
+"""Statistics in a store; and the checkpoint of a collection."""
 
 import json
-import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -20,10 +13,9 @@ import zarr
 from calibzarr.models.base import Layer
 from calibzarr.statistics.histogram import LogBins
 from calibzarr.statistics.running import Statistics
-from calibzarr.storage import arrays, durable, schema, store
+from calibzarr.storage import durable, schema, staging, store
 
-ATTRIBUTE = "activations"
-_STAGED = "statistics.staged"
+ATTRIBUTE = schema.ACTIVATIONS
 _CHECKPOINT = "collect.checkpoint"
 
 
@@ -106,40 +98,37 @@ def replace(
         "bin": statistics.bins.count,
         "feature": max(layer.features for layer in layers),
     }
-    shutil.rmtree(path / _STAGED, ignore_errors=True)
-    with durable.new_directory(path / _STAGED) as directory:
-        staged = zarr.create_group(
-            durable.DurableStore(directory),
-            zarr_format=3,
-            attributes={ATTRIBUTE: dict(activations)},
-        )
-        arrays.create(staged, schema.COLLECTED_VARIABLES, sizes)
-        images = list(statistics.images)
+    with staging.stage(path, schema.COLLECTION, sizes, activations) as staged:
         values = {
             **weights,
             **_layer_coordinates(layers),
             "bin_low": statistics.bins.low,
             "bin_high": statistics.bins.high,
-            schema.COLLECTED_IMAGE.name: np.isin(np.arange(sizes["image"]), images),
-            schema.COLLECTED.name: np.isin(np.arange(shape[1]), statistics.steps),
+            schema.COLLECTED_IMAGE.name: np.isin(np.arange(sizes["image"]), statistics.images),
+            schema.COLLECTED.name: np.isin(np.arange(sizes["step"]), statistics.steps),
         }
         for name, array in values.items():
             store.array(staged, name)[:] = array
         for name, array in statistics.derived().items():
-            target = store.array(staged, name)
-            if array.ndim == 2:  # a single chunk, written once
-                every = np.full(target.shape, target.fill_value, dtype=target.dtype)
-                every[:, list(statistics.steps)] = array
-                target[:] = every
-                continue
-            for place, step in enumerate(statistics.steps):
-                if name.startswith("image_"):
-                    by_image = np.full((len(layers), sizes["image"]), np.nan, dtype=array.dtype)
-                    by_image[:, images] = array[:, place]
-                    target[:, step] = by_image
-                else:
-                    target[:, step] = array[:, place]
+            _write_statistic(store.array(staged, name), array, statistics)
     install(path)
+
+
+def _write_statistic(target: zarr.Array, values: np.ndarray, statistics: Statistics) -> None:
+    """Write values of the observed steps, shape (layer, step, ...), chunk by chunk."""
+    if values.ndim == 2:  # a single chunk, written once
+        all_steps = np.full(target.shape, target.fill_value, dtype=target.dtype)
+        all_steps[:, list(statistics.steps)] = values
+        target[:] = all_steps
+        return
+    for index, step in enumerate(statistics.steps):
+        if target.basename.startswith("image_"):
+            shape = target.shape[0], target.shape[2]
+            all_images = np.full(shape, np.nan, dtype=values.dtype)
+            all_images[:, list(statistics.images)] = values[:, index]
+            target[:, step] = all_images
+        else:
+            target[:, step] = values[:, index]
 
 
 def _layer_coordinates(layers: Sequence[Layer]) -> dict[str, np.ndarray]:
@@ -158,33 +147,7 @@ def _layer_coordinates(layers: Sequence[Layer]) -> dict[str, np.ndarray]:
 
 def install(path: Path) -> bool:
     """Move complete new statistics into their place, also after a kill; return whether any were."""
-    staged = path / _STAGED
-    if not staged.exists():
-        return False
-    with durable.locked(path):
-        if not staged.exists():  # another process was faster
-            return False
-        attributes = json.loads((staged / "zarr.json").read_text(encoding="utf-8"))["attributes"]
-        names = [variable.name for variable in schema.COLLECTED_VARIABLES]
-        stale = [variable.name for variable in schema.RECOMMENDED_VARIABLES]
-        others = [name for name in store.published(path) if name not in (*names, *stale)]
-        num_images = store.array(store.open_group(path), schema.LATENTS.name).shape[0]
-        store.publish(path, {ATTRIBUTE: None, schema.RECOMMENDED: None}, others)
-        for name in stale:  # recommended from the old statistics
-            shutil.rmtree(path / name, ignore_errors=True)
-        for name in names:
-            if (staged / name).exists():
-                shutil.rmtree(path / name, ignore_errors=True)
-                (staged / name).rename(path / name)
-        durable.flush_directory(path)
-        # The store may have grown since these were written.
-        moved = store.open_group(path, consolidated=False)
-        store.resize_images({name: store.array(moved, name) for name in names}, num_images)
-        store.publish(path, attributes, [*others, *names])
-        done = durable.partial_path(staged)  # half removed, it is a leftover like any other
-        staged.rename(done)
-    shutil.rmtree(done)
-    return True
+    return staging.install(path, schema.COLLECTION)
 
 
 def write_checkpoint(path: Path, statistics: Statistics, began_with: str | None) -> None:

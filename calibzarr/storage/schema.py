@@ -191,7 +191,6 @@ COLLECTED_VARIABLES = (
     COLLECTED_IMAGE,
 )
 
-RECOMMENDED = "recommended"  # the attribute that says how these were computed
 RECOMMENDED_VARIABLES = (
     _by_layer(
         "recommended_shift",
@@ -214,6 +213,36 @@ RECOMMENDED_VARIABLES = (
         "by how much the step size of an outlier feature is multiplied",
     ),
 )
+
+ACTIVATIONS = "activations"  # the attribute that says what was collected
+RECOMMENDED = "recommended"  # the attribute that says how advice was computed
+IMPORTED = "imported"  # the attribute that only a store from another format has
+
+
+@dataclass(frozen=True)
+class Addition:
+    """Variables that come and go together, some time after a build.
+
+    Attributes:
+        attribute: root attribute that tells of them; there if and only if they are.
+        variables: all of them.
+        staged: directory of the store in which new ones wait until they are complete.
+        outdates: additions that are computed from these, and go when these change.
+    """
+
+    attribute: str
+    variables: tuple[Variable, ...]
+    staged: str
+    outdates: tuple["Addition", ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the variables."""
+        return [variable.name for variable in self.variables]
+
+
+ADVICE = Addition(RECOMMENDED, RECOMMENDED_VARIABLES, "recommended.staged")
+COLLECTION = Addition(ACTIVATIONS, COLLECTED_VARIABLES, "statistics.staged", (ADVICE,))
 
 LATENT_DTYPES = ("float32", "float16")
 
