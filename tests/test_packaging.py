@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import zipfile
 
 import pytest
 
@@ -20,6 +21,7 @@ def test_built_wheel_installed_as_the_readme_says_builds_a_store(tmp_path):
 
     uv("build", "--quiet", "--wheel", "--out-dir", tmp_path, ROOT)
     (wheel,) = tmp_path.glob("*.whl")
+    assert "calibzarr/py.typed" in zipfile.ZipFile(wheel).namelist()
     constraints = tmp_path / "constraints.txt"
     export = ["--no-hashes", "--no-emit-project", "--all-groups"]
     uv("export", "--quiet", "--project", ROOT, "--locked", *export, "-o", constraints)
