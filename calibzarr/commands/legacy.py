@@ -1,6 +1,5 @@
 """``calibzarr export-legacy`` and ``calibzarr import-legacy``."""
 
-import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,11 +10,14 @@ import click
 from calibzarr.commands.common import (
     INTERRUPTED,
     ImageRange,
+    command_line,
     make_console,
     one_line_errors,
     quiet_option,
+    spelled,
     store_argument,
 )
+from calibzarr.errors import Call
 
 _LISTED = 10  # images that are named one by one
 
@@ -69,10 +71,10 @@ def export_legacy_command(
     calibzarr export-legacy stores/tiny.zarr old/
     calibzarr export-legacy stores/tiny.zarr old/ --layout nhwc --only samples,manifest
     """
-    from calibzarr.legacy import exporting
+    from calibzarr.legacy import export_plan, exporting
 
     console = make_console(quiet or settings["quiet"])
-    plan = exporting.plan(store, directory, **options)
+    plan = export_plan.plan(store, directory, **options)
     if plan.left_out:
         console.print(f"{len(plan.left_out)} images are not complete, and left out")
     console.print(f"{directory}: {len(plan.images)} images of {store}")
@@ -87,8 +89,8 @@ def export_legacy_command(
             f"those; its manifest does not list them",
             err=True,
         )
-    quoted = shlex.quote(str(directory))
-    click.echo(f"back again with: calibzarr import-legacy {quoted} NEW.zarr")
+    back = Call("import_legacy", (directory, "NEW.zarr"))
+    click.echo(f"back again with: {command_line(back)}")
 
 
 @click.command(name="import-legacy")
@@ -124,18 +126,17 @@ def import_legacy_command(
     console = make_console(quiet or settings["quiet"])
     plan = import_plan.plan(directory, store, **options)
     for note in plan.notes:
-        click.echo(f"note: {note}", err=True)
+        click.echo(f"note: {spelled(note)}", err=True)
     missing = len(plan.missing())
     console.print(f"{store}: {missing} images to import" if missing else f"{store}: nothing new")
     result = importing.run(plan, console)
     _list("left out", result.left_out)
     _list("without a picture", result.without_picture)
     click.echo(f"{store}: {result.n_completed} of {result.num_images} images are complete")
-    quoted = shlex.quote(str(store))
     if result.interrupted:
         click.echo("stopped; go on with the same command")
         sys.exit(INTERRUPTED)
-    click.echo(f"look at it with: calibzarr info {quoted}")
+    click.echo(f"look at it with: {command_line(Call('info', (store,)))}")
 
 
 def _list(what: str, images: Mapping[int, str]) -> None:

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from calibzarr.legacy import format as legacy
-from calibzarr.legacy import npz
+from calibzarr.legacy import npz, old_format
 from calibzarr.storage import durable, schema, shards, store
 
 
@@ -22,11 +21,11 @@ class Work:
     Attributes:
         path: directory of the store.
         directory: where to.
-        parts: of ``legacy.PARTS``.
-        layout: of the states, one of ``legacy.LAYOUTS``.
+        parts: of ``old_format.PARTS``.
+        layout: of the states, one of ``old_format.LAYOUTS``.
         sigma: of every state.
         timestep: of every state.
-        scale: of the model's latents, see ``legacy.processed``.
+        scale: of the model's latents, see ``old_format.processed``.
         shift: of the same.
     """
 
@@ -42,13 +41,13 @@ class Work:
 
 def names(parts: Sequence[str], image: int, num_states: int) -> Iterator[tuple[int, str]]:
     """Step, and path in the directory, of every file of an image; the last step for results."""
-    if legacy.SAMPLES in parts:
+    if old_format.SAMPLES in parts:
         for step in range(num_states):
-            yield step, f"{legacy.SAMPLES}/{legacy.state_name(image, step)}"
-    if legacy.LATENTS in parts:
-        yield num_states - 1, legacy.latents_name(image)
-    if legacy.IMAGES in parts:
-        yield num_states - 1, legacy.picture_name(image)
+            yield step, f"{old_format.SAMPLES}/{old_format.state_name(image, step)}"
+    if old_format.LATENTS in parts:
+        yield num_states - 1, old_format.latents_name(image)
+    if old_format.IMAGES in parts:
+        yield num_states - 1, old_format.picture_name(image)
 
 
 def export_image(work: Work, image: int) -> None:
@@ -92,14 +91,20 @@ def _content(work: Work, group: Any, image: int, step: int, state: np.ndarray, n
     """The bytes of one file."""
     file = io.BytesIO()
     folder = name.partition("/")[0]
-    if folder == legacy.SAMPLES:
-        sigma, timestep = work.sigma[step], work.timestep[step]
-        final = step == len(work.sigma) - 1
+    if folder == old_format.SAMPLES:
         return npz.encode(
-            legacy.state_arrays(state, image, step, sigma, timestep, final, work.layout)
+            old_format.state_arrays(
+                state,
+                image,
+                step,
+                sigma=work.sigma[step],
+                timestep=work.timestep[step],
+                final=step == len(work.sigma) - 1,
+                layout=work.layout,
+            )
         )
-    if folder == legacy.LATENTS:
-        np.save(file, legacy.processed(state, work.scale, work.shift))
+    if folder == old_format.LATENTS:
+        np.save(file, old_format.processed(state, work.scale, work.shift))
     else:
         picture = np.asarray(store.array(group, schema.DECODED.name)[image])
         Image.fromarray(picture).save(file, "PNG")

@@ -2,7 +2,7 @@
 
 import errno
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -10,19 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zarr
 from rich.filesize import decimal
 
 from calibzarr import parallel
-from calibzarr.errors import OptionError
-from calibzarr.legacy import directory as legacy_directory
-from calibzarr.legacy import format as legacy
-from calibzarr.legacy import statistics as legacy_statistics
-from calibzarr.legacy import trajectories
-from calibzarr.legacy.directory import OldManifest, States
-from calibzarr.legacy.npz import Unreadable
+from calibzarr.errors import DiskFullError, Message, Option, OptionError, at_least
+from calibzarr.legacy import old_directory, old_format, old_statistics, provenance, trajectories
+from calibzarr.legacy.bounded import Unreadable
+from calibzarr.legacy.old_directory import OldManifest, States
+from calibzarr.legacy.provenance import Provenance
 from calibzarr.legacy.trajectories import Reference
-from calibzarr.models import registry
-from calibzarr.prompts import lists as prompt_lists
+from calibzarr.prompts.lists import prompts_sha256
 from calibzarr.storage import schema, store
 
 _LIBRARIES = ("calibzarr", "numpy", "zarr")
@@ -42,11 +40,10 @@ class ImportPlan:
         exists: whether the store is there, from an earlier run of this import.
         reference: what the images have in common.
         sizes: sizes of the store's dimensions.
-        prompts: one for each image.
-        seeds: one for each image.
+        provenance: where the images come from.
         attributes: the store's manifest.
         candidates: images of which all states are there.
-        left_out: the others, each with what is missing.
+        left_out: the others, and what is missing of each.
         manifest: of the old directory.
         notes: what the user should know, a line each.
         workers: threads; nearly all of the time is spent outside of Python.
@@ -57,13 +54,12 @@ class ImportPlan:
     exists: bool
     reference: Reference
     sizes: store.Sizes
-    prompts: Sequence[str]
-    seeds: Sequence[int]
+    provenance: Provenance
     attributes: Mapping[str, Any]
     candidates: tuple[int, ...]
     left_out: Mapping[int, str]
     manifest: OldManifest
-    notes: tuple[str, ...]
+    notes: tuple[str | Message, ...]
     workers: int
 
     @property
@@ -71,15 +67,11 @@ class ImportPlan:
         """Images of the whole store."""
         return self.sizes.num_images
 
-    @property
-    def manifest_folder(self) -> Path | None:
-        """Where the old manifest stands, if there is one."""
-        return self.manifest.folder
-
-    def filename(self, image: int) -> str | None:
-        """Name of an image's picture, if the old manifest has one."""
+    def picture_path(self, image: int) -> Path:
+        """File of an image's picture."""
         known = self.manifest.images.get(image)
-        return None if known is None else known.filename
+        filename = None if known is None else known.filename
+        return old_directory.picture_path(self.directory, self.manifest.folder, image, filename)
 
     def missing(self) -> list[int]:
         """Images to import now, in order."""
@@ -100,83 +92,39 @@ def plan(
     layout: str | None = None,
     workers: int | None = None,
 ) -> ImportPlan:
-    """Settle what to import; create nothing.
-
-    What is given counts where the directory's manifest says nothing. What neither says is None
-    in the store's manifest: not known.
-
-    Args:
-        directory: in the old layout.
-        path: directory of the store; nothing, or an earlier import of the same directory.
-        prompts: a CSV or text file; prompt i is that of image i.
-        model: a name that the registry knows.
-        cfg_weight: weight of classifier-free guidance.
-        seed: seed of image 0; image i has ``seed + i``.
-        layout: of x, ``nchw`` or ``nhwc``; default: as its shape tells.
-        workers: threads; default: as many as there are processors.
-
-    Raises:
-        OptionError: if a value is not allowed, or the store at ``path`` is another.
-        ValueError: if the directory has no whole image, a complete one has no prompt, or its
-            manifest names files outside of it.
-        OSError: if something cannot be read or written, or the disk is clearly too small.
-    """
+    """Plan what to import; create nothing. See :func:`calibzarr.legacy.importing.import_legacy`."""
     directory, path = Path(directory), Path(path)
-    if not directory.is_dir():
-        raise NotADirectoryError(f"{directory} is not a directory")
-    if workers is not None and workers < 1:
-        raise OptionError(f"workers must be 1 or more, got {workers}")
-    if layout not in (None, *legacy.LAYOUTS):
-        raise OptionError(f"layout must be {' or '.join(legacy.LAYOUTS)}, got {layout!r}")
-    manifest = legacy_directory.read_manifest(directory)
-    states = legacy_directory.list_states(directory)
-    num_states = _settle_num_states(manifest, states)
-    candidates = states.images[states.begun >= num_states]
-    reference = trajectories.find(directory, candidates.tolist(), num_states, layout)
-    left_out = _missing_states(manifest, states, num_states)
+    _check_options(directory, layout, workers)
+    manifest, states = old_directory.read_manifest(directory), old_directory.list_states(directory)
+    num_states = _num_states(manifest, states)
+    candidates = states.images[states.begun >= num_states].tolist()
+    reference = trajectories.find(directory, candidates, num_states, layout)
     num_images = 1 + max(int(states.images[-1]), *manifest.images, 0)
-    notes = [*manifest.problems]
-    texts, seeds, seed_base = _settle_prompts(
-        directory, manifest, candidates.tolist(), num_images, prompts, seed, notes
+    image_size = _PIXELS_PER_LATENT * reference.latent_shape[1]
+    origin = provenance.find(
+        directory,
+        manifest,
+        candidates,
+        num_images,
+        prompts=None if prompts is None else Path(prompts),
+        model=model,
+        cfg_weight=cfg_weight,
+        seed=seed,
     )
-    statistics, problems = legacy_statistics.read(directory)
-    notes += problems
-    extent = reference.latent_shape[1]
-    sizes = store.Sizes(
-        num_images, num_states - 1, reference.latent_shape, _PIXELS_PER_LATENT * extent
-    )
-    source = manifest.about.get("prompt_path")
-    attributes: dict[str, Any] = {
-        **dict.fromkeys(schema.FINGERPRINT),
-        "model": _settle_model(manifest, model, notes),
-        "num_images": num_images,
-        "num_steps": sizes.num_steps,
-        "cfg_weight": _settle_weight(manifest, cfg_weight, notes),
-        "image_size": sizes.image_size,
-        "latent_dtype": "float32",
-        "seed": seed_base,
-        "prompts_sha256": prompt_lists.prompts_sha256(texts),
-        "prompt_source": source if isinstance(source, str) else _source(prompts),
-        "libraries": {name: version(name) for name in _LIBRARIES},
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "n_completed": 0,
-        "imported": {"layout": reference.layout, "manifest": dict(manifest.about)},
-    }
-    if statistics is not None:
-        attributes[legacy_statistics.ATTRIBUTE] = statistics
+    statistics, problems = old_statistics.read(directory)
+    sizes = store.Sizes(num_images, num_states - 1, reference.latent_shape, image_size)
     plan = ImportPlan(
         directory=directory,
         path=path,
         exists=store.exists(path),
         reference=reference,
         sizes=sizes,
-        prompts=texts,
-        seeds=seeds,
-        attributes=attributes,
-        candidates=tuple(candidates.tolist()),
-        left_out=left_out,
+        provenance=origin,
+        attributes=_attributes(sizes, origin, reference.layout, manifest, statistics),
+        candidates=tuple(candidates),
+        left_out=_missing_states(manifest, states, num_states),
         manifest=manifest,
-        notes=tuple(notes),
+        notes=(*manifest.problems, *problems, *origin.notes),
         workers=workers or parallel.default_workers(),
     )
     if plan.exists:
@@ -185,11 +133,17 @@ def plan(
     return plan
 
 
-def _source(prompts: str | Path | None) -> str:
-    return "not known" if prompts is None else Path(prompts).name
+def _check_options(directory: Path, layout: str | None, workers: int | None) -> None:
+    if not directory.is_dir():
+        raise NotADirectoryError(f"{directory} is not a directory")
+    if workers is not None:
+        at_least("workers", workers, 1)
+    if layout not in (None, *old_format.LAYOUTS):
+        allowed = " or ".join(old_format.LAYOUTS)
+        raise OptionError(Option("layout"), f" must be {allowed}, got {layout!r}")
 
 
-def _settle_num_states(manifest: OldManifest, states: States) -> int:
+def _num_states(manifest: OldManifest, states: States) -> int:
     """How many states an image has: what the manifest says, or else what most images have."""
     told = manifest.about.get("num_steps")
     if isinstance(told, int) and (states.begun >= told + 1).any() and told > 0:
@@ -203,91 +157,37 @@ def _missing_states(manifest: OldManifest, states: States, num_states: int) -> d
     for image, begun in zip(states.images.tolist(), states.begun.tolist(), strict=True):
         missing.pop(image, None)
         if begun < num_states:
-            missing[image] = f"{legacy.state_name(image, begun)} is missing"
+            missing[image] = f"{old_format.state_name(image, begun)} is missing"
     return missing
 
 
-def _settle_prompts(
-    directory: Path,
+def _attributes(
+    sizes: store.Sizes,
+    origin: Provenance,
+    layout: str,
     manifest: OldManifest,
-    candidates: Sequence[int],
-    num_images: int,
-    file: str | Path | None,
-    seed: int | None,
-    notes: list[str],
-) -> tuple[list[str], list[int], int]:
-    """Prompt and seed of each image, and the seed of image 0."""
-    given = prompt_lists.read_prompts(Path(file)) if file is not None else None
-    texts = [""] * num_images
-    own_seeds: list[int | None] = [None] * num_images
-    if given is not None:
-        texts[: len(given.prompts)] = given.prompts[:num_images]
-        own_seeds[: len(given.seeds)] = given.seeds[:num_images]
-    for image, known in manifest.images.items():
-        texts[image] = texts[image] if known.prompt is None else known.prompt
-        own_seeds[image] = own_seeds[image] if known.seed is None else known.seed
-    unnamed = [image for image in candidates if not texts[image]]
-    if unnamed:
-        count = f" and {len(unnamed) - 1} more" if len(unnamed) > 1 else ""
-        told = f"; {file} has {len(given.prompts)}" if given is not None else ""
-        raise ValueError(
-            f"{directory}: the prompt of image {unnamed[0]}{count} is not known "
-            f"({'; '.join(manifest.problems) or 'the manifest lacks it'}{told}); give all prompts "
-            f"with --prompts FILE, one for each image from image 0 on"
-        )
-    base = seed if seed is not None else manifest.about.get("seed_base")
-    if isinstance(base, bool) or not isinstance(base, int):
-        first = own_seeds[0]
-        base = 0 if first is None else first
-        if any(own_seeds[image] is None for image in candidates):
-            notes.append(
-                f"the seeds of some images are not known: taking {base} + the image's index; "
-                f"--seed says another"
-            )
-    if not 0 <= base <= prompt_lists.MAX_SEED - num_images + 1:
-        raise OptionError(
-            f"seed must be 0 to {prompt_lists.MAX_SEED - num_images + 1} for {num_images} images, "
-            f"got {base}"
-        )
-    seeds = [base + image if own is None else own for image, own in enumerate(own_seeds)]
-    return texts, seeds, base
-
-
-def _settle_model(manifest: OldManifest, model: str | None, notes: list[str]) -> str | None:
-    """Name of the model that made the states, or None."""
-    if model is not None:
-        return registry.find(model).name
-    told = manifest.about.get("model_version")
-    for entry in registry.MODELS.values():
-        names = (entry.name, _short_name(entry.repository or entry.name))
-        if isinstance(told, str) and _short_name(told) in names:
-            return entry.name
-    notes.append(
-        f"which model made the states is not known"
-        f"{'' if told is None else f' (the manifest says {told!r})'}; to collect, say it: --model"
-    )
-    return None
-
-
-def _short_name(repository: str) -> str:
-    return repository.lower().rpartition("/")[2].removeprefix("mlx-")
-
-
-def _settle_weight(manifest: OldManifest, given: float | None, notes: list[str]) -> float | None:
-    """Guidance weight of all images, or None."""
-    if given is not None:
-        if not 0 <= given < float("inf"):
-            raise OptionError(f"cfg_weight must be 0 or more, got {given}")
-        return float(given)
-    own = {known.cfg_weight for known in manifest.images.values() if known.cfg_weight is not None}
-    told = legacy_directory.number_or_none(manifest.about.get("cfg_scale"))
-    if len(own) > 1:
-        notes.append("the images differ in cfg_weight, and a store has one: taking it as not known")
-        return None
-    weight = own.pop() if own else told
-    if weight is None:
-        notes.append("the guidance weight is not known; to collect, say it: --cfg-weight")
-    return weight
+    statistics: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """The store's manifest; what is not known is None."""
+    attributes: dict[str, Any] = {
+        **dict.fromkeys(schema.FINGERPRINT),
+        "model": origin.model,
+        "num_images": sizes.num_images,
+        "num_steps": sizes.num_steps,
+        "cfg_weight": origin.cfg_weight,
+        "image_size": sizes.image_size,
+        "latent_dtype": "float32",
+        "seed": origin.seed,
+        "prompts_sha256": prompts_sha256(origin.prompts),
+        "prompt_source": origin.prompt_source,
+        "libraries": {name: version(name) for name in _LIBRARIES},
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "n_completed": 0,
+        "imported": {"layout": layout, "manifest": dict(manifest.about)},
+    }
+    if statistics is not None:
+        attributes[old_statistics.ATTRIBUTE] = statistics
+    return attributes
 
 
 def _check_room(plan: ImportPlan) -> None:
@@ -297,7 +197,7 @@ def _check_room(plan: ImportPlan) -> None:
     needed = int(_STORED_FRACTION * 4 * values * len(plan.missing()))
     free = shutil.disk_usage(store.existing_parent(plan.path)).free
     if free < _CLEARLY_TOO_LITTLE * needed:
-        raise OSError(
+        raise DiskFullError(
             errno.ENOSPC,
             f"{plan.path} needs about {decimal(needed)}, but the disk has {decimal(free)} "
             f"free; make room first",
@@ -310,44 +210,46 @@ def _check_same(plan: ImportPlan) -> None:
     Raises:
         OptionError: if it is another; says in what.
     """
-    path, reference = plan.path, plan.reference
-    stored = store.manifest(path)
-    if "imported" not in stored:
-        raise OptionError(f"{path} exists already, and was not imported; choose another path")
-    group = store.open_group(path, mode="r")
-    sigma = np.asarray(store.array(group, schema.SIGMA.name)[:])
-    prompts, seeds = store.stored_prompts(path)
-    common = min(len(prompts), plan.num_images)
-    known = ("model", "num_steps", "cfg_weight", "image_size", "latent_dtype")
-    differing = [
-        name
-        for name in known
-        if None not in (stored.get(name), plan.attributes[name])
-        and stored[name] != plan.attributes[name]
-    ]
-    if list(prompts[:common]) != list(plan.prompts[:common]):
-        differing.append("prompts")
-    if list(seeds[:common]) != list(plan.seeds[:common]):
-        differing.append("seeds")
-    if not np.array_equal(sigma, reference.sigma):
-        differing.append("sigma")
-    if not differing and not _same_states(plan, group):
-        differing.append("states")
+    if "imported" not in store.manifest(plan.path):
+        raise OptionError(f"{plan.path} exists already, and was not imported; choose another path")
+    differing = _differences(plan)
     if differing:
         raise OptionError(
-            f"{path} differs from {plan.directory} in {', '.join(differing)}, and is no import "
-            f"of it; choose another path"
+            f"{plan.path} differs from {plan.directory} in {', '.join(differing)}, and is no "
+            f"import of it; choose another path"
         )
 
 
-def _same_states(plan: ImportPlan, group: Any) -> bool:
+def _differences(plan: ImportPlan) -> list[str]:
+    """Names of what differs between the store and the directory."""
+    stored, planned = store.manifest(plan.path), plan.attributes
+    group = store.open_group(plan.path, mode="r")
+    prompts, seeds = store.stored_prompts(plan.path)
+    common = min(len(prompts), plan.num_images)
+    differing = [
+        name
+        for name in ("model", "num_steps", "cfg_weight", "image_size", "latent_dtype")
+        if None not in (stored.get(name), planned[name]) and stored[name] != planned[name]
+    ]
+    if tuple(prompts[:common]) != plan.provenance.prompts[:common]:
+        differing.append("prompts")
+    if tuple(seeds[:common]) != plan.provenance.seeds[:common]:
+        differing.append("seeds")
+    if not np.array_equal(store.array(group, schema.SIGMA.name)[:], plan.reference.sigma):
+        differing.append("sigma")
+    if not differing and not _same_states(plan, group):
+        differing.append("states")
+    return differing
+
+
+def _same_states(plan: ImportPlan, group: zarr.Group) -> bool:
     """Whether an image that is complete in the store has the same final state in both."""
     latents = store.array(group, schema.LATENTS.name)
     complete = store.completed(plan.path, latents.shape[0])
     both = [image for image in plan.candidates if image < len(complete) and complete[image]]
     last = len(plan.reference.sigma) - 1
     for image in both[:_COMPARED]:
-        *_, path = legacy_directory.state_paths(plan.directory, image, last + 1)
+        *_, path = old_directory.state_paths(plan.directory, image, last + 1)
         try:
             state = trajectories.read_state(path, last, plan.reference)
         except Unreadable:

@@ -1,22 +1,22 @@
-"""From a directory of a file for each state to a store; see :mod:`calibzarr.export.legacy`."""
+"""From a directory of a file for each state to a store."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
 
 from calibzarr import parallel
 from calibzarr.errors import OptionError, disk_full_named
-from calibzarr.legacy import directory as legacy_directory
+from calibzarr.legacy import import_plan
+from calibzarr.legacy.bounded import Unreadable
 from calibzarr.legacy.import_plan import ImportPlan
-from calibzarr.legacy.npz import Unreadable
-from calibzarr.legacy.trajectories import Reference, read_states
-from calibzarr.long_run import graceful_stop
-from calibzarr.progress import reporting
+from calibzarr.legacy.old_directory import read_picture
+from calibzarr.legacy.trajectories import read_states
+from calibzarr.long_run import long_run
+from calibzarr.progress import progress_console
 from calibzarr.storage import collected, schema, store
 
 
@@ -29,9 +29,9 @@ class ImportResult:
         num_images: images of the whole store.
         n_completed: images complete in it.
         imported: images that became complete in this run.
-        left_out: images that are not complete, each with what is wrong.
-        without_picture: images that are complete but for their picture, which is all zero, each
-            with what is wrong; only those of this run.
+        left_out: images that are not complete, and what is wrong with each.
+        without_picture: images that are complete but for their picture, which is all zero, and
+            what is wrong with each; only those of this run.
         interrupted: whether the user stopped it.
     """
 
@@ -45,23 +45,66 @@ class ImportResult:
 
 
 @dataclass(frozen=True)
-class _Work:
-    """What a worker must know to import an image."""
-
-    path: Path
-    directory: Path
-    folder: Path | None
-    reference: Reference
-    image_size: int
-
-
-@dataclass(frozen=True)
-class _Done:
+class _Outcome:
     """What became of an image: why it is left out, or why it has no picture."""
 
     image: int
     problem: str | None = None
     picture_problem: str | None = None
+
+
+def import_legacy(
+    directory: str | Path,
+    path: str | Path,
+    *,
+    prompts: str | Path | None = None,
+    model: str | None = None,
+    cfg_weight: float | None = None,
+    seed: int | None = None,
+    layout: str | None = None,
+    workers: int | None = None,
+    progress: bool | None = None,
+) -> ImportResult:
+    """Read a directory of a compressed NumPy file for each state into a store.
+
+    What is given counts where the directory's manifest says nothing. What neither says is None
+    in the store's manifest: not known.
+
+    Args:
+        directory: in the old layout.
+        path: directory of the store; nothing, or an earlier import of the same directory.
+        prompts: a CSV or text file; prompt i is that of image i.
+        model: a name that the registry knows.
+        cfg_weight: weight of classifier-free guidance.
+        seed: seed of image 0; image i has ``seed + i``.
+        layout: of x, ``nchw`` or ``nhwc``; default: as its shape tells.
+        workers: threads; default: as many as there are processors.
+        progress: whether to tell of it; if None, only on a terminal.
+
+    Returns:
+        How it ended. A first Ctrl-C ends it after the images in work.
+
+    Raises:
+        OptionError: if a value is not allowed, or the store at ``path`` is another.
+        ValueError: if the directory has no whole image, a complete one has no prompt, or its
+            manifest names files outside of it.
+        OSError: if something cannot be read or written, or the disk is clearly too small; images
+            that are complete stay.
+    """
+    plan = import_plan.plan(
+        directory,
+        path,
+        prompts=prompts,
+        model=model,
+        cfg_weight=cfg_weight,
+        seed=seed,
+        layout=layout,
+        workers=workers,
+    )
+    console = progress_console(progress)
+    for note in plan.notes:
+        console.print(f"note: {note}")
+    return run(plan, console)
 
 
 def run(plan: ImportPlan, console: Console) -> ImportResult:
@@ -75,33 +118,30 @@ def run(plan: ImportPlan, console: Console) -> ImportResult:
     def what_is_left() -> str:
         return "the images that are complete stay; make room, then give the same command again"
 
+    outcomes: list[_Outcome] = []
     with disk_full_named(what_is_left):
         _prepare_store(plan)
         missing = plan.missing()
-        left_out = dict(plan.left_out)
-        without_picture: dict[int, str] = {}
-        imported, interrupted = 0, False
         if missing:
-            for done in _results(plan, missing, console):
-                if done is None:
-                    interrupted = True
-                elif done.problem is not None:
-                    left_out[done.image] = done.problem
-                else:
-                    imported += 1
-                    if done.picture_problem is not None:
-                        without_picture[done.image] = done.picture_problem
+            outcomes = _import_images(plan, missing, console)
         store.remove_leftovers(plan.path)
+        interrupted = len(outcomes) < len(missing)
         if not interrupted:
             store.finish(plan.path)
     complete = store.completed(plan.path, plan.num_images)
+    problems = {done.image: done.problem for done in outcomes if done.problem is not None}
+    left_out = {**plan.left_out, **problems}
     return ImportResult(
         path=plan.path,
         num_images=plan.num_images,
         n_completed=int(complete.sum()),
-        imported=imported,
+        imported=len(outcomes) - len(problems),
         left_out={image: left_out[image] for image in sorted(left_out) if not complete[image]},
-        without_picture=without_picture,
+        without_picture={
+            done.image: done.picture_problem
+            for done in outcomes
+            if done.picture_problem is not None
+        },
         interrupted=interrupted,
     )
 
@@ -109,27 +149,14 @@ def run(plan: ImportPlan, console: Console) -> ImportResult:
 def _prepare_store(plan: ImportPlan) -> None:
     """Create the store, or let the one that is there grow and learn what is known by now."""
     if not plan.exists:
-        coordinates = {
-            schema.SIGMA.name: plan.reference.sigma,
-            schema.TIMESTEP.name: plan.reference.timestep,
-            schema.FINAL.name: np.arange(len(plan.reference.sigma))
-            == len(plan.reference.sigma) - 1,
-            schema.PROMPT.name: np.asarray(plan.prompts, dtype=object),
-            schema.SEED.name: np.asarray(plan.seeds, dtype=np.int64),
-        }
-        try:
-            store.create(plan.path, plan.sizes, coordinates, plan.attributes)
-        except FileExistsError:
-            raise OptionError(
-                f"{plan.path} was created meanwhile; give the same command again"
-            ) from None
+        _create_store(plan)
         return
     stored = store.manifest(plan.path)
     if plan.num_images > len(store.stored_prompts(plan.path)[0]):
         changing = ("num_images", "prompts_sha256", "prompt_source")
         collected.install(plan.path)
         new = {name: plan.attributes[name] for name in changing}
-        store.extend(plan.path, plan.prompts, plan.seeds, new)
+        store.extend(plan.path, plan.provenance.prompts, plan.provenance.seeds, new)
     learned = {
         name: value
         for name, value in plan.attributes.items()
@@ -139,52 +166,50 @@ def _prepare_store(plan: ImportPlan) -> None:
         store.update_attributes(plan.path, learned)
 
 
-def _results(plan: ImportPlan, missing: list[int], console: Console) -> Any:
-    """What became of each image, as it is known; None last, if the user stopped it."""
-    work = _Work(
-        path=plan.path,
-        directory=plan.directory,
-        folder=plan.manifest_folder,
-        reference=plan.reference,
-        image_size=plan.sizes.image_size,
-    )
-    tasks = ((image, plan.filename(image)) for image in missing)
+def _create_store(plan: ImportPlan) -> None:
+    last = len(plan.reference.sigma) - 1
+    coordinates = {
+        schema.SIGMA.name: plan.reference.sigma,
+        schema.TIMESTEP.name: plan.reference.timestep,
+        schema.FINAL.name: np.arange(last + 1) == last,
+        schema.PROMPT.name: np.asarray(plan.provenance.prompts, dtype=object),
+        schema.SEED.name: np.asarray(plan.provenance.seeds, dtype=np.int64),
+    }
+    try:
+        store.create(plan.path, plan.sizes, coordinates, plan.attributes)
+    except FileExistsError:
+        raise OptionError(
+            f"{plan.path} was created meanwhile; give the same command again"
+        ) from None
+
+
+def _import_images(plan: ImportPlan, missing: Sequence[int], console: Console) -> list[_Outcome]:
+    """What became of each image; fewer than there are, if the user stopped it."""
     workers = min(plan.workers, len(missing))
-    count = 0
-
-    def tell() -> None:
-        console.print("stopping when the images in work are complete; Ctrl-C again to stop now")
-
-    with (
-        reporting(console, "import", "image", len(missing)) as report,
-        graceful_stop(tell) as stop_requested,
-    ):
-        try:
-            for done in parallel.results(
-                partial(_import_image, work), tasks, workers, stop_requested, threads=True
-            ):
-                count += 1
-                report.advance(1)
-                yield done
-        except KeyboardInterrupt:
-            count = -1
-    if count < len(missing):
-        yield None
+    outcomes = []
+    with long_run(
+        console, "import", "image", len(missing), stopping="when the images in work are complete"
+    ) as run:
+        for outcome in parallel.results(
+            partial(_import_image, plan), missing, workers, run.stop_requested, threads=True
+        ):
+            outcomes.append(outcome)
+            run.report.advance(1)
+    return outcomes
 
 
-def _import_image(work: _Work, task: tuple[int, str | None]) -> _Done:
+def _import_image(plan: ImportPlan, image: int) -> _Outcome:
     """Read all of an image's files, and write it if its states are whole."""
-    image, filename = task
     try:
-        states = read_states(work.directory, image, work.reference)
+        states = read_states(plan.directory, image, plan.reference)
     except Unreadable as error:
-        return _Done(image, problem=str(error))
-    shape = (work.image_size, work.image_size, 3)
-    picture, problem = np.zeros(shape, dtype=np.uint8), None
-    path = legacy_directory.picture_path(work.directory, work.folder, image, filename)
+        return _Outcome(image, problem=str(error))
+    size = plan.sizes.image_size
+    picture, problem = np.zeros((size, size, 3), dtype=np.uint8), None
+    path = plan.picture_path(image)
     try:
-        picture = legacy_directory.read_picture(path, work.image_size)
+        picture = read_picture(path, size)
     except Unreadable as error:
         problem = f"{path.name} {error}"
-    store.ImageWriter(work.path).write(image, states, picture)
-    return _Done(image, picture_problem=problem)
+    store.ImageWriter(plan.path).write(image, states, picture)
+    return _Outcome(image, picture_problem=problem)

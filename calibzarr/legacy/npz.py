@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from calibzarr.legacy.bounded import Unreadable
+
 _LOCAL = struct.Struct("<4s5H3I2H")
 _CENTRAL = struct.Struct("<4s6H3I5H2I")
 _END = struct.Struct("<4s4H2IH")
@@ -39,10 +41,6 @@ _DAMAGES = (  # as zipfile tells of them
     ValueError,
 )
 _LOW_MANTISSA = 0x1FFF  # bits of a float32 that are 0 if it was a float16
-
-
-class Unreadable(ValueError):
-    """A file is not what it should be; the message says in what, and not which file."""
 
 
 def encode(arrays: Mapping[str, np.ndarray]) -> bytes:

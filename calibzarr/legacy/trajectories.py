@@ -6,11 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from calibzarr.errors import OptionError
-from calibzarr.legacy import directory as legacy_directory
-from calibzarr.legacy import format as legacy
-from calibzarr.legacy.npz import Unreadable
-from calibzarr.legacy.statistics import read_json
+from calibzarr.errors import Message, OptionError, StoreError
+from calibzarr.legacy import marker, old_directory, old_format
+from calibzarr.legacy.bounded import Unreadable
 
 _HEADERS_BYTES = 4096  # of the arrays of one file, beside x
 
@@ -20,7 +18,7 @@ class Reference:
     """What all images of a directory have in common.
 
     Attributes:
-        layout: of x, one of ``legacy.LAYOUTS``.
+        layout: of x, one of ``old_format.LAYOUTS``.
         latent_shape: sizes of (channel, height, width).
         sigma: shape (step,), float32.
         timestep: shape (step,), float32.
@@ -42,42 +40,33 @@ def find(directory: Path, images: Sequence[int], num_states: int, layout: str | 
         layout: of x, or None to detect it.
 
     Raises:
-        ValueError: if there is no such image.
+        StoreError: if there is no such image.
         OptionError: if the layout can be either.
     """
-    reasons = []
+    reasons: list[Message] = []
     for image in images:
         try:
             try:
                 return _read(directory, image, num_states, layout)
-            except OptionError:
-                layout = _exported_layout(directory)
-                if layout is None:
+            except OptionError:  # either is possible
+                exported = marker.read(directory)
+                if exported is None:
                     raise
+                layout = exported.layout
                 return _read(directory, image, num_states, layout)
         except Unreadable as error:
-            reasons.append(str(error))
-    detail = f": {reasons[0]}" if reasons else ""
-    raise ValueError(f"{directory} has no image that is whole{detail}")
-
-
-def _exported_layout(directory: Path) -> str | None:
-    """What an export of calibzarr's own says of its layout."""
-    try:
-        marker = read_json(directory / legacy.MARKER, legacy.MOST_MARKER_BYTES)
-    except ValueError:
-        return None
-    layout = marker.get("layout")
-    return layout if layout in legacy.LAYOUTS else None
+            reasons.append(error.message)
+    detail = (": ", reasons[0]) if reasons else ()
+    raise StoreError(f"{directory} has no image that is whole", *detail)
 
 
 def _read(directory: Path, image: int, num_states: int, layout: str | None) -> Reference:
     states = []
-    for path in legacy_directory.state_paths(directory, image, num_states):
+    for path in old_directory.state_paths(directory, image, num_states):
         try:
-            state = legacy_directory.read_state(path, layout, legacy.MAX_STATE_BYTES)
+            state = old_directory.read_state(path, layout, old_format.MAX_STATE_BYTES)
         except Unreadable as error:
-            raise Unreadable(f"{path.name} {error}") from None
+            raise Unreadable(f"{path.name} ", error.message) from None
         layout = state.layout
         states.append((state.x.shape, state.sigma, state.timestep))
     if layout is None or num_states < 2:
@@ -103,7 +92,7 @@ def read_states(directory: Path, image: int, reference: Reference) -> np.ndarray
     """
     num_states = len(reference.sigma)
     states = np.empty((num_states, *reference.latent_shape), dtype=np.float32)
-    paths = legacy_directory.state_paths(directory, image, num_states)
+    paths = old_directory.state_paths(directory, image, num_states)
     for step, path in enumerate(paths):
         states[step] = read_state(path, step, reference)
     return states
@@ -113,7 +102,7 @@ def read_state(path: Path, step: int, reference: Reference) -> np.ndarray:
     """One state, shape (channel, height, width), float32; see :func:`read_states`."""
     most_bytes = 4 * int(np.prod(reference.latent_shape)) + _HEADERS_BYTES
     try:
-        state = legacy_directory.read_state(path, reference.layout, most_bytes)
+        state = old_directory.read_state(path, reference.layout, most_bytes)
         if state.x.shape != reference.latent_shape:
             raise Unreadable(
                 f"has a state of {state.x.shape}, where other images have {reference.latent_shape}"
@@ -123,5 +112,5 @@ def read_state(path: Path, step: int, reference: Reference) -> np.ndarray:
                 f"has sigma {state.sigma}, where other images have {reference.sigma[step]}"
             )
     except Unreadable as error:
-        raise Unreadable(f"{path.name} {error}") from None
+        raise Unreadable(f"{path.name} ", error.message) from None
     return state.x

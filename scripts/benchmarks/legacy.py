@@ -6,28 +6,22 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
 
 from benchmarks import data
 from benchmarks.measure import Entry, Figure, Settings, interleave
 from calibzarr import parallel
-from calibzarr.legacy import exporting as legacy_export
-from calibzarr.legacy import import_plan
-from calibzarr.legacy import importing as legacy_import
+from calibzarr.legacy.exporting import export_legacy
+from calibzarr.legacy.importing import import_legacy
 from calibzarr.prompts.lists import prompts_sha256
 from calibzarr.storage import schema, store
 
 _PEAK_OF_A_MOVE = """
 import resource, sys
-from pathlib import Path
-from rich.console import Console
-from calibzarr.export import legacy_export, legacy_import, legacy_plan
-command, source, target = sys.argv[1], *map(Path, sys.argv[2:])
+import calibzarr
+command, source, target = sys.argv[1:]
 if __name__ == "__main__":
-    if command == "export":
-        legacy_export.run(legacy_export.plan(source, target), Console(quiet=True))
-    else:
-        legacy_import.run(import_plan.plan(source, target), Console(quiet=True))
+    move = calibzarr.export_legacy if command == "export" else calibzarr.import_legacy
+    move(source, target, progress=False)
     peak = max(
         resource.getrusage(who).ru_maxrss
         for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
@@ -46,23 +40,27 @@ def move(settings: Settings) -> list[Figure]:
         exporting = interleave(
             {
                 "plain": lambda turn: _export_plainly(path, turn.directory / "old"),
-                "calibzarr": lambda turn: _export(path, turn.directory / "old"),
+                "calibzarr": lambda turn: export_legacy(
+                    path, turn.directory / "old", progress=False
+                ),
             },
             settings.turns(3),
             settings,
         )
         importing = interleave(
             {
-                "loading": lambda turn: _load_plainly(old),
+                "loading": lambda _: _load_plainly(old),
                 "plain": lambda turn: _import_plainly(old, turn.directory / "store"),
-                "calibzarr": lambda turn: _import(old, turn.directory / "store"),
+                "calibzarr": lambda turn: import_legacy(
+                    old, turn.directory / "store", progress=False
+                ),
             },
             settings.turns(3),
             settings,
         )
         ours = Path(directory) / "ours"
-        _export(path, ours)
-        sizes = [_bytes(each / "samples") for each in (ours, old)]
+        export_legacy(path, ours, progress=False)
+        sizes = [_bytes(files / "samples") for files in (ours, old)]
     workers = parallel.default_workers()
     note = (
         f"{num_images * (num_steps + 1)} states of {data.CHANNELS}x{size}x{size} and their "
@@ -155,14 +153,6 @@ def _make_store(path: Path, num_images: int, num_steps: int, size: int) -> None:
     store.finish(path)
 
 
-def _export(path: Path, directory: Path) -> None:
-    legacy_export.run(legacy_export.plan(path, directory), Console(quiet=True))
-
-
-def _import(directory: Path, path: Path) -> None:
-    legacy_import.run(import_plan.plan(directory, path), Console(quiet=True))
-
-
 def _export_plainly(path: Path, directory: Path) -> None:
     """The same files by a loop."""
     from benchmarks import old_way
@@ -174,9 +164,8 @@ def _export_plainly(path: Path, directory: Path) -> None:
         states = dataset.latents[image].values
         for step, state in enumerate(states):
             x = state[None]
-            old_way.write_state(
-                directory, image, step, x, float(sigma[step]), step == len(states) - 1
-            )
+            is_final = step == len(states) - 1
+            old_way.write_state(directory, image, step, x, float(sigma[step]), is_final=is_final)
         final = states[-1].transpose(1, 2, 0) / np.float32(1.5305) + np.float32(0.0609)
         old_way.write_result(directory, image, final, dataset.decoded[image].values)
     old_way.write_manifest(directory, dataset.prompt.values.tolist(), dataset.seed.values.tolist())

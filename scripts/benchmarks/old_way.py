@@ -26,7 +26,7 @@ def prepare(directory: Path) -> None:
 
 
 def write_state(
-    directory: Path, image: int, step: int, x: np.ndarray, sigma: float, is_final: bool
+    directory: Path, image: int, step: int, x: np.ndarray, sigma: float, *, is_final: bool
 ) -> None:
     """Write one state; ``x`` has shape (1, height, width, channel)."""
     np.savez_compressed(
@@ -52,7 +52,9 @@ def write_image(
     """Write one image; ``states`` has shape (step, channel, height, width)."""
     for step, state in enumerate(states):
         x = state.transpose(1, 2, 0)[None]
-        write_state(directory, image, step, x, float(sigma[step]), step == len(states) - 1)
+        write_state(
+            directory, image, step, x, float(sigma[step]), is_final=step == len(states) - 1
+        )
     latent_format = kit.SD3LatentFormat()
     write_result(directory, image, latent_format.process_out(x), picture)
 
@@ -109,15 +111,16 @@ def build(
         timesteps = pipeline.sampler.timestep(sigma).astype(pipeline.activation_dtype)
         denoiser = kit.CFGDenoiser(pipeline)
         denoiser.cache_modulation_params(pooled, timesteps)
-        write_state(directory, image, 0, np.asarray(x), sigma[0].item(), False)
+        write_state(directory, image, 0, np.asarray(x), sigma[0].item(), is_final=False)
         for step in range(num_steps):
             denoised = denoiser(
                 x, timesteps[step], sigma[step], conditioning=tokens, cfg_weight=cfg_weight
             )
             x = x + kit.to_d(x, sigma[step], denoised) * (sigma[step + 1] - sigma[step])
             mx.eval(x)
-            last = step == num_steps - 1
-            write_state(directory, image, step + 1, np.asarray(x), sigma[step + 1].item(), last)
+            is_final = step == num_steps - 1
+            level = sigma[step + 1].item()
+            write_state(directory, image, step + 1, np.asarray(x), level, is_final=is_final)
         final = pipeline.latent_format.process_out(x)
         picture = pipeline.decode_latents_to_image(final)
         pixels = np.asarray((picture[0] * 255).astype(mx.uint8))

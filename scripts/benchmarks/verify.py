@@ -31,8 +31,8 @@ def verify_throughput(settings: Settings) -> list[Figure]:
             raise RuntimeError(f"the store is wrong: {report.findings[0]}")
         seconds = interleave(
             {
-                "verify": lambda turn: verify(paths[many]),
-                "read": lambda turn: _read_all(paths[many]),
+                "verify": lambda _: verify(paths[many]),
+                "read": lambda _: _read_all(paths[many]),
             },
             settings.turns(7),
             settings,

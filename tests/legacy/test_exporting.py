@@ -13,7 +13,7 @@ from rich.console import Console
 
 import calibzarr
 from calibzarr.errors import OptionError
-from calibzarr.legacy import exporting
+from calibzarr.legacy import export_plan, exporting
 from calibzarr.prompts.lists import prompts_sha256
 from calibzarr.storage import schema, store
 from tests.support import old_directory
@@ -61,7 +61,7 @@ def path(tmp_path_factory):
 
 
 def export(path, directory, **options):
-    plan = exporting.plan(path, directory, **{"workers": 1, **options})
+    plan = export_plan.plan(path, directory, **{"workers": 1, **options})
     return exporting.run(plan, QUIET)
 
 
@@ -197,9 +197,9 @@ def test_another_export_is_replaced_only_by_force(path, tmp_path):
     directory = tmp_path / "old"
     export(other, directory)
     before = old_directory.contents(directory)
-    with pytest.raises(OptionError, match=r"is an export of another store; .* --force"):
+    with pytest.raises(OptionError, match=r"is an export of another store; .* force"):
         export(path, directory)
-    with pytest.raises(OptionError, match=r"is an export in the layout nchw; .* --force"):
+    with pytest.raises(OptionError, match=r"is an export in the layout nchw; .* force"):
         export(other, directory, layout="nhwc")
     assert old_directory.contents(directory).keys() == before.keys()
     result = export(path, directory, force=True)
@@ -349,5 +349,5 @@ def test_the_command_says_what_it_wrote_and_errors_are_one_line(path, tmp_path):
         command(path, tmp_path / "old", "--only", "all"), capture_output=True, text=True
     )
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.startswith("Error: only must be some of samples, latents, images")
+    assert result.stderr.startswith("Error: --only must be some of samples, latents, images")
     assert result.stderr.count("\n") == 1

@@ -17,7 +17,7 @@ from rich.console import Console
 import calibzarr
 from calibzarr.collecting import collector
 from calibzarr.errors import OptionError
-from calibzarr.legacy import exporting, import_plan, importing
+from calibzarr.legacy import export_plan, exporting, import_plan, importing
 from calibzarr.storage import store
 from tests.support import old_directory
 
@@ -36,7 +36,7 @@ def bring_in(directory, path, **options):
 
 
 def take_out(path, directory, **options):
-    plan = exporting.plan(path, directory, **{"workers": 1, **options})
+    plan = export_plan.plan(path, directory, **{"workers": 1, **options})
     return exporting.run(plan, QUIET)
 
 
@@ -139,7 +139,7 @@ def test_a_missing_or_broken_manifest_is_made_again_from_files_and_prompts(tmp_p
     old_directory.write(old)
     manifest = old / "manifest.json"
     manifest.unlink() if content is None else manifest.write_bytes(content.encode("latin-1"))
-    with pytest.raises(ValueError, match=r"prompt of image 0 and 2 more is not known .*--prompts"):
+    with pytest.raises(ValueError, match=r"prompt of image 0 and 2 more is not known .*by prompts"):
         bring_in(old, tmp_path / "a.zarr")
     prompts = tmp_path / "prompts.csv"
     prompts.write_text("prompt,seed\na,5\nb,\n")
@@ -151,7 +151,7 @@ def test_a_missing_or_broken_manifest_is_made_again_from_files_and_prompts(tmp_p
         old, tmp_path / "a.zarr", prompts=prompts, model="sd3-medium", cfg_weight=5, seed=100
     )
     assert len(plan.notes) == 1
-    assert "manifest" in plan.notes[0]
+    assert "manifest" in str(plan.notes[0])
     importing.run(plan, QUIET)
     dataset = load(tmp_path / "a.zarr")
     assert dataset.prompt.values.tolist() == ["a", "b", "c"]
@@ -370,7 +370,7 @@ def test_an_image_without_its_picture_is_complete_and_named(tmp_path, how):
 
 def test_a_layout_that_can_be_either_must_be_said(tmp_path):
     old_directory.write(tmp_path / "old", size=16, num_images=1)
-    with pytest.raises(OptionError, match=r"may have its channels first or last; .*--layout nchw"):
+    with pytest.raises(OptionError, match=r"may have its channels first or last; .*layout='nchw'"):
         bring_in(tmp_path / "old", tmp_path / "a.zarr")
     bring_in(tmp_path / "old", tmp_path / "a.zarr", layout="nhwc")
     expected = old_directory.trajectory(0, 3, 16).transpose(0, 3, 1, 2)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from calibzarr.legacy import npz
-from calibzarr.legacy.npz import Unreadable
+from calibzarr.legacy.bounded import Unreadable
 
 DTYPES = [np.float32, np.float16, np.int32, np.bool_, np.float64, np.uint8]
 ARRAYS = st.sampled_from(DTYPES).flatmap(

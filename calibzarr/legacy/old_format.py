@@ -16,15 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from calibzarr.errors import OptionError
-from calibzarr.legacy.npz import Unreadable
+from calibzarr.errors import Message, Option, OptionError
+from calibzarr.legacy.bounded import Unreadable
 
 SAMPLES, LATENTS, IMAGES = "samples", "latents", "images"
 MANIFEST = "manifest.json"
 ACTIVATIONS = "activations"
 LAYER_STATISTICS, COLLECTION = "layer_statistics.json", "collection_metadata.json"
 PARTS = (SAMPLES, LATENTS, IMAGES, "manifest", ACTIVATIONS)
-"""What an export consists of, as ``--only`` names it."""
+"""What an export consists of, as its parameter ``only`` names it."""
 
 LAYOUTS = ("nchw", "nhwc")
 CHANNELS = 16  # of all models' latents; tells the two layouts apart
@@ -44,10 +44,6 @@ MANIFEST_KEYS = (
     "latents_saved",
 )
 """Keys of the manifest beside those about the images: n_completed, num_images and images."""
-
-MARKER = ".calibzarr-export.json"
-"""Says in a directory which store it is an export of. Old readers do not look at it."""
-MOST_MARKER_BYTES = 1 << 24
 
 MAX_IMAGES = 10**6
 MAX_STATE_BYTES = 1 << 26  # 16 times those of the largest picture that any of the models makes
@@ -83,6 +79,7 @@ def state_arrays(
     state: np.ndarray,
     image: int,
     step: int,
+    *,
     sigma: float,
     timestep: float,
     final: bool,
@@ -140,22 +137,28 @@ def detect_layout(shape: tuple[int, ...], layout: str | None) -> str:
     if len(sizes) != 3 or 0 in sizes:
         raise Unreadable(f"has x of shape {shape}, which is no state: (1, 16, 64, 64) would be one")
     if layout is None:
-        possible = [name for name, axis in zip(LAYOUTS, (0, 2), strict=True) if sizes[axis] == 16]
-        if not possible:
-            raise Unreadable(
-                f"has x of shape {shape}, its {CHANNELS} channels neither first nor last; say "
-                f"where they are by --layout nchw or --layout nhwc"
-            )
-        if len(possible) == 2:
-            raise OptionError(
-                f"x of shape {shape} may have its channels first or last; say which by "
-                f"--layout nchw or --layout nhwc"
-            )
-        (layout,) = possible
+        layout = _layout_of(shape, sizes)
     extents = sizes[1:] if layout == "nchw" else sizes[:2]
     if extents[0] != extents[1]:
         raise Unreadable(f"has x of shape {shape}, of no square image; a store holds nothing else")
     return layout
+
+
+def _layout_of(shape: tuple[int, ...], sizes: tuple[int, ...]) -> str:
+    """The layout in which the sizes have the channels that there must be."""
+    possible = [name for name, axis in zip(LAYOUTS, (0, 2), strict=True) if sizes[axis] == CHANNELS]
+    either = Message(Option("layout", "nchw"), " or ", Option("layout", "nhwc"))
+    if not possible:
+        raise Unreadable(
+            f"has x of shape {shape}, its {CHANNELS} channels neither first nor last; say where "
+            f"they are by ",
+            either,
+        )
+    if len(possible) == 2:
+        raise OptionError(
+            f"x of shape {shape} may have its channels first or last; say which by ", either
+        )
+    return possible[0]
 
 
 def channels_first(x: np.ndarray, layout: str) -> np.ndarray:
@@ -169,31 +172,33 @@ def manifest(
 ) -> dict[str, Any]:
     """The content of ``manifest.json``.
 
-    Old readers take image ``i`` from place ``i`` of ``images``. So every image up to the last
-    one exported has its place; the names of its files are null if it is not among them.
+    Old readers take image ``i`` from position ``i`` of ``images``. So every image up to the last
+    one exported is listed; the names of its files are null if it is not among them.
 
     Args:
         about: ``MANIFEST_KEYS`` with their values.
         images: prompt and seed of each image of the store.
         exported: whether each of them is in the directory.
     """
-    listed = max((image for image, own in enumerate(exported) if own), default=-1) + 1
+    listed = max((image for image, there in enumerate(exported) if there), default=-1) + 1
+
+    def entry(image: int) -> dict[str, Any]:
+        prompt, seed = images[image]
+        with_picture = exported[image] and about["images_saved"]
+        with_latents = exported[image] and about["latents_saved"]
+        return {
+            "image_id": image,
+            "prompt": prompt,
+            "seed": seed,
+            "cfg_weight": about["cfg_scale"],
+            "num_steps": about["num_steps"],
+            "filename": picture_name(image) if with_picture else None,
+            "latent_filename": latents_name(image) if with_latents else None,
+        }
+
     return {
         "n_completed": sum(exported),
         **{key: about[key] for key in MANIFEST_KEYS},
         "num_images": listed,
-        "images": [
-            {
-                "image_id": image,
-                "prompt": prompt,
-                "seed": seed,
-                "cfg_weight": about["cfg_scale"],
-                "num_steps": about["num_steps"],
-                "filename": picture_name(image) if own and about["images_saved"] else None,
-                "latent_filename": latents_name(image) if own and about["latents_saved"] else None,
-            }
-            for image, ((prompt, seed), own) in enumerate(
-                zip(images[:listed], exported[:listed], strict=True)
-            )
-        ],
+        "images": [entry(image) for image in range(listed)],
     }

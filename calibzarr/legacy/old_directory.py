@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from calibzarr.legacy import format as legacy
-from calibzarr.legacy import npz
-from calibzarr.legacy.npz import Unreadable
-from calibzarr.legacy.statistics import read_json
+from calibzarr.errors import StoreError
+from calibzarr.legacy import npz, old_format
+from calibzarr.legacy.bounded import Unreadable, read_json
 from calibzarr.prompts.lists import MAX_SEED
 
 _MOST_MANIFEST_BYTES = 1 << 28
@@ -40,7 +39,7 @@ class OldManifest:
     """A manifest, or what can be used of one.
 
     Attributes:
-        about: those of ``legacy.MANIFEST_KEYS`` that it has, with its values.
+        about: those of ``old_format.MANIFEST_KEYS`` that it has, with its values.
         images: by index.
         folder: that it stands in.
         problems: one line for each thing that cannot be used.
@@ -84,7 +83,7 @@ class State:
 
 def samples_folder(directory: Path) -> Path:
     """Where the states are: in ``samples``, or where there is none in the directory itself."""
-    folder = directory / legacy.SAMPLES
+    folder = directory / old_format.SAMPLES
     return folder if folder.is_dir() else directory
 
 
@@ -93,17 +92,16 @@ def list_states(directory: Path) -> States:
 
     Raises:
         OSError: if it cannot be read.
-        ValueError: if it has no state, or an index that no dataset has.
+        StoreError: if it has no state.
     """
     folder = samples_folder(directory)
-    parsed = (legacy.parse_state_name(entry.name) for entry in folder.iterdir())
-    pairs = np.fromiter(
-        (index for own in parsed if own is not None for index in own), dtype=np.int64
-    ).reshape(-1, 2)
+    parsed = (old_format.parse_state_name(entry.name) for entry in folder.iterdir())
+    image_and_step = (index for indices in parsed if indices is not None for index in indices)
+    pairs = np.fromiter(image_and_step, dtype=np.int64).reshape(-1, 2)
     if not len(pairs):
-        raise ValueError(
+        raise StoreError(
             f"{directory} is no directory to import: {folder} has no file such as "
-            f"{legacy.state_name(0, 0)}"
+            f"{old_format.state_name(0, 0)}"
         )
     pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
     images, first, inverse = np.unique(pairs[:, 0], return_index=True, return_inverse=True)
@@ -115,42 +113,51 @@ def read_manifest(directory: Path) -> OldManifest:
     """Read a manifest, in the directory or in its ``samples``.
 
     Raises:
-        ValueError: if it names a file outside of the directory.
+        StoreError: if it names a file outside of the directory.
     """
     problems = []
     for folder in (directory, samples_folder(directory)):
-        path = folder / legacy.MANIFEST
+        path = folder / old_format.MANIFEST
         if not path.exists():
             continue
         try:
             content = read_json(path, _MOST_MANIFEST_BYTES)
-        except ValueError as error:
+        except Unreadable as error:
             problems.append(f"{path} {error}")
             continue
-        about = {
-            key: content[key]
-            for key in legacy.MANIFEST_KEYS
-            if isinstance(content.get(key), str | int | float | bool | list)
-            and len(str(content[key])) < 1000
-        }
         entries = content.get("images")
         if not isinstance(entries, list):
             problems.append(f"{path} lists no images")
             entries = []
-        images = {}
-        for place, entry in enumerate(entries[: legacy.MAX_IMAGES]):
-            if isinstance(entry, dict):
-                index = _index(entry.get("image_id"))
-                images[place if index is None else index] = _old_image(path, directory, entry)
-        return OldManifest(about, images, folder, tuple(problems))
-    return OldManifest(problems=tuple(problems or [f"{directory} has no {legacy.MANIFEST}"]))
+        images = _old_images(path, directory, entries[: old_format.MAX_IMAGES])
+        return OldManifest(_about(content), images, folder, tuple(problems))
+    return OldManifest(problems=tuple(problems or [f"{directory} has no {old_format.MANIFEST}"]))
+
+
+def _about(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: content[key]
+        for key in old_format.MANIFEST_KEYS
+        if isinstance(content.get(key), str | int | float | bool | list)
+        and len(str(content[key])) < 1000
+    }
+
+
+def _old_images(path: Path, directory: Path, entries: list[Any]) -> dict[int, OldImage]:
+    """What a manifest's entries say, by the image's index, or else by their position."""
+    images = {}
+    for position, entry in enumerate(entries):
+        if isinstance(entry, dict):
+            index = _index(entry.get("image_id"))
+            images[position if index is None else index] = _old_image(path, directory, entry)
+    return images
 
 
 def _old_image(path: Path, directory: Path, entry: dict[str, Any]) -> OldImage:
     for key in ("filename", "latent_filename"):
         name = entry.get(key)
         if isinstance(name, str) and not _is_inside(directory, path.parent / name):
-            raise ValueError(
+            raise StoreError(
                 f"{path} names the file {name!r}, which is not in {directory}; correct the manifest"
             )
     prompt, seed, weight, filename = (
@@ -171,7 +178,7 @@ def _is_inside(directory: Path, path: Path) -> bool:
         return False
 
 
-def _index(value: Any, most: int = legacy.MAX_IMAGES - 1) -> int | None:
+def _index(value: Any, most: int = old_format.MAX_IMAGES - 1) -> int | None:
     whole = isinstance(value, int) and not isinstance(value, bool)
     return value if whole and 0 <= value <= most else None
 
@@ -186,10 +193,10 @@ def number_or_none(value: Any) -> float | None:
 
 def picture_path(directory: Path, folder: Path | None, image: int, filename: str | None) -> Path:
     """File of an image's picture: as the manifest in ``folder`` names it, or the usual name."""
-    usual = directory / legacy.picture_name(image)
+    usual = directory / old_format.picture_name(image)
     if filename is None or folder is None:
         return usual
-    named = (folder / filename, directory / filename, directory / legacy.IMAGES / filename)
+    named = (folder / filename, directory / filename, directory / old_format.IMAGES / filename)
     inside = (path for path in named if _is_inside(directory, path) and path.is_file())
     return next(inside, usual)
 
@@ -207,20 +214,28 @@ def read_state(path: Path, layout: str | None, most_bytes: int) -> State:
         OptionError: if the layout can be either.
     """
     arrays = npz.read(path, _STATE_KEYS, most_bytes)
-    named = legacy.parse_state_name(path.name)
-    told = arrays.get("image_id"), arrays.get("step_index")
-    for what, index, array in zip(("image", "step"), named or (), told, strict=False):
-        if array is not None and (array.size != 1 or array.item() != index):
-            raise Unreadable(f"says that it is {what} {array}")
+    _check_indices(path, arrays)
     if "x" not in arrays:
         raise Unreadable("has no x")
     x = arrays["x"]
     if x.dtype.kind != "f" or x.dtype.itemsize > 4:
         raise Unreadable(f"has x of {x.dtype}; float32 was expected")
     sigma, timestep = _levels(arrays)
-    layout = legacy.detect_layout(x.shape, layout)
-    x = legacy.channels_first(x.astype(np.float32, copy=False), layout)
+    layout = old_format.detect_layout(x.shape, layout)
+    x = old_format.channels_first(x.astype(np.float32, copy=False), layout)
     return State(x=x, sigma=sigma, timestep=timestep, layout=layout)
+
+
+def _check_indices(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Check that a file says the same image and step as its name."""
+    named = old_format.parse_state_name(path.name)
+    if named is None:
+        return
+    image, step = named
+    for name, key, index in (("image", "image_id", image), ("step", "step_index", step)):
+        array = arrays.get(key)
+        if array is not None and (array.size != 1 or array.item() != index):
+            raise Unreadable(f"says that it is {name} {array}")
 
 
 def _levels(arrays: Mapping[str, np.ndarray]) -> tuple[np.float32, np.ndarray | None]:
@@ -237,7 +252,7 @@ def _levels(arrays: Mapping[str, np.ndarray]) -> tuple[np.float32, np.ndarray | 
 def state_paths(directory: Path, image: int, num_states: int) -> Iterator[Path]:
     """Files of all states of an image."""
     folder = samples_folder(directory)
-    return (folder / legacy.state_name(image, step) for step in range(num_states))
+    return (folder / old_format.state_name(image, step) for step in range(num_states))
 
 
 def read_picture(path: Path, size: int) -> np.ndarray:

@@ -1,6 +1,5 @@
 """Statistics in the form of the old directory's two files, both ways."""
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,14 +8,15 @@ from typing import Any
 import numpy as np
 import zarr
 
-from calibzarr.legacy import format as legacy
+from calibzarr.legacy import old_format
+from calibzarr.legacy.bounded import Unreadable, read_json
 from calibzarr.statistics.histogram import quantile
-from calibzarr.storage import schema, store
+from calibzarr.storage import collected, schema, store
 
 ATTRIBUTE = "legacy_statistics"
 """Root attribute of a store: the old statistics that were imported with it, file by file."""
 
-_FILES = (legacy.LAYER_STATISTICS, legacy.COLLECTION)
+_FILES = (old_format.LAYER_STATISTICS, old_format.COLLECTION)
 _MOST_BYTES = 1 << 20  # of both: they become part of the metadata, which every reader loads
 
 
@@ -26,7 +26,7 @@ def from_store(path: Path) -> dict[str, Any] | None:
     What was collected comes before what was imported.
     """
     attributes = store.manifest(path)
-    if "activations" not in attributes:
+    if collected.ATTRIBUTE not in attributes:
         imported = attributes.get(ATTRIBUTE)
         return dict(imported) if isinstance(imported, dict) else None
     group = store.open_group(path, mode="r")
@@ -35,8 +35,8 @@ def from_store(path: Path) -> dict[str, Any] | None:
         for variable in (schema.COLLECTED, schema.COLLECTED_IMAGE)
     )
     return {
-        legacy.LAYER_STATISTICS: _layer_statistics(group, steps),
-        legacy.COLLECTION: {
+        old_format.LAYER_STATISTICS: _layer_statistics(group, steps),
+        old_format.COLLECTION: {
             "num_images_processed": len(images),
             "num_timesteps_per_image": len(steps),
             "total_samples": len(images) * len(steps),
@@ -63,7 +63,7 @@ def _layer_statistics(group: zarr.Group, steps: list[int]) -> dict[str, Any]:
     histogram = np.zeros((len(rows), len(_values(group, "bin_low"))), dtype=np.int64)
     for step in steps:  # a chunk of the store; all of them may be more than the memory
         histogram += _values(group, "histogram", (rows, step))
-    fractions = np.array(list(legacy.QUANTILES.values()))
+    fractions = np.array(list(old_format.QUANTILES.values()))
     low_edges, high_edges = _values(group, "bin_low"), _values(group, "bin_high")
     percentiles = quantile(histogram, low_edges, high_edges, fractions)
     total = counts.sum(axis=1)
@@ -72,16 +72,18 @@ def _layer_statistics(group: zarr.Group, steps: list[int]) -> dict[str, Any]:
         squares = counts * (stds**2 + (means - mean[:, None]) ** 2)
         std = np.sqrt(np.nansum(squares, axis=1) / total)
     return {
-        str(names[row]): {
-            "min": float(np.nanmin(low[place])),
-            "max": float(np.nanmax(high[place])),
-            "mean": float(mean[place]),
-            "std": float(std[place]),
-            "percentiles": dict(zip(legacy.QUANTILES, percentiles[place].tolist(), strict=True)),
-            "num_samples": int(total[place]),
+        name: {
+            "min": float(np.nanmin(low[index])),
+            "max": float(np.nanmax(high[index])),
+            "mean": float(mean[index]),
+            "std": float(std[index]),
+            "percentiles": dict(
+                zip(old_format.QUANTILES, percentiles[index].tolist(), strict=True)
+            ),
+            "num_samples": int(total[index]),
         }
-        for place, row in enumerate(rows)
-        if total[place]  # a block whose every value was infinite or NaN has none of these
+        for index, name in enumerate(map(str, names[rows]))
+        if total[index]  # a block whose every value was infinite or NaN has none of these
     }
 
 
@@ -98,37 +100,16 @@ def read(directory: Path) -> tuple[dict[str, Any] | None, list[str]]:
     content: dict[str, Any] = {}
     problems = []
     for name in _FILES:
-        path = directory / legacy.ACTIVATIONS / name
+        path = directory / old_format.ACTIVATIONS / name
         if not path.exists():
             continue
         try:
             value = read_json(path, _MOST_BYTES // len(_FILES))
-        except ValueError as error:
+        except Unreadable as error:
             problems.append(f"{path} is left out: it {error}")
             continue
         content[name] = _finite(value)
     return content or None, problems
-
-
-def read_json(path: Path, most_bytes: int) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        ValueError: if it cannot be read, is no object, or is larger than ``most_bytes``; the
-            message goes on after the name of the file.
-    """
-    try:
-        size = path.stat().st_size
-        if size > most_bytes:
-            raise ValueError(f"has {size} bytes, more than the {most_bytes} that are read")
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"cannot be read ({error.strerror})") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"is no JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"is no JSON object, but a {type(value).__name__}")
-    return value
 
 
 def _finite(value: Any) -> Any:

@@ -1,0 +1,164 @@
+"""What an export will write to an old directory: planned, and checked, before it is written."""
+
+import errno
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.filesize import decimal
+
+from calibzarr import parallel
+from calibzarr.errors import (
+    DiskFullError,
+    Option,
+    OptionError,
+    StoreError,
+    at_least,
+    image_range,
+)
+from calibzarr.legacy import marker, old_format
+from calibzarr.storage import schema, store
+
+_STORED_FRACTION = 0.93  # of the raw bytes, measured on latents at 16x64x64
+_CLEARLY_TOO_LITTLE = 0.8  # of the estimate
+_NAMES = (
+    old_format.SAMPLES,
+    old_format.LATENTS,
+    old_format.IMAGES,
+    old_format.MANIFEST,
+    old_format.ACTIVATIONS,
+)
+
+
+@dataclass(frozen=True)
+class ExportPlan:
+    """What an export will write, planned and checked before anything is written.
+
+    Attributes:
+        path: directory of the store.
+        directory: where to.
+        images: those to export, complete ones all.
+        left_out: images that were asked for and are not complete.
+        parts: of ``old_format.PARTS``.
+        layout: of the states, one of ``old_format.LAYOUTS``.
+        force: whether to replace what is there.
+        workers: processes.
+    """
+
+    path: Path
+    directory: Path
+    images: tuple[int, ...]
+    left_out: tuple[int, ...]
+    parts: tuple[str, ...]
+    layout: str
+    force: bool
+    workers: int
+
+
+def plan(
+    path: str | Path,
+    directory: str | Path,
+    *,
+    num_images: int | None = None,
+    images: tuple[int, int] | None = None,
+    only: Sequence[str] | None = None,
+    layout: str = "nchw",
+    force: bool = False,
+    workers: int | None = None,
+) -> ExportPlan:
+    """Plan what to export; write nothing. See :func:`calibzarr.legacy.exporting.export_legacy`."""
+    path, directory = Path(path), Path(directory)
+    store.manifest(path)  # refuses what is no store
+    prompts, _ = store.stored_prompts(path)
+    if layout not in old_format.LAYOUTS:
+        allowed = " or ".join(old_format.LAYOUTS)
+        raise OptionError(Option("layout"), f" must be {allowed}, got {layout!r}")
+    if workers is not None:
+        at_least("workers", workers, 1)
+    chosen, left_out = _choose_images(path, len(prompts), num_images, images)
+    plan = ExportPlan(
+        path=path,
+        directory=directory,
+        images=tuple(chosen),
+        left_out=tuple(left_out),
+        parts=_choose_parts(only),
+        layout=layout,
+        force=force,
+        workers=min(workers or parallel.default_workers(), len(chosen)),
+    )
+    _check_directory(plan)
+    _check_room(plan)
+    return plan
+
+
+def _choose_images(
+    path: Path, available: int, num_images: int | None, images: tuple[int, int] | None
+) -> tuple[list[int], list[int]]:
+    """Images to export, and those that were asked for and are not complete."""
+    if num_images is not None:
+        at_least("num_images", num_images, 1)
+    asked = range(available) if images is None else image_range(images, available)
+    complete = store.completed(path, available)
+    chosen = [image for image in asked if complete[image]][:num_images]
+    if not chosen:
+        raise StoreError(
+            f"no image of {asked.start}:{asked.stop} is complete in {path}; there is nothing to do"
+        )
+    end = chosen[-1] + 1 if num_images == len(chosen) else asked.stop
+    return chosen, [image for image in range(asked.start, end) if not complete[image]]
+
+
+def _choose_parts(only: Sequence[str] | None) -> tuple[str, ...]:
+    for name in only or ():
+        if name not in old_format.PARTS:
+            allowed = ", ".join(old_format.PARTS)
+            raise OptionError(Option("only"), f" must be some of {allowed}; got {name!r}")
+    return tuple(name for name in old_format.PARTS if only is None or name in only)
+
+
+def _check_directory(plan: ExportPlan) -> None:
+    """Check that the export may be written where it is to go."""
+    directory, path = plan.directory, plan.path.resolve()
+    if directory.exists() and not directory.is_dir():
+        raise NotADirectoryError(f"{directory} is a file; an export is a directory")
+    inside = path in (directory.resolve(), *directory.resolve().parents)
+    if (directory / "zarr.json").exists() or inside:
+        raise OptionError(f"{directory} is a store, or in one; choose another directory")
+    store.check_writable(directory)
+    held = None if plan.force else _held_besides(plan)
+    if held is not None:
+        raise OptionError(
+            f"{directory} {held}; choose another directory, or replace the files of the same "
+            f"names with ",
+            Option("force"),
+        )
+
+
+def _held_besides(plan: ExportPlan) -> str | None:
+    """What a directory holds that is not of this export, in words; None if there is nothing."""
+    there, ours = marker.read(plan.directory), marker.begun(plan.path, plan.layout)
+    if there is not None:
+        if there.is_of(ours):
+            return None
+        if there.store == ours.store:
+            return f"is an export in the layout {there.layout}"
+        return "is an export of another store"
+    found = next((name for name in _NAMES if (plan.directory / name).exists()), None)
+    return found and f"has {found} already, and is no export of {plan.path}"
+
+
+def _check_room(plan: ExportPlan) -> None:
+    """Check that the disk is not clearly too small for an export that is not there yet."""
+    if old_format.SAMPLES not in plan.parts or marker.read(plan.directory) is not None:
+        return
+    shape = store.array(store.open_group(plan.path, mode="r"), schema.LATENTS.name).shape
+    needed = int(_STORED_FRACTION * 4 * np.prod(shape[1:]) * len(plan.images))
+    free = shutil.disk_usage(store.existing_parent(plan.directory)).free
+    if free < _CLEARLY_TOO_LITTLE * needed:
+        raise DiskFullError(
+            errno.ENOSPC,
+            f"{plan.directory} needs about {decimal(needed)}, but the disk has {decimal(free)} "
+            f"free; make room, or export fewer images",
+        )
