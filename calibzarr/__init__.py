@@ -7,17 +7,35 @@ if TYPE_CHECKING:
     from calibzarr.advice.analysis import analyze
     from calibzarr.advice.recommendation import recommend
     from calibzarr.collecting.collector import collect
+    from calibzarr.integrity.repair import repair
+    from calibzarr.integrity.verification import verify
+    from calibzarr.legacy.exporting import export_legacy
+    from calibzarr.legacy.importing import import_legacy
     from calibzarr.sampling.builder import build
     from calibzarr.storage.store import open_store
 
-__all__ = ["analyze", "build", "collect", "open_store", "recommend"]
+__all__ = [
+    "analyze",
+    "build",
+    "collect",
+    "export_legacy",
+    "import_legacy",
+    "open_store",
+    "recommend",
+    "repair",
+    "verify",
+]
 
 _MODULES = {
     "analyze": "calibzarr.advice.analysis",
     "build": "calibzarr.sampling.builder",
     "collect": "calibzarr.collecting.collector",
+    "export_legacy": "calibzarr.legacy.exporting",
+    "import_legacy": "calibzarr.legacy.importing",
     "open_store": "calibzarr.storage.store",
     "recommend": "calibzarr.advice.recommendation",
+    "repair": "calibzarr.integrity.repair",
+    "verify": "calibzarr.integrity.verification",
 }
 
 

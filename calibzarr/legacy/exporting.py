@@ -211,7 +211,7 @@ def _about(plan: ExportPlan) -> dict[str, Any]:
     attributes = store.manifest(plan.path)
     shape = store.array(store.open_group(plan.path, mode="r"), schema.LATENTS.name).shape
     entry = registry.MODELS.get(attributes["model"])
-    old = (attributes.get("imported") or {}).get("manifest", {})
+    old = (attributes.get(schema.IMPORTED) or {}).get("manifest", {})
     version = (entry.repository or entry.name) if entry else None
     with_t5 = any("t5/" in file for _, file in entry.files) if entry else None
     return {

@@ -183,7 +183,7 @@ def _attributes(
         "libraries": {name: version(name) for name in _LIBRARIES},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "n_completed": 0,
-        "imported": {"layout": layout, "manifest": dict(manifest.about)},
+        schema.IMPORTED: {"layout": layout, "manifest": dict(manifest.about)},
     }
     if statistics is not None:
         attributes[old_statistics.ATTRIBUTE] = statistics
@@ -210,7 +210,7 @@ def _check_same(plan: ImportPlan) -> None:
     Raises:
         OptionError: if it is another; says in what.
     """
-    if "imported" not in store.manifest(plan.path):
+    if schema.IMPORTED not in store.manifest(plan.path):
         raise OptionError(f"{plan.path} exists already, and was not imported; choose another path")
     differing = _differences(plan)
     if differing:

@@ -52,9 +52,7 @@ def write_image(
     """Write one image; ``states`` has shape (step, channel, height, width)."""
     for step, state in enumerate(states):
         x = state.transpose(1, 2, 0)[None]
-        write_state(
-            directory, image, step, x, float(sigma[step]), is_final=step == len(states) - 1
-        )
+        write_state(directory, image, step, x, float(sigma[step]), is_final=step == len(states) - 1)
     latent_format = kit.SD3LatentFormat()
     write_result(directory, image, latent_format.process_out(x), picture)
 
