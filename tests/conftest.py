@@ -22,6 +22,19 @@ hypothesis.settings.register_profile("default", deadline=None)  # machines diffe
 hypothesis.settings.load_profile("default")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--long``."""
+    parser.addoption(
+        "--long", action="store_true", help="kill and resume at many more moments than usual"
+    )
+
+
+@pytest.fixture
+def kills(request: pytest.FixtureRequest) -> int:
+    """At how many moments a test kills what it tests: 8, or 40 with ``--long``."""
+    return 40 if request.config.getoption("--long") else 8
+
+
 @pytest.fixture(scope="session")
 def tiny() -> Model:
     """The embedded model; tests leave it as they find it."""

@@ -1,12 +1,11 @@
+"""Builds, whole and in parts; with ``pytest --long`` they are killed at 40 moments, not 8."""
+
 import errno
 import os
 import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
 import warnings
 from collections import namedtuple
 from pathlib import Path
@@ -19,10 +18,12 @@ import calibzarr
 from calibzarr.errors import OptionError
 from calibzarr.models import registry
 from calibzarr.prompts.lists import shape_captions
+from calibzarr.sampling import builder
 from calibzarr.sampling import plan as build_plan
 from calibzarr.sampling.sampler import euler_states
 from calibzarr.storage import durable, store
-from tests.support.stores import snapshot, wait_for_images
+from tests.support import children
+from tests.support.stores import open_strictly, snapshot
 
 SMALL = {"num_images": 4, "num_steps": 3}
 
@@ -38,10 +39,6 @@ def whole(tmp_path_factory, tiny):
         patch.setattr(registry, "load", lambda name: tiny)
         calibzarr.build(path, **SMALL)
     return path
-
-
-def command(path, *options):
-    return [sys.executable, "-m", "calibzarr", "build", str(path), *map(str, options)]
 
 
 def assert_same_dataset(actual, expected):
@@ -83,7 +80,7 @@ def test_float16_stores_the_same_states_rounded(whole, tmp_path):
 def test_an_image_is_the_same_in_a_fresh_process(whole, tmp_path):
     path = tmp_path / "fresh.zarr"
     options = ["--num-images", 4, "--num-steps", 3, "--images", "2:3"]
-    subprocess.run(command(path, *options), check=True, capture_output=True)
+    assert children.run(children.command, "build", path, *options).code == 0
     fresh, built = calibzarr.open_store(path), calibzarr.open_store(whole)
     assert fresh.complete.values.tolist() == [False, False, True, False]
     np.testing.assert_array_equal(fresh.latents[2], built.latents[2])
@@ -241,85 +238,90 @@ def test_full_disk_keeps_what_is_complete(whole, tmp_path, monkeypatch, full):
 def test_two_builders_at_once_give_the_same_as_one(whole, tmp_path):
     path = tmp_path / "shared.zarr"
     options = ["--num-images", 4, "--num-steps", 3, "--resume"]  # whoever is first creates it
-    builders = [
-        subprocess.Popen(command(path, *options, "--images", part), stderr=subprocess.PIPE)
-        for part in ("0:2", "2:4")
-    ]
-    for process in builders:
-        _, stderr = process.communicate(timeout=120)
-        assert process.returncode == 0, stderr
+    with (
+        children.running(children.command, "build", path, *options, "--images", "0:2") as first,
+        children.running(children.command, "build", path, *options, "--images", "2:4") as second,
+    ):
+        for ended in (first(), second()):
+            assert ended.code == 0, ended.stderr
     assert_same_dataset(path, whole)
 
 
 def test_first_interrupt_completes_the_images_in_work(tmp_path):
     path = tmp_path / "a.zarr"
     options = ["--num-images", 40, "--num-steps", 4, "--batch-size", 2]
-    process = subprocess.Popen(
-        command(path, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ended = children.run(
+        *(children.command, "build", path, *options),
+        below=path / "latents",
+        signals={1: signal.SIGINT},  # the first image of the batch is about to be complete
     )
-    wait_for_images(process, path, 2)
-    process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "Ctrl-C again to stop now" in stderr
+    assert ended.code == 130
+    assert "Ctrl-C again to stop now" in ended.stderr
     complete = int(store.completed(path, 40).sum())
     assert complete % 2 == 0
     assert 2 <= complete < 40
-    assert f"{complete} of 40 images are complete" in stdout
-    assert f"go on with: calibzarr build {path} --resume" in stdout
+    assert f"{complete} of 40 images are complete" in ended.stdout
+    assert f"go on with: calibzarr build {path} --resume" in ended.stdout
 
 
-def test_second_interrupt_stops_now(tmp_path):
-    path = tmp_path / "a.zarr"
-    options = ["--num-images", 9, "--num-steps", 1000, "--image-size", 16]
-    process = subprocess.Popen(
-        command(path, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    while not path.exists() and process.poll() is None:
-        time.sleep(0.01)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.2)
-    assert process.poll() is None  # it is at work on the first image
-    process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=10)
-    assert process.returncode == 130, stderr
+def test_second_interrupt_stops_now(tmp_path, run, monkeypatch):
+    path, steps = tmp_path / "a.zarr", []
+
+    def interrupted(*arguments):
+        for step, state in enumerate(euler_states(*arguments)):
+            if step in (2, 5):
+                signal.raise_signal(signal.SIGINT)
+            steps.append(step)
+            yield state
+
+    monkeypatch.setattr(builder, "euler_states", interrupted)
+    options = ["--num-images", 9, "--num-steps", 10, "--image-size", 16]
+    code, stdout, stderr = run("build", path, *options)
+    assert code == 130, stderr
+    assert steps == [0, 1, 2, 3, 4]  # of the first image
+    assert "Ctrl-C again to stop now" in stderr
     assert "0 of 9 images are complete" in stdout
     assert "Traceback" not in stderr
 
 
-def test_killed_builds_resume_to_the_same_store(tmp_path):
-    options = ["--num-images", 60, "--num-steps", 1, "--image-size", 32]
-    subprocess.run(command(tmp_path / "whole.zarr", *options), check=True, capture_output=True)
+@pytest.mark.slow
+def test_killed_builds_resume_to_the_same_store(tmp_path, kills):
+    images = 3 * kills
+    options = ["--num-images", images, "--num-steps", 1, "--image-size", 32]
+    calibzarr.build(tmp_path / "whole.zarr", num_images=images, num_steps=1, image_size=32)
     path = tmp_path / "killed" / "a.zarr"
     path.parent.mkdir()
-    chance = random.Random(7)
-    kills = kills_between_images = 0
-    while kills < 20:
-        before = len(list(path.glob("latents/c.*.0.0.0.0")))
-        process = subprocess.Popen(
-            command(path, *options, "--resume"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+
+    def build(*signals):
+        return children.run(
+            *(children.command, "build", path, *options, "--resume"),
+            below=path.parent,
+            signals=dict.fromkeys(signals, signal.SIGKILL),
         )
-        if kills % 5 == 0:  # anywhere from the start: while importing, creating, cleaning up
-            time.sleep(chance.uniform(1, 3))
-        else:
-            wait_for_images(process, path, before + chance.randint(1, 3))
-            time.sleep(chance.uniform(0, 0.02))
-        process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
-        kills += 1
+
+    chance = random.Random(7)
+    moments = [30, 90, *chance.choices(range(20), k=kills - 3)]  # while it is created, and after
+    between_images = 0
+    for moment in moments:
+        assert build(moment).killed
+        children.make_leftovers_old(path.parent)
         if path.exists():
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")
-                dataset = xr.open_zarr(path)
-            complete = store.completed(path, 60)
-            kills_between_images += 0 < complete.sum() < 60
+            complete = store.completed(path, images)
+            between_images += 0 < complete.sum() < images
+            dataset = open_strictly(path)
             for image in complete.nonzero()[0]:
                 assert np.isfinite(dataset.latents[image]).all()
                 assert (dataset.decoded[image] > 0).any()
-    assert kills_between_images >= 10
-    subprocess.run(command(path, *options, "--resume"), check=True, capture_output=True)
+    assert between_images >= kills / 2
+    shutil.copytree(path, tmp_path / "copy" / "a.zarr")
+    path, killed = tmp_path / "copy" / "a.zarr", path
+    changes = build().changes
+    assert_same_dataset(path, tmp_path / "whole.zarr")
+    path = killed
+    assert build(changes - 4).killed  # when all images are there
+    assert store.completed(path, images).all()
+    children.make_leftovers_old(path.parent)
+    assert build().code == 0
     assert_same_dataset(path, tmp_path / "whole.zarr")
     assert list(path.parent.iterdir()) == [path]
 
