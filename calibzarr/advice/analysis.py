@@ -14,47 +14,9 @@ from calibzarr.quantization.expected_error import BITS, expected_error, mean_pow
 from calibzarr.statistics import convergence
 from calibzarr.statistics.histogram import LogBins, quantile
 from calibzarr.statistics.steps import phases
-from calibzarr.storage import schema, store
+from calibzarr.storage.reading import open_statistics
 
 TAILS = (0.01, 0.99)
-
-
-def open_statistics(path: str | Path) -> xr.Dataset:
-    """Open what was collected: the covered steps and images alone, read when they are used.
-
-    Args:
-        path: directory of the store.
-
-    Returns:
-        The variables of the statistics; ``step`` numbers the states of the sampling.
-
-    Raises:
-        FileNotFoundError: if nothing is at ``path``.
-        ValueError: if it is no calibzarr store, or has no statistics.
-    """
-    path = Path(path)
-    if "activations" not in store.manifest(path):
-        raise ValueError(f"{path} has no statistics yet; make them with: calibzarr collect {path}")
-    # Without xarray's cache: a large model's statistics would stay in memory.
-    dataset = xr.open_dataset(path, engine="zarr", chunks=None, cache=False)
-    names = [variable.name for variable in schema.COLLECTED_VARIABLES if not variable.coordinate]
-    text = {  # of fixed width, which NumPy can do more with
-        variable.name: ("layer", dataset[variable.name].values.astype(object).astype(str))
-        for variable in schema.LAYER_COORDINATES
-        if variable.dtype == "string"
-    }
-    dataset = dataset[names].assign_coords({"step": np.arange(dataset.sizes["step"]), **text})
-    return dataset.isel(
-        step=_places(dataset[schema.COLLECTED.name].values),
-        image=_places(dataset[schema.COLLECTED_IMAGE.name].values),
-    )
-
-
-def _places(chosen: np.ndarray) -> slice | np.ndarray:
-    """Indices of what is chosen; a slice where possible, which is read faster."""
-    places = np.flatnonzero(chosen)
-    first, last = (int(places[end]) for end in (0, -1))
-    return slice(first, last + 1) if last - first + 1 == len(places) else places
 
 
 def bins_of(statistics: xr.Dataset) -> LogBins:
@@ -165,7 +127,7 @@ def of_statistics(statistics: xr.Dataset, observed: Observed | None = None) -> x
     """Describe every layer in figures.
 
     Args:
-        statistics: of :func:`open_statistics`.
+        statistics: of ``reading.open_statistics``.
         observed: its layers and steps, where they are in memory already.
 
     Returns:
@@ -241,25 +203,13 @@ def _best_sqnr(observed: Observed, symmetric: bool) -> np.ndarray:
 
 
 def is_post_gelu(statistics: xr.Dataset) -> np.ndarray:
-    """Which layers' inputs come from a GELU: second linear layers of blocks; shape (layer,)."""
-    in_block = statistics.block.str.contains("_block_").values
-    return np.asarray((statistics.kind == "mlp.fc2").values & in_block)
+    """Which layers' inputs come from a GELU, shape (layer,)."""
+    return np.asarray(statistics.follows.values == "gelu")
 
 
 def shared_inputs(statistics: xr.Dataset) -> np.ndarray:
-    """Layers of one number read one array, as q, k and v do; shape (layer,).
-
-    They are those of a block whose statistics are the same to the last bit.
-    """
-    values = np.concatenate(
-        [statistics[name].values for name in ("value_min", "value_max", "value_mean")], axis=1
-    )
-    place = np.unique(
-        np.char.add(statistics.block.values, statistics.role.values),
-        return_inverse=True,
-    )[1]
-    rows = np.column_stack([place, np.nan_to_num(values)])
-    return np.asarray(np.unique(rows, axis=0, return_inverse=True)[1]).ravel()
+    """Layers of one number read the same values, as q, k and v do; shape (layer,)."""
+    return np.unique(statistics.input_group.values, return_inverse=True)[1]
 
 
 def _by_feature(statistics: xr.Dataset) -> dict[str, np.ndarray]:

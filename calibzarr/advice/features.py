@@ -20,7 +20,7 @@ def compute(
     """Shifts, smoothing scales and outliers, from all collected steps.
 
     Args:
-        statistics: of ``analysis.open_statistics``.
+        statistics: of ``reading.open_statistics``.
         alpha: of SmoothQuant, 0 to 1: how much of the difficulty moves to the weights.
         factor: times the median range that a feature's range exceeds for an outlier.
 

@@ -19,9 +19,9 @@ from calibzarr.quantization.clipping import METHODS as CLIPPINGS
 from calibzarr.quantization.clipping import clipping_range
 from calibzarr.statistics.histogram import fraction_below
 from calibzarr.storage import schema
+from calibzarr.storage.reading import open_statistics
 
 METHODS = ("sqnr", "budget", "range")
-_TIED_KINDS = ("attn.q_proj", "attn.k_proj", "attn.v_proj")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def recommend(path: str | Path, **options: object) -> xr.Dataset:
         path: directory of the store.
         **options: as the attributes of :class:`Options`.
     """
-    statistics = analysis.open_statistics(path)
+    statistics = open_statistics(path)
     return of_statistics(statistics, Options(**options))  # type: ignore[arg-type]
 
 
@@ -155,7 +155,7 @@ def of_statistics(
     of its linear layers needs; under ``budget``, that one of its linear layers gets.
 
     Args:
-        statistics: of ``analysis.open_statistics``.
+        statistics: of ``reading.open_statistics``.
         options: what to reach, and how.
         observed: the statistics' layers and steps, where they are in memory already.
 
@@ -289,18 +289,16 @@ def _partition(statistics: xr.Dataset, options: Options) -> Mapping[str, range]:
 
 
 def _layers(statistics: xr.Dataset, by_part: Observed) -> Layers:
-    block, stream, kind, name = (
-        statistics[coordinate].values for coordinate in ("block", "stream", "kind", "layer")
+    block, stream, name = (
+        statistics[coordinate].values for coordinate in ("block", "stream", "layer")
     )
     linear = (statistics.role == "input").values
-    projection = np.isin(kind, _TIED_KINDS)
-    tied = np.where(projection, np.char.add(np.char.add(block, " "), stream), name)
     of_block = (block[:, None] == block) & ~linear[:, None] & linear
     weights = statistics.weight_histogram.sum("bin").values
     values = by_part.counts.sum(axis=-1)
     return Layers(
         linear=linear,
-        tied=np.unique(tied, return_inverse=True)[1],
+        tied=np.unique(statistics.tied_group.values, return_inverse=True)[1],
         inside=of_block & ((name == block)[:, None] | (stream[:, None] == stream)),
         operations=values.sum(axis=1) / statistics.features.values * weights,
         values=values,

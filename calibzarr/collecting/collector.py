@@ -272,7 +272,9 @@ def _run(plan: CollectionPlan, console: Console) -> CollectionResult:
         "stamp": uuid.uuid4().hex,
         "model_fingerprint": model.fingerprint,
     }
-    collected.replace(path, statistics, layers, _weights(model, layers), activations)
+    collected.replace(
+        path, statistics, layer_coordinates(layers), _weights(model, layers), activations
+    )
     collected.remove_checkpoint(path)
     store.remove_leftovers(path)
     return _result(plan, statistics, interrupted=False)
@@ -379,6 +381,18 @@ def replay_step(
         model.denoiser(conditioning, cfg_weight, schedule, steps=[step]) as denoise,
     ):
         denoise(x, step)
+
+
+def layer_coordinates(layers: Sequence[Layer]) -> dict[str, np.ndarray]:
+    """Values of the coordinates about layers, by name."""
+    dtypes = {variable.name: variable.dtype for variable in schema.LAYER_COORDINATES}
+    return {
+        name: np.array(
+            [getattr(layer, "name" if name == "layer" else name) for layer in layers],
+            dtype=object if dtype == "string" else dtype,
+        )
+        for name, dtype in dtypes.items()
+    }
 
 
 def _weights(model: Model, layers: Sequence[Layer]) -> dict[str, np.ndarray]:

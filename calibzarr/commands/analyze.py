@@ -68,12 +68,13 @@ def analyze_command(
     calibzarr analyze stores/tiny.zarr --plots plots
     """
     from calibzarr.advice import analysis, recommendation, summary
+    from calibzarr.storage.reading import open_statistics
 
     if plots is not None:
         from calibzarr.plots import drawing
 
         drawing.check_installed()  # before the work
-    statistics = analysis.open_statistics(store)
+    statistics = open_statistics(store)
     summary.filtered(statistics, stream=stream, kind=kind, sort=sort)  # before the work
     observed = analysis.Observed.of(statistics)
     options = recommendation.Options(

@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from calibzarr.advice import analysis, recommendation
 from calibzarr.advice import features as recommended_features
+from calibzarr.advice import recommendation
 from calibzarr.advice.methods.base import CHOICES
 from calibzarr.advice.recommendation import Options
 from calibzarr.errors import OptionError
 from calibzarr.export.mlx import class_predicate
 from calibzarr.quantization import features as feature_advice
 from calibzarr.storage import durable, store
+from calibzarr.storage.reading import open_statistics
 
 GRANULARITIES = ("block", "linear", "all")
 _DIGITS = 9  # of figures: more than a histogram knows, fewer than differ between machines
@@ -75,7 +76,7 @@ def export(
     if path.resolve() in file.resolve().parents:
         raise ValueError(f"{file} is within the store; name a file outside of it")
     _check_free(file, force)
-    statistics = analysis.open_statistics(path)
+    statistics = open_statistics(path)
     store.check_writable(file.parent)
     recommended = recommendation.of_statistics(statistics, wanted)
     warnings = _unmet(recommended, wanted, weights_alone=file_format == "mlx")

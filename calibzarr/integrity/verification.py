@@ -201,7 +201,8 @@ def wanted_metadata(
     try:
         features = published["feature_min"]["shape"][2]
         own = metadata_checks.statistics_sizes(attributes, features, sizes)
-        return {**wanted, **metadata_checks.expected(schema.COLLECTED_VARIABLES, own)}, []
+        variables = schema.collected_variables(published)
+        return {**wanted, **metadata_checks.expected(variables, own)}, []
     except (KeyError, IndexError, TypeError, ValueError) as error:
         return wanted, [f"the sizes of the statistics are not known: {error!r}"]
 

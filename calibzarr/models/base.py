@@ -53,6 +53,10 @@ class Layer:
         kind: ``attn.q_proj``, ..., ``mlp.fc2``, ``block``.
         role: ``input`` (of a linear layer) or ``output`` (of a block).
         features: width of the observed values.
+        input_group: name of the first layer that reads the same values; its own if no other does.
+        tied_group: name of the first layer that gets the same bits, as q, k and v do; or its own.
+        follows: activation function that the values leave, ``gelu`` or another; "" if none.
+        text_only: whether the values depend on the text alone: the same at every step.
     """
 
     name: str
@@ -62,6 +66,10 @@ class Layer:
     kind: str
     role: str
     features: int
+    input_group: str
+    tied_group: str
+    follows: str = ""
+    text_only: bool = False
 
 
 class Model(Protocol):
@@ -136,7 +144,8 @@ class Model(Protocol):
                 and the reduction of its values.
 
         Raises:
-            RuntimeError: when the context ends, if a layer was never called.
+            RuntimeError: if layers share arrays otherwise than their ``input_group`` says, or when
+                the context ends, if a layer was never called.
         """
 
     def weight(self, layer: Layer) -> np.ndarray | None:

@@ -1,5 +1,6 @@
 """Looking at the values that flow through DiffusionKit's transformer, without a trace in it."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -41,43 +42,29 @@ def observing(
         reduce_arrays: :func:`reduce_on_host` or :func:`reduce_on_device`; by the device if None.
 
     Raises:
-        RuntimeError: when the block ends, if a layer was never called; names it.
+        RuntimeError: if layers share arrays otherwise than their ``input_group`` says, or when
+            the block ends, if a layer was never called; names it.
     """
     if reduce_arrays is None:
         on_gpu = mx.default_device().type == mx.DeviceType.gpu
         reduce_arrays = reduce_on_device if on_gpu else reduce_on_host
-    modules = dict(mmdit.named_modules())
-    linear_index = {id(modules[v.module]): i for i, v in enumerate(layers) if v.role == "input"}
-    outputs: dict[int, list[int]] = {}
-    for index, layer in enumerate(layers):
-        if layer.role == "output":
-            outputs.setdefault(id(modules[layer.module]), []).append(index)
-    pending: dict[int, tuple[mx.array, list[int]]] = {}  # by identity: shared arrays meet here
-    seen: set[int] = set()
-
-    def tap(values: mx.array, index: int) -> None:
-        pending.setdefault(id(values), (values, []))[1].append(index)
+    observer = _Observer(mmdit, layers)
 
     def flush() -> None:
-        arrays = [
-            _by_image(values, num_images).astype(mx.float32) for values, _ in pending.values()
-        ]
-        reductions = reduce_arrays(arrays, bins)
-        for (_, indices), reduction in zip(pending.values(), reductions, strict=True):
-            receive(indices, reduction)
-            seen.update(indices)
-        pending.clear()
+        arrays, indices = observer.take()
+        by_image = [_by_image(values, num_images).astype(mx.float32) for values in arrays]
+        for readers, reduction in zip(indices, reduce_arrays(by_image, bins), strict=True):
+            receive(readers, reduction)
 
-    def linear_call(original: Callable, module: nn.Module, x: mx.array) -> mx.array:
-        if (index := linear_index.get(id(module))) is not None:
-            tap(x, index)
+    def linear_call(original: Callable[..., Any], module: nn.Module, x: mx.array) -> mx.array:
+        observer.see_input(module, x)
         return original(module, x)
 
-    def block_call(original: Callable, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def block_call(
+        original: Callable[..., Any], module: nn.Module, *args: Any, **kwargs: Any
+    ) -> Any:
         result = original(module, *args, **kwargs)
-        streams = result if isinstance(result, tuple) else (result,)
-        for values, index in zip(streams, outputs.get(id(module), []), strict=False):
-            tap(values, index)
+        observer.see_outputs(module, result if isinstance(result, tuple) else (result,))
         flush()
         return result
 
@@ -88,15 +75,101 @@ def observing(
     ):
         yield
         flush()
-    silent = [layer.name for index, layer in enumerate(layers) if index not in seen]
-    if silent:
-        raise RuntimeError(
-            f"{len(silent)} of {len(layers)} layers were never called, the first is {silent[0]}"
-        )
+    observer.check_all_seen()
+
+
+class _Observer:
+    """Gathers the arrays that layers see, each with the layers that see it.
+
+    Args:
+        mmdit: DiffusionKit's transformer.
+        layers: from ``observable_layers(mmdit)``.
+    """
+
+    def __init__(self, mmdit: nn.Module, layers: Sequence[Layer]) -> None:
+        self._layers = layers
+        modules = dict(mmdit.named_modules())
+        self._inputs: dict[int, int] = {}  # of modules, by identity, as below
+        self._outputs: dict[int, list[int]] = {}
+        for index, layer in enumerate(layers):
+            module = id(modules[layer.module])
+            if layer.role == "input":
+                self._inputs[module] = index
+            else:
+                self._outputs.setdefault(module, []).append(index)
+        self._groups: dict[int, str] = {}  # of arrays
+        self._pending: dict[tuple[str, int], list[tuple[mx.array, int]]] = {}
+        self._calls: Counter[int] = Counter()
+        self._seen: set[int] = set()
+
+    def see_input(self, module: nn.Module, values: mx.array) -> None:
+        """Note what enters a linear layer; one that is none of the layers is passed over."""
+        if (index := self._inputs.get(id(module))) is not None:
+            self._see(index, values)
+
+    def see_outputs(self, module: nn.Module, streams: Sequence[mx.array]) -> None:
+        """Note what leaves a block."""
+        for index, values in zip(self._outputs.get(id(module), []), streams, strict=False):
+            self._see(index, values)
+
+    def _see(self, index: int, values: mx.array) -> None:
+        layer = self._layers[index]
+        group = self._groups.setdefault(id(values), layer.input_group)
+        if group != layer.input_group:
+            raise RuntimeError(
+                f"{layer.name} reads the array that {group} reads, but its input_group is "
+                f"{layer.input_group}"
+            )
+        call = group, self._calls[index]  # a layer may be called more than once
+        self._calls[index] += 1
+        self._pending.setdefault(call, []).append((values, index))
+
+    def take(self) -> tuple[list[mx.array], list[list[int]]]:
+        """The arrays seen since the last time, and for each the indices of its layers.
+
+        Raises:
+            RuntimeError: if layers of one input group did not see the same values.
+        """
+        groups = list(self._pending.values())
+        self._check_equal(groups)
+        self._pending, self._groups, self._calls = {}, {}, Counter()
+        indices = [[index for _, index in group] for group in groups]
+        self._seen.update(*indices)
+        return [group[0][0] for group in groups], indices
+
+    def _check_equal(self, groups: Sequence[Sequence[tuple[mx.array, int]]]) -> None:
+        """Most of a group is one array; adaLN's layers each see an equal one of their own."""
+        copies = [
+            (index, mx.array_equal(values, group[0][0], equal_nan=True))
+            for group in groups
+            for values, index in group[1:]
+            if values is not group[0][0]
+        ]
+        mx.eval([equal for _, equal in copies])
+        for index, equal in copies:
+            if not equal.item():
+                layer = self._layers[index]
+                raise RuntimeError(
+                    f"{layer.name} does not read the values that {layer.input_group} reads, "
+                    f"which is its input_group"
+                )
+
+    def check_all_seen(self) -> None:
+        """Check that no layer was passed over.
+
+        Raises:
+            RuntimeError: if one was; names it.
+        """
+        silent = [layer for index, layer in enumerate(self._layers) if index not in self._seen]
+        if silent:
+            raise RuntimeError(
+                f"{len(silent)} of {len(self._layers)} layers were never called, the first is "
+                f"{silent[0].name}"
+            )
 
 
 @contextmanager
-def _patched(class_: type, call: Callable) -> Iterator[None]:
+def _patched(class_: type, call: Callable[..., Any]) -> Iterator[None]:
     original = class_.__call__
 
     def patched(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -126,12 +199,12 @@ def reduce_on_device(arrays: Sequence[mx.array], bins: LogBins) -> list[Reductio
     Counts and extremes equal the host's; sums are of float32 over tokens, of float64 beyond.
     """
     table = mx.array(bins.of_high_halves.astype(np.int32))
-    parts = [_device_parts(array, table, bins.count) for array in arrays]
-    mx.eval(parts)
-    return [_reduction(*(np.asarray(part) for part in own)) for own in parts]
+    reduced = [_reduced_on_device(array, table, bins.count) for array in arrays]
+    mx.eval(reduced)
+    return [_reduction(*map(np.asarray, results)) for results in reduced]
 
 
-def _device_parts(values: mx.array, table: mx.array, count: int) -> tuple[mx.array, ...]:
+def _reduced_on_device(values: mx.array, table: mx.array, count: int) -> tuple[mx.array, ...]:
     finite = mx.isfinite(values)
     safe = mx.where(finite, values, 0)
     halves = values.reshape(-1).view(mx.uint32) >> 16

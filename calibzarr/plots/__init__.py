@@ -40,7 +40,7 @@ def write(
 
     Args:
         directory: made if there is none; files of the pictures' names are replaced.
-        statistics: of ``analysis.open_statistics``.
+        statistics: of ``reading.open_statistics``.
         analyzed: of ``analysis.of_statistics``.
         recommended: of ``recommendation.of_statistics``.
         observed: the statistics' layers and steps, where they are in memory already.

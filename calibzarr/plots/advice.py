@@ -195,7 +195,7 @@ def curves(statistics: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of images, and the part of each layer's range that they show at its worst step.
 
     Args:
-        statistics: of ``analysis.open_statistics``.
+        statistics: of ``reading.open_statistics``.
 
     Returns:
         Shapes (size,) and (layer, size).
@@ -211,7 +211,7 @@ def convergence(statistics: xr.Dataset) -> "Figure":
     """Draw how much of the range that all images show fewer of them would have shown.
 
     Args:
-        statistics: of ``analysis.open_statistics``.
+        statistics: of ``reading.open_statistics``.
     """
     figure = drawing.new_figure(statistics, "Range against number of images", 7.2, 4.6)
     axes = figure.add_subplot()

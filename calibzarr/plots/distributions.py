@@ -38,7 +38,7 @@ def ridge_layers(statistics: xr.Dataset, analyzed: xr.Dataset) -> dict[str, str]
     layer behind a GELU that a shift would help most; of those that read one array only one.
 
     Args:
-        statistics: of ``analysis.open_statistics``.
+        statistics: of ``reading.open_statistics``.
         analyzed: of ``analysis.of_statistics``.
     """
     alike = analysis.shared_inputs(statistics)
@@ -72,7 +72,7 @@ def histograms(
     the greatest.
 
     Args:
-        statistics: of ``analysis.open_statistics``.
+        statistics: of ``reading.open_statistics``.
         analyzed: of ``analysis.of_statistics``.
         layers: names; those of :func:`ridge_layers` if None.
         observed: the statistics' layers and steps, where they are in memory already.
@@ -231,7 +231,7 @@ def clipping_by_sigma(
     """Draw where a few layers are to be clipped: asked at each step, and what is recommended.
 
     Args:
-        statistics: of ``analysis.open_statistics``.
+        statistics: of ``reading.open_statistics``.
         analyzed: of ``analysis.of_statistics``.
         recommended: of ``recommendation.of_statistics``.
         layers: names; those of :func:`clipped_layers` if None.

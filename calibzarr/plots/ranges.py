@@ -212,7 +212,7 @@ def feature_ranges(
     """Draw the range of every feature, the widest first, with the outlier features marked.
 
     Args:
-        statistics: of ``analysis.open_statistics``.
+        statistics: of ``reading.open_statistics``.
         analyzed: of ``analysis.of_statistics``.
         layers: names; those of :func:`feature_layers` if None.
     """

@@ -31,12 +31,7 @@ def create(
         attributes: dict[str, Any] = {"long_name": variable.description}
         if variable.units:
             attributes["units"] = variable.units
-        coordinates = [
-            other.name
-            for other in variables
-            if other.coordinate and other.dims[0] in variable.dims and not variable.coordinate
-        ]
-        if coordinates:
+        if coordinates := _coordinates(variable, variables):
             attributes["coordinates"] = " ".join(coordinates)
         group.create_array(
             variable.name,
@@ -50,6 +45,22 @@ def create(
             chunk_key_encoding={"name": "default", "separator": "."},
             attributes=attributes,
         )
+
+
+def _coordinates(variable: schema.Variable, variables: Sequence[schema.Variable]) -> list[str]:
+    """Names for the attribute by which xarray knows coordinates.
+
+    Optional ones name each other: what others say is the same in stores that are without them.
+    """
+    if variable.coordinate and not variable.optional:
+        return []
+    return [
+        other.name
+        for other in variables
+        if other.coordinate
+        and other.optional == variable.optional
+        and other.dims[0] in variable.dims
+    ]
 
 
 def _compressor(variable: schema.Variable, dtype: str) -> BloscCodec | ZstdCodec:

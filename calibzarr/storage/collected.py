@@ -2,7 +2,7 @@
 
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import zarr
 
-from calibzarr.models.base import Layer
 from calibzarr.statistics.histogram import LogBins
 from calibzarr.statistics.running import Statistics
 from calibzarr.storage import durable, schema, staging, store
@@ -73,7 +72,7 @@ def _read(group: zarr.Group, name: str, selection: Any = slice(None)) -> np.ndar
 def replace(
     path: Path,
     statistics: Statistics,
-    layers: Sequence[Layer],
+    layers: Mapping[str, np.ndarray],
     weights: Mapping[str, np.ndarray],
     activations: Mapping[str, Any],
 ) -> None:
@@ -82,7 +81,7 @@ def replace(
     Args:
         path: directory of the store.
         statistics: every image at every step.
-        layers: of the model, in the order of the arrays.
+        layers: values of the coordinates about layers, by name, in the order of the arrays.
         weights: values of the variables about weights, by name.
         activations: the attribute that says what was collected, JSON types only.
 
@@ -94,14 +93,14 @@ def replace(
     sizes = {
         "image": shape[0],
         "step": shape[1],
-        "layer": len(layers),
+        "layer": len(layers["layer"]),
         "bin": statistics.bins.count,
-        "feature": max(layer.features for layer in layers),
+        "feature": int(layers["features"].max()),
     }
     with staging.stage(path, schema.COLLECTION, sizes, activations) as staged:
         values = {
             **weights,
-            **_layer_coordinates(layers),
+            **layers,
             "bin_low": statistics.bins.low,
             "bin_high": statistics.bins.high,
             schema.COLLECTED_IMAGE.name: np.isin(np.arange(sizes["image"]), statistics.images),
@@ -129,20 +128,6 @@ def _write_statistic(target: zarr.Array, values: np.ndarray, statistics: Statist
             target[:, step] = all_images
         else:
             target[:, step] = values[:, index]
-
-
-def _layer_coordinates(layers: Sequence[Layer]) -> dict[str, np.ndarray]:
-    columns = {
-        variable.name: [
-            getattr(layer, "name" if variable.name == "layer" else variable.name)
-            for layer in layers
-        ]
-        for variable in schema.LAYER_COORDINATES
-    }
-    return {
-        name: np.array(column, dtype=np.int64 if name == "features" else object)
-        for name, column in columns.items()
-    }
 
 
 def install(path: Path) -> bool:

@@ -3,7 +3,7 @@
 Nothing else spells the layout of a store; ``stores/README.md`` explains it to readers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 
 FORMAT = "calibzarr"
@@ -27,6 +27,7 @@ class Variable:
         fill_value: what reading a missing chunk gives.
         coordinate: whether xarray is to see it as a coordinate.
         compression_level: of blosc-zstd with bitshuffle.
+        optional: whether older stores are without it.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Variable:
     fill_value: float | int | bool | str = 0
     coordinate: bool = False
     compression_level: int = 3
+    optional: bool = False
 
     def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """Shape for the given size of each dimension."""
@@ -121,9 +123,13 @@ def _by_layer(name: str, dims: str, dtype: str, description: str, units: str = "
     )
 
 
-def _about_layers(name: str, description: str, dtype: str = "string") -> Variable:
-    fill = "" if dtype == "string" else 0
-    return Variable(name, ("layer",), dtype, description, coordinate=True, fill_value=fill)
+def _about_layers(
+    name: str, description: str, dtype: str = "string", *, optional: bool = False
+) -> Variable:
+    fill: str | int = "" if dtype == "string" else False if dtype == "bool" else 0
+    return Variable(
+        name, ("layer",), dtype, description, coordinate=True, fill_value=fill, optional=optional
+    )
 
 
 _VALUES = "activation units"
@@ -160,6 +166,12 @@ LAYER_COORDINATES = (
     _about_layers("kind", "which linear layer of its block, or block"),
     _about_layers("role", "input of a linear layer, or output of a block"),
     _about_layers("features", "width of the observed values", "int64"),
+    _about_layers("input_group", "first of the layers that read the same values", optional=True),
+    _about_layers("tied_group", "first of the layers that get equal bits", optional=True),
+    _about_layers("follows", "activation function that the values leave, if any", optional=True),
+    _about_layers(
+        "text_only", "whether the values are the same at every step", "bool", optional=True
+    ),
 )
 BIN_COORDINATES = tuple(
     Variable(name, ("bin",), "float64", f"{edge} edge of the bin", _VALUES, coordinate=True)
@@ -243,6 +255,15 @@ class Addition:
 
 ADVICE = Addition(RECOMMENDED, RECOMMENDED_VARIABLES, "recommended.staged")
 COLLECTION = Addition(ACTIVATIONS, COLLECTED_VARIABLES, "statistics.staged", (ADVICE,))
+
+
+def collected_variables(names: Container[str]) -> tuple[Variable, ...]:
+    """The variables of a collection, optional ones only if ``names`` has one of them."""
+    optional = {variable.name for variable in COLLECTED_VARIABLES if variable.optional}
+    if any(name in names for name in optional):
+        return COLLECTED_VARIABLES
+    return tuple(variable for variable in COLLECTED_VARIABLES if not variable.optional)
+
 
 LATENT_DTYPES = ("float32", "float16")
 

@@ -103,8 +103,9 @@ def _install(path: Path, addition: schema.Addition) -> Path:
     durable.flush_directory(path)
     # The store may have grown since these were written.
     moved = store.open_group(path, consolidated=False)
-    store.resize_images({name: store.array(moved, name) for name in addition.names}, num_images)
-    store.publish(path, attributes, [*others, *addition.names])
+    names = [name for name in addition.names if (path / name).exists()]  # but for optional ones
+    store.resize_images({name: store.array(moved, name) for name in names}, num_images)
+    store.publish(path, attributes, [*others, *names])
     done = durable.partial_path(staged)  # half removed, it is a leftover like any other
     staged.rename(done)
     return done

@@ -18,8 +18,9 @@ from calibzarr.quantization import sigma_polynomial
 from calibzarr.quantization.expected_error import mean_power
 from calibzarr.statistics.histogram import LogBins, representative
 from calibzarr.statistics.running import Statistics
-from calibzarr.storage import collected, store
+from calibzarr.storage import collected, reading, store
 
+_PROJECTIONS = tuple(f"attn.{letter}_proj" for letter in "qkv")
 _LINEAR_KINDS = (
     *(f"attn.{name}_proj" for name in ("q", "k", "v", "o")),
     *("mlp.fc1", "mlp.fc2"),
@@ -98,7 +99,7 @@ def recommendations(settings: Settings) -> list[Figure]:
             seconds = interleave(
                 {
                     "calibzarr": lambda turn, options=options: recommendation.of_statistics(
-                        analysis.open_statistics(path), options
+                        reading.open_statistics(path), options
                     ),
                     "read": lambda turn, read=read: read(),
                     "loop": lambda turn, sample=sample, options=options: loop_analysis.recommend(
@@ -203,7 +204,7 @@ def _make(path: Path, settings: Settings) -> _Size:
     collected.replace(
         path,
         _statistics(layers, size.steps + 1, size.images, bins),
-        layers,
+        collector.layer_coordinates(layers),
         weights,
         {"stamp": "synthetic", "bins": asdict(bins)},
     )
@@ -224,7 +225,9 @@ def _layers(number: int, features: int) -> list[Layer]:
         role, name = "input", f"{block}.{stream}.{kind}"
         if kind == "block":
             role, name = "output", block if stream == "image" else f"{block}.{stream}"
-        return Layer(name, name, block, stream, kind, role, features)
+        tied = f"{block}.{stream}.{_PROJECTIONS[0]}" if kind in _PROJECTIONS else name
+        follows = "gelu" if kind == "mlp.fc2" else ""
+        return Layer(name, name, block, stream, kind, role, features, name, tied, follows)
 
     return [
         layer(f"mm_block_{block}", stream, kind)

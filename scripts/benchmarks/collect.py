@@ -177,7 +177,8 @@ def bytes_of_sd3(settings: Settings) -> list[Figure]:
 
 def _write(path: Path, statistics: collector.Statistics, layers: Sequence[Layer]) -> None:
     weights = synthetic.weights(layers, statistics.bins)
-    collected.replace(path, statistics, layers, weights, {"stamp": "synthetic"})
+    coordinates = collector.layer_coordinates(layers)
+    collected.replace(path, statistics, coordinates, weights, {"stamp": "synthetic"})
 
 
 def _bytes_of_statistics(path: Path) -> int:

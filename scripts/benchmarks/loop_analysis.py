@@ -22,6 +22,7 @@ from calibzarr.advice.recommendation import Options
 from calibzarr.quantization import sigma_polynomial
 from calibzarr.quantization.expected_error import BITS, levels
 from calibzarr.statistics.histogram import LogBins, fraction_below
+from calibzarr.storage import reading
 
 _THRESHOLDS = 2.0 ** (-np.arange(97) / 12)
 _OF_LAYERS = (
@@ -44,7 +45,7 @@ def read(path: Path, options: Options | None = None) -> xr.Dataset:
         names += _OF_IMAGES + _OF_FEATURES
     elif options.groups is not None:
         names += _OF_FEATURES[2:]
-    return analysis.open_statistics(path)[list(names)].load()
+    return reading.open_statistics(path)[list(names)].load()
 
 
 @dataclass(frozen=True)

@@ -194,14 +194,6 @@ def test_only_collected_steps_and_images_are_opened(statistics, replayed):
     np.testing.assert_array_equal(statistics.value_max, stored.value_max)
 
 
-def test_store_without_statistics_says_how_to_make_them(replayed, tmp_path):
-    message = f"{replayed.bare} has no statistics yet; make them with: calibzarr collect"
-    with pytest.raises(ValueError, match=re.escape(message)):
-        analysis.analyze(replayed.bare)
-    with pytest.raises(FileNotFoundError):
-        analysis.open_statistics(tmp_path / "nothing.zarr")
-
-
 def test_layers_that_read_one_array_share_a_number(statistics):
     shared = analysis.shared_inputs(statistics)
     assert shared.shape == (statistics.sizes["layer"],)

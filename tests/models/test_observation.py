@@ -1,3 +1,5 @@
+import dataclasses
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -171,6 +173,60 @@ def test_shared_inputs_are_reduced_once(case):
     if "unified_block_0.mlp.fc1" in names:  # FLUX's parallel MLP reads what attention reads
         fc1 = reductions[names.index("unified_block_0.mlp.fc1")]
         assert fc1 is reductions[names.index("unified_block_0.attn.q_proj")]
+
+
+def observe_as(case, name, **changes):
+    """One observed call with other words about a layer than its model's."""
+    model = case[0]
+    layers = tuple(
+        dataclasses.replace(layer, **changes) if layer.name == name else layer
+        for layer in model.layers()
+    )
+    schedule = model.schedule(4)
+    x = model.initial_latents([1, 2], 64, schedule)
+    with (
+        observation.observing(model.pipeline.mmdit, layers, 2, BINS, lambda *seen: None),
+        model.denoiser(*case[1:], schedule, [1]) as denoise,
+    ):
+        denoise(x, 1)
+
+
+def test_arrays_that_are_shared_otherwise_than_told_are_refused(case):
+    k, v, o = (f"mm_block_0.image.attn.{kind}_proj" for kind in "kvo")
+    with pytest.raises(RuntimeError, match=f"{v} reads the array that {k} reads"):
+        observe_as(case, v, input_group=v)
+    with pytest.raises(RuntimeError, match=f"{o} does not read the values that {k} reads"):
+        observe_as(case, o, input_group=k)
+    observe_as(case, o)
+
+
+def test_groups_are_named_by_their_first_layer(case):
+    layers = case[0].layers()
+    names = [layer.name for layer in layers]
+    for index, layer in enumerate(layers):
+        for group in (layer.input_group, layer.tied_group):
+            assert names.index(group) <= index
+        assert layers[names.index(layer.input_group)].input_group == layer.input_group
+        assert layers[names.index(layer.tied_group)].tied_group == layer.tied_group
+
+
+def test_what_depends_on_the_text_alone_is_the_same_at_every_step(case):
+    first, last = (run(case, step=step)[1] for step in (0, 3))
+    for index, layer in enumerate(case[0].layers()):
+        same = np.array_equal(first[index].feature_max, last[index].feature_max)
+        assert same == layer.text_only, layer.name
+
+
+def test_activation_functions_that_inputs_leave(case):
+    """Whatever leaves a GELU or a SiLU is not below its least value; others are."""
+    _, reductions = run(case)
+    least = {"gelu": -0.17, "silu": -0.2785}
+    for index, layer in enumerate(case[0].layers()):
+        if layer.follows:
+            assert reductions[index].feature_min.min() >= least[layer.follows]
+    follows = {layer.kind: layer.follows for layer in case[0].layers() if "block" in layer.block}
+    expected = {kind: "" for kind in follows} | {"mlp.fc2": "gelu", "adaLN_modulation": "silu"}
+    assert follows == expected
 
 
 def test_observed_values_in_a_replay_are_those_of_the_sampling(tiny, tmp_path, monkeypatch):
