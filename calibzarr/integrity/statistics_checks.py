@@ -34,7 +34,7 @@ def check(group: zarr.Group, attributes: dict[str, Any], complete: np.ndarray) -
     try:
         small = {
             variable.name: read(variable.name)
-            for variable in schema.collected_variables(group)
+            for variable in schema.collected_variables(set(group.array_keys()))
             if not {"image", "feature", "bin"} & set(variable.dims[1:])
         }
         weights = {variable.name: read(variable.name) for variable in schema.WEIGHT_STATISTICS}
