@@ -9,8 +9,9 @@ from calibzarr.commands.build import build_command
 from calibzarr.commands.collect import collect_command
 from calibzarr.commands.common import INTERRUPTED, quiet_option
 from calibzarr.commands.export_config import export_config_command
-from calibzarr.commands.info import info, models
+from calibzarr.commands.info import info
 from calibzarr.commands.legacy import export_legacy_command, import_legacy_command
+from calibzarr.commands.models import models
 from calibzarr.commands.prompts import prompts_command
 from calibzarr.commands.repair import repair_command
 from calibzarr.commands.verify import verify_command
@@ -20,10 +21,8 @@ from calibzarr.commands.verify import verify_command
 @click.version_option(package_name="calibzarr")
 @click.option("-v", "--verbose", is_flag=True, help="Tell more of what is going on.")
 @quiet_option
-@click.pass_context
-def cli(context: click.Context, verbose: bool, quiet: bool) -> None:
+def cli(verbose: bool) -> None:
     """Build calibration datasets for quantizing diffusion transformers, in one Zarr store."""
-    context.obj = {"quiet": quiet}
     if verbose:
         import logging
 
@@ -43,8 +42,6 @@ for _command in (
     info,
     models,
 ):
-    # click keeps the lines of a paragraph after a backspace, which raw docstrings spell \b
-    _command.help = (_command.help or "").replace("\\b\n", "\b\n")
     cli.add_command(_command)
 
 

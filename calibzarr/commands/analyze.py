@@ -1,20 +1,22 @@
 """``calibzarr analyze``."""
 
 import json
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from calibzarr.commands.common import (
+    is_quiet,
     json_option,
-    make_console,
     one_line_errors,
     quiet_option,
     store_argument,
+    table_console,
+    tell,
     with_targets,
 )
+from calibzarr.errors import Call
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -41,10 +43,8 @@ if TYPE_CHECKING:
     help="Draw pictures into this directory; needs matplotlib.",
 )
 @quiet_option
-@click.pass_obj
 @one_line_errors
 def analyze_command(
-    settings: dict[str, bool],
     store: Path,
     as_json: bool,
     top: int | None,
@@ -54,9 +54,8 @@ def analyze_command(
     activation_target: float,
     weight_target: float,
     plots: Path | None,
-    quiet: bool,
 ) -> None:
-    r"""Tell what STORE's statistics say of every layer, and what bits it needs.
+    """Tell what STORE's statistics say of every layer, and what bits it needs.
 
     Columns: the range of all values; from p01 to p99; the former over the latter; the widest
     step's range over the narrowest's; asymmetry; expected SQNR in dB with 8, 6 and 4 bits; the
@@ -93,7 +92,7 @@ def analyze_command(
     if as_json:
         click.echo(json.dumps({"layers": summary.rows(chosen), **description}, indent=2))
     else:
-        console = make_console(stderr=False)
+        console = table_console()
         console.print(_table(chosen, summary.SORTS[sort], console.width))
         for line in summary.sentences(description):
             console.print(line, soft_wrap=True)
@@ -102,9 +101,9 @@ def analyze_command(
 
         pictures = write(plots, statistics, analyzed, recommended, observed)
         click.echo(f"{plots}: {len(pictures)} files", err=as_json)
-    if not as_json and not (quiet or settings["quiet"]):
-        name = shlex.quote(store.resolve().with_suffix(".json").name)
-        click.echo(f"write it down with: calibzarr export-config {shlex.quote(str(store))} {name}")
+    if not (as_json or is_quiet()):
+        name = store.resolve().with_suffix(".json").name
+        tell("write it down with: ", Call("export_config", (store, name)))
 
 
 # heading, variable, bits, format, and rank: a narrow terminal does without the last
@@ -127,7 +126,7 @@ def _table(chosen: "xr.Dataset", sorted_by: str | None, width: int) -> "Table":
 
     ranked = sorted(_COLUMNS, key=lambda column: (column[1] != sorted_by, column[4]))
     room = width - 2 - max((len(name) for name in chosen.layer.values), default=0)
-    cells: dict[tuple, list[str]] = {}
+    cells: dict[tuple[Any, ...], list[str]] = {}
     taken = 0
     for column in ranked:
         heading, variable, bits, text_format, _ = column

@@ -1,6 +1,5 @@
 """``calibzarr build``."""
 
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,11 +8,13 @@ import click
 
 from calibzarr.commands.common import (
     INTERRUPTED,
-    ImageRange,
+    images_option,
     make_console,
     one_line_errors,
     quiet_option,
+    tell,
 )
+from calibzarr.errors import Call
 
 if TYPE_CHECKING:
     from calibzarr.sampling.plan import BuildPlan
@@ -37,14 +38,11 @@ if TYPE_CHECKING:
 @click.option("--dtype", type=click.Choice(["float32", "float16"]), help="Of stored latents.")
 @click.option("--repeat", is_flag=True, help="Go through the prompts again, with new seeds.")
 @click.option("--resume", is_flag=True, help="Go on with the store, or begin it.")
-@click.option("--images", type=ImageRange(), help="Build only these images of the store.")
+@images_option("Build only these images of the store.")
 @quiet_option
-@click.pass_obj
 @one_line_errors
-def build_command(
-    settings: dict[str, bool], store: Path | None, quiet: bool, **options: Any
-) -> None:
-    r"""Sample every prompt and keep every state in STORE.
+def build_command(store: Path | None, **options: Any) -> None:
+    """Sample every prompt and keep every state in STORE.
 
     STORE is a directory, stores/<model>.zarr if not given. What is not given comes from the
     store that is resumed, or else from the model's defaults.
@@ -57,24 +55,21 @@ def build_command(
     from calibzarr.sampling import builder
     from calibzarr.sampling import plan as build_plan
 
-    console = make_console(quiet or settings["quiet"])
+    console = make_console()
     plan = build_plan.plan(store, latent_dtype=options.pop("dtype"), **options)
     console.print(_announcement(plan))
     result = builder.run(plan, console)
     click.echo(f"{result.path}: {result.n_completed} of {result.num_images} images are complete")
     if result.interrupted:
-        click.echo(f"stopped; go on with: {builder.resume_command(plan)}")
+        tell("stopped; go on with: ", builder.resume_call(plan))
         sys.exit(INTERRUPTED)
-    if result.n_completed < result.num_images and len(plan.images) == plan.num_images:
-        click.echo(f"go on with: {builder.resume_command(plan)}")
-    elif result.n_completed < result.num_images:
-        click.echo("the other images are another builder's, or: " + _rest(result.path))
+    if result.n_completed == result.num_images:
+        tell("look at it with: ", Call("info", (result.path,)))
+    elif len(plan.images) == plan.num_images:
+        tell("go on with: ", builder.resume_call(plan))
     else:
-        click.echo(f"look at it with: calibzarr info {shlex.quote(str(result.path))}")
-
-
-def _rest(path: Path) -> str:
-    return f"calibzarr build {shlex.quote(str(path))} --resume"
+        everything = Call("build", (result.path,), {"resume": True})
+        tell("the other images are another builder's, or: ", everything)
 
 
 def _announcement(plan: "BuildPlan") -> str:

@@ -1,6 +1,5 @@
 """``calibzarr collect``."""
 
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,32 +8,27 @@ import click
 
 from calibzarr.commands.common import (
     INTERRUPTED,
-    ImageRange,
+    images_option,
     make_console,
     one_line_errors,
     quiet_option,
     store_argument,
+    tell,
 )
+from calibzarr.errors import Call
 
 if TYPE_CHECKING:
     from calibzarr.collecting.collector import CollectionPlan
 
 
-class Steps(click.ParamType):
-    """``key``, ``all``, or indices of states with commas between."""
-
-    name = "key|all|LIST"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> str | list[int]:
-        """Parse the indices; which are allowed depends on the store."""
-        parts = str(value).split(",")
-        if value in ("key", "all"):
-            return str(value)
-        if not all(part.strip().isdecimal() for part in parts):
-            self.fail(f"{value!r} is not key, all, or indices such as 0,25,50", param, ctx)
-        return [int(part) for part in parts]
+def _steps(text: str) -> str | list[int]:
+    """Parse ``key``, ``all``, or indices with commas between; the store knows which there are."""
+    if text in ("key", "all"):
+        return text
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise click.BadParameter(f"{text!r} is not key, all, or indices such as 0,25,50")
+    return [int(part) for part in parts]
 
 
 @click.command(name="collect")
@@ -46,15 +40,21 @@ class Steps(click.ParamType):
     show_default=True,
     help="Images that the statistics are to cover, spread evenly over the complete ones.",
 )
-@click.option("--images", type=ImageRange(), help="Exactly these images instead.")
-@click.option("--steps", type=Steps(), default="key", show_default=True, help="States to replay.")
+@images_option("Exactly these images instead.")
+@click.option(
+    "--steps",
+    type=_steps,
+    metavar="key|all|LIST",
+    default="key",
+    show_default=True,
+    help="States to replay.",
+)
 @click.option("--batch-size", type=click.IntRange(1), default=1, help="Images replayed together.")
 @click.option("--force", is_flag=True, help="Start over; old statistics stay until then.")
 @quiet_option
-@click.pass_obj
 @one_line_errors
-def collect_command(settings: dict[str, bool], store: Path, quiet: bool, **options: Any) -> None:
-    r"""Replay STORE's latents through its model and add statistics of every layer.
+def collect_command(store: Path, **options: Any) -> None:
+    """Replay STORE's latents through its model and add statistics of every layer.
 
     What was observed before stays and is added to: ask for more images, or other steps.
 
@@ -64,7 +64,7 @@ def collect_command(settings: dict[str, bool], store: Path, quiet: bool, **optio
     """
     from calibzarr.collecting import collector
 
-    console = make_console(quiet or settings["quiet"])
+    console = make_console()
     plan = collector.plan(store, **options)
     if plan.asked > plan.found:
         console.print(
@@ -72,15 +72,14 @@ def collect_command(settings: dict[str, bool], store: Path, quiet: bool, **optio
         )
     console.print(_collection(plan))
     result = collector.run(plan, console)
-    quoted = shlex.quote(str(store))
     covered = f"{result.num_images} images at {len(result.steps)} steps"
     if result.interrupted:
-        click.echo(f"{store}: stopped; go on with: calibzarr collect {quoted}{_same(options)}")
+        tell(f"{store}: stopped; go on with: ", _same(store, **options))
         sys.exit(INTERRUPTED)
     click.echo(f"{store}: statistics of {result.num_layers} layers from {covered}")
     if result.non_finite:
         click.echo(f"warning: {result.non_finite} of the values were infinite or NaN", err=True)
-    click.echo(f"look at them with: calibzarr analyze {quoted}")
+    tell("look at them with: ", Call("analyze", (store,)))
 
 
 def _collection(plan: "CollectionPlan") -> str:
@@ -89,14 +88,7 @@ def _collection(plan: "CollectionPlan") -> str:
     return f"{plan.path}: {plan.replays} model calls on stored latents"
 
 
-def _same(options: dict[str, Any]) -> str:
-    """The options that say what to collect, as they would be typed; --force would start over."""
-    typed = []
-    if options["images"]:
-        typed.append("--images {}:{}".format(*options["images"]))
-    else:
-        typed.append(f"--num-images {options['num_images']}")
-    steps = options["steps"]
-    typed.append(f"--steps {steps if isinstance(steps, str) else ','.join(map(str, steps))}")
-    typed.append(f"--batch-size {options['batch_size']}")
-    return "".join(f" {option}" for option in typed)
+def _same(store: Path, force: bool, images: Any, num_images: int, **options: Any) -> Call:
+    """The call that goes on; ``force`` would start over, and ``images`` goes before a number."""
+    chosen = {"images": images} if images else {"num_images": num_images}
+    return Call("collect", (store,), {**chosen, **options})

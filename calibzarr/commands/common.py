@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 130  # exit code by the shells' convention: 128 + SIGINT
 
 _Command = TypeVar("_Command", bound=Callable[..., None])
+_QUIET = "calibzarr.quiet"  # in click's own memory, which a group shares with its commands
 
 
 class _BadOption(click.ClickException):
@@ -101,8 +102,27 @@ def program() -> str:
     return "calibzarr"
 
 
+def tell(*parts: str | Call | Option | Message, err: bool = False) -> None:
+    """Print a line, with its parameters and calls as they are typed."""
+    click.echo(spelled(Message(*parts)), err=err)
+
+
+def _remember_quiet(context: click.Context, _parameter: click.Parameter, given: bool) -> None:
+    context.meta[_QUIET] = given or is_quiet()
+
+
+def is_quiet() -> bool:
+    """Whether the command that runs, or its group, was told to be quiet."""
+    return bool(click.get_current_context().meta.get(_QUIET, False))
+
+
 quiet_option = click.option(
-    "-q", "--quiet", is_flag=True, help="Print nothing but results and errors."
+    "-q",
+    "--quiet",
+    is_flag=True,
+    expose_value=False,
+    callback=_remember_quiet,
+    help="Print nothing but results and errors.",
 )
 
 store_argument = click.argument("store", type=click.Path(path_type=Path))
@@ -122,30 +142,32 @@ def with_targets(command: _Command) -> _Command:
     return command
 
 
-class ImageRange(click.ParamType):
-    """``A:B``, images A to B - 1."""
+def image_range(text: str) -> tuple[int, int]:
+    """Parse ``A:B``, images A to B - 1; which are allowed depends on the store.
 
-    name = "A:B"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
-        """Parse the two numbers; which are allowed depends on the store."""
-        first, colon, end = str(value).partition(":")
-        if not (colon and first.isdecimal() and end.isdecimal()):
-            self.fail(f"{value!r} is not a range of images such as 0:100", param, ctx)
-        return int(first), int(end)
+    Raises:
+        click.BadParameter: if there are no two numbers; click says of which option.
+    """
+    first, colon, end = text.partition(":")
+    if not (colon and first.isdecimal() and end.isdecimal()):
+        raise click.BadParameter(f"{text!r} is not a range of images such as 0:100")
+    return int(first), int(end)
 
 
-def make_console(quiet: bool = False, stderr: bool = True) -> "Console":
-    """A console for lines, on standard error, or for tables, on standard output."""
+def images_option(help_text: str) -> Callable[[_Command], _Command]:
+    """The option ``--images A:B``."""
+    return click.option("--images", type=image_range, metavar="A:B", help=help_text)
+
+
+def make_console() -> "Console":
+    """Where a command tells what it is doing: standard error."""
+    from calibzarr.progress import progress_console
+
+    return progress_console(not is_quiet())
+
+
+def table_console() -> "Console":
+    """Where a command prints tables, which are results: standard output."""
     from rich.console import Console
 
-    return Console(
-        stderr=stderr,
-        quiet=quiet,
-        soft_wrap=stderr,  # lines, not tables
-        highlight=False,
-        markup=False,  # a path may hold brackets
-        emoji=False,
-    )
+    return Console(highlight=False, markup=False, emoji=False)  # a path may hold brackets

@@ -74,10 +74,8 @@ from calibzarr.commands.common import (
 )
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
 @quiet_option
-@click.pass_obj
 @one_line_errors
 def export_config_command(
-    settings: dict[str, bool],
     store: Path,
     file: Path,
     method: str | None,
@@ -86,10 +84,9 @@ def export_config_command(
     smoothquant_alpha: float,
     features: bool,
     force: bool,
-    quiet: bool,
     **options: Any,
 ) -> None:
-    r"""Recommend bits and clipping ranges from STORE's statistics, and write them to FILE.
+    """Recommend bits and clipping ranges from STORE's statistics, and write them to FILE.
 
     Shifts, smoothing scales and outliers of each feature become variables of STORE, named
     recommended_...; the file says where they are.
@@ -112,7 +109,7 @@ def export_config_command(
         method=method,
         **options,
     )
-    console = make_console(quiet or settings["quiet"])
+    console = make_console()
     for warning in result.warnings:
         console.print(f"warning: {warning}")
     click.echo(f"{file}: {result.num_layers} layers, {result.bits}")

@@ -1,4 +1,4 @@
-"""``calibzarr info`` and ``calibzarr models``: what is here."""
+"""``calibzarr info``."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from calibzarr.commands.common import json_option, make_console, one_line_errors, store_argument
+from calibzarr.commands.common import json_option, one_line_errors, store_argument, table_console
 
 
 @click.command()
@@ -14,7 +14,7 @@ from calibzarr.commands.common import json_option, make_console, one_line_errors
 @json_option
 @one_line_errors
 def info(store: Path, as_json: bool) -> None:
-    r"""Tell what STORE holds and how many of its images are complete.
+    """Tell what STORE holds and how many of its images are complete.
 
     \b
     calibzarr info stores/tiny.zarr
@@ -48,7 +48,7 @@ def info(store: Path, as_json: bool) -> None:
     }
     for name, value in rows.items():
         table.add_row(name, str(value))
-    make_console(stderr=False).print(table)
+    table_console().print(table)
 
 
 def _grouped(sizes: dict[str, int]) -> dict[str, int]:
@@ -69,27 +69,3 @@ def _collected(activations: dict[str, Any] | None) -> str:
         return "nothing yet"
     steps = ", ".join(map(str, activations["steps"]))
     return f"{activations['num_layers']} layers, {activations['num_images']} images, steps {steps}"
-
-
-@click.command()
-@one_line_errors
-def models() -> None:
-    """List the models and whether their weights are on this machine."""
-    from rich.table import Table
-
-    from calibzarr.models.registry import MODELS
-
-    table = Table("model", "image size", "steps", "cfg weight", "weights", "description", box=None)
-    table.columns[0].no_wrap = True
-    for entry in MODELS.values():
-        missing = entry.missing_files()
-        weights = f"{len(missing)} files missing" if missing else "here"
-        table.add_row(
-            entry.name,
-            str(entry.image_size),
-            str(entry.num_steps),
-            f"{entry.cfg_weight:g}",
-            weights if entry.files else "embedded",
-            entry.description,
-        )
-    make_console(stderr=False).print(table)

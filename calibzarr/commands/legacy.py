@@ -9,15 +9,14 @@ import click
 
 from calibzarr.commands.common import (
     INTERRUPTED,
-    ImageRange,
-    command_line,
+    images_option,
     make_console,
     one_line_errors,
     quiet_option,
-    spelled,
     store_argument,
+    tell,
 )
-from calibzarr.errors import Call
+from calibzarr.errors import Call, Option
 
 _LISTED = 10  # images that are named one by one
 
@@ -30,24 +29,22 @@ _workers_option = click.option(
 _directory_argument = click.argument("directory", type=click.Path(path_type=Path))
 
 
-class Parts(click.ParamType):
-    """Names of parts with commas between."""
-
-    name = "PART,..."
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> list[str]:
-        """Split at the commas; the library knows which names there are."""
-        return [part.strip() for part in str(value).split(",") if part.strip()]
+def _parts(text: str) -> list[str]:
+    """Split at the commas; the library knows which names there are."""
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 @click.command(name="export-legacy")
 @store_argument
 @_directory_argument
 @click.option("--num-images", type=click.IntRange(1), help="Only the first so many.")
-@click.option("--images", type=ImageRange(), help="Only complete ones of these images.")
-@click.option("--only", type=Parts(), help="Some of samples,latents,images,manifest,activations.")
+@images_option("Only complete ones of these images.")
+@click.option(
+    "--only",
+    type=_parts,
+    metavar="PART,...",
+    help="Some of samples,latents,images,manifest,activations.",
+)
 @click.option(
     "--layout",
     type=_layout,
@@ -58,12 +55,9 @@ class Parts(click.ParamType):
 @click.option("--force", is_flag=True, help="Replace files of the same names.")
 @_workers_option
 @quiet_option
-@click.pass_obj
 @one_line_errors
-def export_legacy_command(
-    settings: dict[str, bool], store: Path, directory: Path, quiet: bool, **options: Any
-) -> None:
-    r"""Write STORE's complete images to DIRECTORY, a compressed NumPy file for each state.
+def export_legacy_command(store: Path, directory: Path, **options: Any) -> None:
+    """Write STORE's complete images to DIRECTORY, a compressed NumPy file for each state.
 
     Interrupted, the same command goes on; more images of the same store are added.
 
@@ -73,14 +67,14 @@ def export_legacy_command(
     """
     from calibzarr.legacy import export_plan, exporting
 
-    console = make_console(quiet or settings["quiet"])
+    console = make_console()
     plan = export_plan.plan(store, directory, **options)
     if plan.left_out:
         console.print(f"{len(plan.left_out)} images are not complete, and left out")
     console.print(f"{directory}: {len(plan.images)} images of {store}")
     result = exporting.run(plan, console)
     if result.interrupted:
-        click.echo(f"{directory}: stopped; go on with the same command, but without --force")
+        tell(f"{directory}: stopped; go on with the same command, but without ", Option("force"))
         sys.exit(INTERRUPTED)
     click.echo(f"{directory}: {result.num_images} images of {store}")
     if result.others:
@@ -89,8 +83,7 @@ def export_legacy_command(
             f"those; its manifest does not list them",
             err=True,
         )
-    back = Call("import_legacy", (directory, "NEW.zarr"))
-    click.echo(f"back again with: {command_line(back)}")
+    tell("back again with: ", Call("import_legacy", (directory, "NEW.zarr")))
 
 
 @click.command(name="import-legacy")
@@ -107,12 +100,9 @@ def export_legacy_command(
 @click.option("--layout", type=_layout, help="Of x; default: as its shape tells.")
 @_workers_option
 @quiet_option
-@click.pass_obj
 @one_line_errors
-def import_legacy_command(
-    settings: dict[str, bool], directory: Path, store: Path, quiet: bool, **options: Any
-) -> None:
-    r"""Read DIRECTORY, a compressed NumPy file for each state, into a new STORE.
+def import_legacy_command(directory: Path, store: Path, **options: Any) -> None:
+    """Read DIRECTORY, a compressed NumPy file for each state, into a new STORE.
 
     Images that are not whole are listed and left out. Interrupted, the same command goes on;
     given again, it adds what has become whole.
@@ -123,10 +113,10 @@ def import_legacy_command(
     """
     from calibzarr.legacy import import_plan, importing
 
-    console = make_console(quiet or settings["quiet"])
+    console = make_console()
     plan = import_plan.plan(directory, store, **options)
     for note in plan.notes:
-        click.echo(f"note: {spelled(note)}", err=True)
+        tell("note: ", note, err=True)
     missing = len(plan.missing())
     console.print(f"{store}: {missing} images to import" if missing else f"{store}: nothing new")
     result = importing.run(plan, console)
@@ -136,7 +126,7 @@ def import_legacy_command(
     if result.interrupted:
         click.echo("stopped; go on with the same command")
         sys.exit(INTERRUPTED)
-    click.echo(f"look at it with: {command_line(Call('info', (store,)))}")
+    tell("look at it with: ", Call("info", (store,)))
 
 
 def _list(what: str, images: Mapping[int, str]) -> None:

@@ -3,14 +3,14 @@
 import csv
 import io
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from calibzarr.commands.common import one_line_errors, quiet_option
+from calibzarr.commands.common import is_quiet, one_line_errors, quiet_option, tell
+from calibzarr.errors import Call, Option, TakenError
 
 
 @click.command(name="prompts")
@@ -25,12 +25,9 @@ from calibzarr.commands.common import one_line_errors, quiet_option
 )
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
 @quiet_option
-@click.pass_obj
 @one_line_errors
-def prompts_command(
-    settings: dict[str, bool], count: int, seed: int, file: Path | None, force: bool, quiet: bool
-) -> None:
-    r"""Make varied prompts for the large models, without repeats, one a line.
+def prompts_command(count: int, seed: int, file: Path | None, force: bool) -> None:
+    """Make varied prompts for the large models, without repeats, one a line.
 
     The same count and seed give the same prompts on every machine; a shorter list is the
     beginning of a longer one.
@@ -46,14 +43,14 @@ def prompts_command(
         _print(_text(prompts, as_csv=False))
         return
     if file.exists() and not force:
-        raise FileExistsError(f"{file} exists already; overwrite it with --force")
+        raise TakenError(f"{file} exists already; overwrite it with ", Option("force"))
     from calibzarr.storage import durable
 
     durable.write(file, _text(prompts, file.suffix.lower() == ".csv").encode())
     click.echo(f"{file}: {count} prompts")
-    command = "calibzarr build stores/sd3.zarr --model sd3-medium --prompts"
-    if not (quiet or settings["quiet"]):
-        click.echo(f"sample them with: {command} {shlex.quote(str(file))}")
+    if not is_quiet():
+        keywords = {"model": "sd3-medium", "prompts": file}
+        tell("sample them with: ", Call("build", ("stores/sd3.zarr",), keywords))
 
 
 def _text(prompts: Sequence[str], as_csv: bool) -> str:

@@ -1,12 +1,19 @@
 """``calibzarr repair``."""
 
-import shlex
 from pathlib import Path
 from typing import Any
 
 import click
 
-from calibzarr.commands.common import make_console, one_line_errors, quiet_option, store_argument
+from calibzarr.commands.common import (
+    command_line,
+    make_console,
+    one_line_errors,
+    quiet_option,
+    store_argument,
+    tell,
+)
+from calibzarr.errors import Call
 
 
 @click.command(name="repair")
@@ -21,12 +28,9 @@ from calibzarr.commands.common import make_console, one_line_errors, quiet_optio
 @click.option("--cfg-weight", type=float, help="The same.")
 @click.option("--batch-size", type=click.IntRange(1), help="The same.")
 @quiet_option
-@click.pass_obj
 @one_line_errors
-def repair_command(
-    settings: dict[str, bool], store: Path, dry_run: bool, quiet: bool, **options: Any
-) -> None:
-    r"""Bring STORE in order, and tell what to run next.
+def repair_command(store: Path, dry_run: bool, **options: Any) -> None:
+    """Bring STORE in order, and tell what to run next.
 
     Leftovers of interrupted writes are removed, metadata and prompts restored, and images that are
     damaged moved into latents/damaged within the store, so that a build makes them again.
@@ -37,18 +41,16 @@ def repair_command(
     """
     from calibzarr.integrity.repair import repair
 
-    result = repair(
-        store, dry_run=dry_run, console=make_console(quiet or settings["quiet"]), **options
-    )
+    result = repair(store, dry_run=dry_run, console=make_console(), **options)
     would = "would have " if dry_run else ""
     for action in result.actions:
         click.echo(f"{would}{action}")
     if not result.actions:
         click.echo(f"{result.path}: nothing to repair")
     for need in result.needed:
-        click.echo(f"warning: {need}", err=True)
+        tell("warning: ", need, err=True)
     is_now = "would be" if dry_run else "are"
     click.echo(f"{result.n_completed} of {result.num_images} images {is_now} complete")
-    again = f"calibzarr repair {shlex.quote(str(result.path))}"
-    next_ = [again] if dry_run and result.actions else result.commands
-    click.echo("next: " + " && ".join(next_))
+    again = Call("repair", (result.path,))
+    calls = [again] if dry_run and result.actions else result.calls
+    click.echo("next: " + " && ".join(map(command_line, calls)))

@@ -1,7 +1,6 @@
 """``calibzarr verify``."""
 
 import json
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +13,10 @@ from calibzarr.commands.common import (
     one_line_errors,
     quiet_option,
     store_argument,
+    table_console,
+    tell,
 )
+from calibzarr.errors import Call
 
 if TYPE_CHECKING:
     from calibzarr.integrity.findings import Report
@@ -38,19 +40,16 @@ _FAILED = 1
 )
 @json_option
 @quiet_option
-@click.pass_obj
 @one_line_errors
 def verify_command(
-    settings: dict[str, bool],
     store: Path,
     model: bool,
     sample: int | None,
     seed: int,
     tolerance: float,
     as_json: bool,
-    quiet: bool,
 ) -> None:
-    r"""Check whether STORE is whole and true: every file, every state, every statistic.
+    """Check whether STORE is whole and true: every file, every state, every statistic.
 
     Exits with 1 if anything is wrong. Images that are not complete are no failure.
 
@@ -68,7 +67,7 @@ def verify_command(
         sample=sample or 4,
         seed=seed,
         tolerance=tolerance,
-        console=make_console(quiet or settings["quiet"]),
+        console=make_console(),
     )
     if as_json:
         click.echo(json.dumps(report.as_json(), indent=2))
@@ -83,7 +82,7 @@ def _print(report: "Report") -> None:
 
     from calibzarr.integrity.findings import CHECKS
 
-    console = make_console(stderr=False)
+    console = table_console()
     summary = Table("check", "passed", "failed", "what it means", box=None)
     for name, counts in report.as_json()["checks"].items():
         summary.add_row(name, str(counts["passed"]), str(counts["failed"] or ""), CHECKS[name])
@@ -94,7 +93,6 @@ def _print(report: "Report") -> None:
             image = "" if finding.image is None else str(finding.image)
             failures.add_row(image, finding.check, finding.message)
         console.print(failures)
-    quoted = shlex.quote(str(report.path))
     if "coordinates" not in report.as_json()["checks"]:
         click.echo("nothing else could be checked: mend this first")
     if report.incomplete:
@@ -104,4 +102,4 @@ def _print(report: "Report") -> None:
         click.echo(f"{report.path}: nothing is wrong")
     else:
         click.echo(f"{report.path}: failures: {len(report.findings)}")
-        click.echo(f"mend what can be with: calibzarr repair {quoted}")
+        tell("mend what can be with: ", Call("repair", (report.path,)))

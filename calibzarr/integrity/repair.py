@@ -1,7 +1,6 @@
 """Bringing a store in order again, as far as that is possible without making images."""
 
 import os
-import shlex
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from calibzarr.errors import Call
 from calibzarr.integrity import set_aside, statistics_checks
 from calibzarr.integrity.coordinate_repair import repair_coordinates, replace_coordinate
 from calibzarr.integrity.findings import Finding
@@ -32,7 +32,7 @@ class RepairResult:
         actions: what was done, or would be, in words.
         set_aside: images whose files were moved aside, and which are to be built again.
         needed: what is still wrong, and only the user can mend, in words.
-        commands: what to run next.
+        calls: what to run next.
     """
 
     path: Path
@@ -41,7 +41,7 @@ class RepairResult:
     actions: tuple[str, ...]
     set_aside: tuple[int, ...]
     needed: tuple[str, ...]
-    commands: tuple[str, ...]
+    calls: tuple[Call, ...]
 
 
 def repair(
@@ -85,8 +85,11 @@ def repair(
             found = _repair(mirror, lost, file, console)
         except ValueError as error:
             raise type(error)(str(error).replace(str(mirror), str(path))) from error
-    named = (each.replace(str(mirror), str(path)) for each in found.commands)
-    return replace(found, path=path, commands=tuple(named))
+    calls = tuple(
+        replace(call, arguments=tuple(path if word == mirror else word for word in call.arguments))
+        for call in found.calls
+    )
+    return replace(found, path=path, calls=calls)
 
 
 @contextmanager
@@ -133,8 +136,7 @@ def _repair_content(
         done.append(f"moved image {image} to {set_aside.directory(Path())}: {reasons[image]}")
     needed += [reason for image, reason in reasons.items() if image not in doubtful]
     n_completed = _mark_complete(opened, done)
-    quoted = shlex.quote(str(path))
-    commands = [f"calibzarr verify {quoted}"]
+    calls = [Call("verify", (path,))]
     if statistics_checks.present(attributes):
         wrong = statistics_checks.check(opened.group, attributes, complete).findings
         reason = next((each.message for each in wrong if each.image is None), None)
@@ -142,11 +144,11 @@ def _repair_content(
             _set_aside_statistics(path)
             done.append(f"moved the statistics to {set_aside.directory(Path())}: {reason}")
             again = _same_collection(attributes[collected.ATTRIBUTE])
-            commands.insert(0, f"calibzarr collect {quoted}{again}")
+            calls.insert(0, Call("collect", (path,), again))
     if n_completed < len(complete):
-        own = "imported" in attributes
-        builder = f"import-legacy DIR {quoted}" if own else f"build {quoted} --resume"
-        commands.insert(0, f"calibzarr {builder}")
+        imported = Call("import_legacy", ("DIR", path))
+        built = Call("build", (path,), {"resume": True})
+        calls.insert(0, imported if "imported" in attributes else built)
     return RepairResult(
         path,
         len(complete),
@@ -154,7 +156,7 @@ def _repair_content(
         (*actions, *done),
         tuple(doubtful),
         tuple(needed),
-        tuple(commands),
+        tuple(calls),
     )
 
 
@@ -164,13 +166,13 @@ def _set_aside_statistics(path: Path) -> None:
         set_aside.move(path, path / name)
 
 
-def _same_collection(activations: Any) -> str:
-    """Options that collect the same steps of as many images, where that is known."""
+def _same_collection(activations: Any) -> dict[str, Any]:
+    """Keywords that collect the same steps of as many images, where that is known."""
     try:
-        steps = ",".join(str(int(step)) for step in activations["steps"])
-        return f" --num-images {int(activations['num_images'])} --steps {steps}"
+        steps = [int(step) for step in activations["steps"]]
+        return {"num_images": int(activations["num_images"]), "steps": steps}
     except (KeyError, TypeError, ValueError):
-        return ""
+        return {}
 
 
 def _doubtful_images(

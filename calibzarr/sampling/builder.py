@@ -1,6 +1,5 @@
 """From prompts to trajectories in a store, resumable at any moment."""
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from calibzarr.errors import disk_full_named, out_of_memory_named
+from calibzarr.errors import Call, Message, disk_full_named, out_of_memory_named
 from calibzarr.long_run import graceful_stop
 from calibzarr.models import registry
 from calibzarr.models.base import Model, Schedule
@@ -71,14 +70,12 @@ def run(plan: BuildPlan, console: Console) -> BuildResult:
     before = int(plan.complete().sum())
     interrupted = False
 
-    def what_is_left() -> str:
+    def what_is_left() -> str | Message:
         if not plan.path.exists():
             return "nothing was created; make room, then give the same command again"
         done = int(store.completed(plan.path, plan.num_images).sum())
-        return (
-            f"{done} of {plan.num_images} images are complete and stay; make room, then: "
-            f"{resume_command(plan)}"
-        )
+        stay = f"{done} of {plan.num_images} images are complete and stay; make room, then: "
+        return Message(stay, resume_call(plan))
 
     with disk_full_named(what_is_left):
         if missing or grows:
@@ -100,11 +97,11 @@ def run(plan: BuildPlan, console: Console) -> BuildResult:
     )
 
 
-def resume_command(plan: BuildPlan) -> str:
-    """The command that goes on with a build, ready to be pasted."""
-    part = plan.images
-    own = "" if len(part) == plan.num_images else f" --images {part.start}:{part.stop}"
-    return f"calibzarr build {shlex.quote(str(plan.path))} --resume{own}"
+def resume_call(plan: BuildPlan) -> Call:
+    """The call that goes on with a build."""
+    chosen = plan.images
+    images = {} if len(chosen) == plan.num_images else {"images": (chosen.start, chosen.stop)}
+    return Call("build", (plan.path,), {"resume": True, **images})
 
 
 def _prepare_store(plan: BuildPlan, model: Model, schedule: Schedule) -> None:

@@ -8,6 +8,7 @@ import xarray as xr
 import zarr
 
 import calibzarr
+from calibzarr.errors import Call
 from calibzarr.integrity.repair import repair
 from calibzarr.integrity.verification import verify
 from calibzarr.models import registry
@@ -297,7 +298,7 @@ def test_damaged_statistics_are_collected_again(observed, observed_whole):
         if name != "layer":
             flip(chunk, chunk.stat().st_size // 2)
     result = repair(path)
-    assert f"calibzarr collect {path} --num-images 3 --steps 0,5" in result.commands
+    assert Call("collect", (path,), {"num_images": 3, "steps": [0, 5]}) in result.calls
     assert (path / "latents" / "damaged" / "layer" / chunk.name).exists()
     calibzarr.collect(path, num_images=3, steps=[0, 5])
     assert verify(path).findings == ()

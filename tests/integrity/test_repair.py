@@ -14,7 +14,7 @@ import xarray as xr
 import zarr
 
 import calibzarr
-from calibzarr.errors import OptionError
+from calibzarr.errors import Call, OptionError
 from calibzarr.integrity.repair import repair
 from calibzarr.integrity.verification import verify
 from calibzarr.models import registry
@@ -66,7 +66,7 @@ def test_nothing_is_done_to_a_store_in_order(path):
     before = snapshot(path)
     result = repair(path)
     assert (result.actions, result.set_aside, result.needed) == ((), (), ())
-    assert result.commands == (f"calibzarr verify {path}",)
+    assert result.calls == (Call("verify", (path,)),)
     assert snapshot(path) == before
 
 

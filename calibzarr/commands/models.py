@@ -1,0 +1,29 @@
+"""``calibzarr models``."""
+
+import click
+
+from calibzarr.commands.common import one_line_errors, table_console
+
+
+@click.command()
+@one_line_errors
+def models() -> None:
+    """List the models and whether their weights are on this machine."""
+    from rich.table import Table
+
+    from calibzarr.models.registry import MODELS
+
+    table = Table("model", "image size", "steps", "cfg weight", "weights", "description", box=None)
+    table.columns[0].no_wrap = True
+    for entry in MODELS.values():
+        missing = entry.missing_files()
+        weights = f"{len(missing)} files missing" if missing else "here"
+        table.add_row(
+            entry.name,
+            str(entry.image_size),
+            str(entry.num_steps),
+            f"{entry.cfg_weight:g}",
+            weights if entry.files else "embedded",
+            entry.description,
+        )
+    table_console().print(table)
