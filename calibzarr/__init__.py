@@ -39,8 +39,14 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public function when it is first used: the commands' help needs none of them."""
-    if name not in _MODULES:
-        raise AttributeError(f"module 'calibzarr' has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
+if not TYPE_CHECKING:  # editors and mypy see the imports above, and no name that is not there
+
+    def __getattr__(name: str) -> Any:
+        """Import a public function when it is first used: the commands' help needs none of them."""
+        if name not in _MODULES:
+            raise AttributeError(f"module 'calibzarr' has no attribute {name!r}")
+        return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -25,7 +25,7 @@ def graceful_stop(on_first: Callable[[], None]) -> Iterator[StopRequested]:
     """
     requested = threading.Event()
 
-    def handle(signal_number: int, frame: FrameType | None) -> None:
+    def handle(_signal: int, _frame: FrameType | None) -> None:
         if requested.is_set():
             raise KeyboardInterrupt
         requested.set()

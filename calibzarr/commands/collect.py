@@ -1,6 +1,7 @@
 """``calibzarr collect``."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,7 @@ def collect_command(store: Path, **options: Any) -> None:
     result = collector.run(plan, console)
     covered = f"{result.num_images} images at {len(result.steps)} steps"
     if result.interrupted:
-        tell(f"{store}: stopped; go on with: ", _same(store, **options))
+        tell(f"{store}: stopped; go on with: ", _same(store, options))
         sys.exit(INTERRUPTED)
     click.echo(f"{store}: statistics of {result.num_layers} layers from {covered}")
     if result.non_finite:
@@ -88,7 +89,7 @@ def _collection(plan: "CollectionPlan") -> str:
     return f"{plan.path}: {plan.replays} model calls on stored latents"
 
 
-def _same(store: Path, force: bool, images: Any, num_images: int, **options: Any) -> Call:
-    """The call that goes on; ``force`` would start over, and ``images`` goes before a number."""
-    chosen = {"images": images} if images else {"num_images": num_images}
-    return Call("collect", (store,), {**chosen, **options})
+def _same(store: Path, options: Mapping[str, Any]) -> Call:
+    """The call that goes on: without ``force``, which would start over."""
+    unsaid = {"force", "num_images" if options["images"] else "images"}
+    return Call("collect", (store,), {k: v for k, v in options.items() if k not in unsaid})

@@ -1,10 +1,7 @@
 """``calibzarr prompts``."""
 
-import csv
-import io
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -37,28 +34,20 @@ def prompts_command(count: int, seed: int, file: Path | None, force: bool) -> No
     calibzarr prompts --count 1000 --seed 7 --out prompts.csv
     """
     from calibzarr.prompts.general import general_prompts
+    from calibzarr.prompts.lists import as_text
+    from calibzarr.storage import durable
 
     prompts = general_prompts(count, seed)
     if file is None:
-        _print(_text(prompts, as_csv=False))
+        _print(as_text(prompts, as_csv=False))
         return
     if file.exists() and not force:
         raise TakenError(f"{file} exists already; overwrite it with ", Option("force"))
-    from calibzarr.storage import durable
-
-    durable.write(file, _text(prompts, file.suffix.lower() == ".csv").encode())
+    durable.write(file, as_text(prompts, as_csv=file.suffix.lower() == ".csv").encode())
     click.echo(f"{file}: {count} prompts")
     if not is_quiet():
         keywords = {"model": "sd3-medium", "prompts": file}
         tell("sample them with: ", Call("build", ("stores/sd3.zarr",), keywords))
-
-
-def _text(prompts: Sequence[str], as_csv: bool) -> str:
-    if not as_csv:
-        return "".join(f"{prompt}\n" for prompt in prompts)
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([["prompt"], *([p] for p in prompts)])
-    return text.getvalue()
 
 
 def _print(text: str) -> None:

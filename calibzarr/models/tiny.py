@@ -12,7 +12,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from calibzarr.models.compatibility import import_diffusionkit
-from calibzarr.prompts.lists import SHAPE_CAPTION_WORDS
+from calibzarr.prompts.shapes import CAPTION_WORDS
 
 kit: Any = import_diffusionkit()
 logger = logging.getLogger(__name__)
@@ -61,14 +61,14 @@ class WordTokenizer(kit.tokenizer.Tokenizer):
 def vocabulary() -> dict[str, int]:
     """Id of each token: padding first, the end of the text last, as DiffusionKit's CLIP needs."""
     unknown = [f"<unknown {i}>" for i in range(_UNKNOWN_WORDS)]
-    tokens = ["<pad>", "<|startoftext|>", *unknown, *SHAPE_CAPTION_WORDS, "<|endoftext|>"]
+    tokens = ["<pad>", "<|startoftext|>", *unknown, *CAPTION_WORDS, "<|endoftext|>"]
     return {token: index for index, token in enumerate(tokens)}
 
 
 def unknown_words(text: str) -> list[str]:
     """The words of a text that the embedded model was not trained with, each once, in order."""
     words = re.findall(r"\w+", text.lower())
-    return [word for word in dict.fromkeys(words) if word not in SHAPE_CAPTION_WORDS]
+    return [word for word in dict.fromkeys(words) if word not in CAPTION_WORDS]
 
 
 def _unknown(word: str) -> str:

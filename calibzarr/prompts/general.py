@@ -3,7 +3,7 @@
 import random
 import re
 
-from calibzarr.errors import OptionError
+from calibzarr.errors import Option, OptionError
 from calibzarr.prompts.lists import MAX_SEED
 from calibzarr.prompts.sentences import FRAMES, SCENES
 from calibzarr.prompts.words import WORDS
@@ -17,9 +17,14 @@ _AN = re.compile(r"[aeiou]|8|hour|honest", re.IGNORECASE)
 _A = re.compile(r"uni[cfv]|eu|one|uku|use", re.IGNORECASE)
 
 _IRREGULAR = {
-    **{"man": "men", "woman": "women", "fisherman": "fishermen", "wolf": "wolves"},
-    **{"jellyfish": "jellyfish", "samurai": "samurai", "bookshelf": "bookshelves"},
-    **{"cactus": "cacti"},
+    "man": "men",
+    "woman": "women",
+    "fisherman": "fishermen",
+    "wolf": "wolves",
+    "jellyfish": "jellyfish",
+    "samurai": "samurai",
+    "bookshelf": "bookshelves",
+    "cactus": "cacti",
 }
 
 
@@ -37,9 +42,9 @@ def general_prompts(count: int, seed: int = 0) -> tuple[str, ...]:
         OptionError: if there are not so many, or the seed is no seed.
     """
     if not 1 <= count <= MAX_PROMPTS:
-        raise OptionError(f"count must be 1 to {MAX_PROMPTS}, got {count}")
+        raise OptionError(Option("count"), f" must be 1 to {MAX_PROMPTS}, got {count}")
     if not 0 <= seed <= MAX_SEED:
-        raise OptionError(f"seed must be 0 to {MAX_SEED}, got {seed}")
+        raise OptionError(Option("seed"), f" must be 0 to {MAX_SEED}, got {seed}")
     writer = _Writer(seed)
     prompts: dict[str, None] = {}
     while len(prompts) < count:

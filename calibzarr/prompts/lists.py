@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from calibzarr.errors import OptionError
-from calibzarr.prompts.shapes import CAPTION_WORDS, shuffled_scenes
+from calibzarr.errors import Option, OptionError
+from calibzarr.prompts.shapes import shuffled_scenes
 
 MAX_SEED = 2**32 - 1  # of NumPy's RandomState, which draws the noise
-
-SHAPE_CAPTION_WORDS = CAPTION_WORDS
 
 
 @dataclass(frozen=True)
@@ -89,8 +87,17 @@ def _csv_row(path: Path, line: int, row: dict[str, str | None]) -> tuple[str, in
     return prompt, int(seed)
 
 
+def as_text(prompts: Sequence[str], *, as_csv: bool) -> str:
+    """What :func:`read_prompts` reads: CSV with a ``prompt`` column, or one prompt a line."""
+    if not as_csv:
+        return "".join(f"{prompt}\n" for prompt in prompts)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([["prompt"], *([p] for p in prompts)])
+    return text.getvalue()
+
+
 def assign(
-    available: PromptList, num_images: int, seed: int, repeat: bool
+    available: PromptList, num_images: int, seed: int, *, repeat: bool
 ) -> tuple[list[str], list[int]]:
     """Prompt and seed of each image: image i has seed ``seed + i``, or the file's own.
 
@@ -107,15 +114,20 @@ def assign(
     if num_images > count and not repeat:
         raise OptionError(
             f"{num_images} images need {num_images} prompts, but {available.source} has {count}; "
-            f"ask for {count}, or use --repeat to go through them again with new seeds"
+            f"ask for {count}, or use ",
+            Option("repeat"),
+            " to go through them again with new seeds",
         )
     if not 0 <= seed <= MAX_SEED - num_images + 1:
         raise OptionError(
-            f"seed must be 0 to {MAX_SEED - num_images + 1} for {num_images} images, got {seed}"
+            Option("seed"),
+            f" must be 0 to {MAX_SEED - num_images + 1} for {num_images} images, got {seed}",
         )
     prompts = [available.prompts[i % count] for i in range(num_images)]
-    own = [available.seeds[i] if i < count else None for i in range(num_images)]
-    return prompts, [seed + i if given is None else given for i, given in enumerate(own)]
+    given = [available.seeds[i] if i < count else None for i in range(num_images)]
+    return prompts, [
+        seed + i if from_file is None else from_file for i, from_file in enumerate(given)
+    ]
 
 
 def prompts_sha256(prompts: Sequence[str]) -> str:

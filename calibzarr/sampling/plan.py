@@ -245,7 +245,7 @@ def _settle_prompts(
         return before, seeds_before, stored["prompt_source"]
     default = len(available.prompts) if file is not None else DEFAULT_NUM_IMAGES
     count = num_images or len(before) or default
-    prompts, seeds = prompt_lists.assign(available, count, seed, repeat)
+    prompts, seeds = prompt_lists.assign(available, count, seed, repeat=repeat)
     for image, old in enumerate(zip(before, seeds_before, strict=True)):
         new = prompts[image], seeds[image]
         for name, was, given in zip(("prompt", "seed"), old, new, strict=True):

@@ -8,13 +8,14 @@ from hypothesis import strategies as st
 from calibzarr.errors import OptionError
 from calibzarr.prompts.lists import (
     MAX_SEED,
-    SHAPE_CAPTION_WORDS,
     PromptList,
+    as_text,
     assign,
     prompts_sha256,
     read_prompts,
     shape_captions,
 )
+from calibzarr.prompts.shapes import CAPTION_WORDS
 
 # What a text editor can hold: no surrogates, no NUL (csv refuses it).
 text = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), min_size=1)
@@ -71,7 +72,7 @@ def test_unusable_files_are_named_with_the_reason(tmp_path, name, content, messa
 def test_own_captions_differ_and_use_only_known_words():
     captions = shape_captions().prompts
     assert len(set(captions)) == len(captions) >= 200
-    assert {word for caption in captions for word in caption.split()} <= set(SHAPE_CAPTION_WORDS)
+    assert {word for caption in captions for word in caption.split()} <= set(CAPTION_WORDS)
     assert captions == shape_captions().prompts
 
 
@@ -84,8 +85,16 @@ def test_image_i_has_seed_plus_i_unless_the_file_says_otherwise():
     )
 
 
+@pytest.mark.parametrize("name", ["p.csv", "p.txt"])
+def test_what_is_written_is_read_again(tmp_path, name):
+    prompts = ('a sign, "closed"', "two cats")
+    file = tmp_path / name
+    file.write_text(as_text(prompts, as_csv=name.endswith("csv")))
+    assert read_prompts(file).prompts == prompts
+
+
 def test_too_few_prompts_name_both_numbers_and_repeat():
-    with pytest.raises(OptionError, match=r"3 images .* has 2; .*--repeat"):
+    with pytest.raises(OptionError, match=r"3 images .* has 2; .*repeat"):
         assign(PromptList(("a", "b"), (None, None), "p.csv"), 3, seed=0, repeat=False)
 
 
