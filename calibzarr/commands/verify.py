@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from calibzarr.commands.common import (
+    is_quiet,
     json_option,
-    make_console,
     one_line_errors,
     quiet_option,
     store_argument,
@@ -67,7 +67,7 @@ def verify_command(
         sample=sample or 4,
         seed=seed,
         tolerance=tolerance,
-        console=make_console(),
+        progress=not is_quiet(),
     )
     if as_json:
         click.echo(json.dumps(report.as_json(), indent=2))

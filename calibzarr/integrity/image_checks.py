@@ -6,9 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from rich.console import Console
 
+from calibzarr.errors import StoreError
 from calibzarr.integrity import trajectory_checks
 from calibzarr.integrity.findings import Tally
-from calibzarr.integrity.opened import Opened, read_states
+from calibzarr.integrity.opened import Opened, codec_errors_named, read_states
 from calibzarr.progress import reporting
 from calibzarr.prompts.lists import MAX_SEED
 from calibzarr.storage import backup, schema
@@ -42,8 +43,9 @@ def check_image(opened: Opened, image: int) -> Tally:
     """Check one image that is complete."""
     tally = Tally()
     try:
-        states = read_states(opened, image)
-    except Exception as error:  # whatever a codec raises
+        with codec_errors_named():
+            states = read_states(opened, image)
+    except StoreError as error:
         why = str(error).removeprefix(f"{opened.path}/")
         tally.record("states", [f"they cannot be read: {why}"], image)
     else:
@@ -110,10 +112,11 @@ def _picture_errors(opened: Opened, image: int) -> list[str]:
     if not (directory / decoded_file_name(image)).exists():
         return ["it is missing"]
     try:
-        picture = np.asarray(opened.arrays[schema.DECODED.name][image])
-    except Exception as error:  # whatever a codec raises
+        with codec_errors_named():
+            picture = np.asarray(opened.arrays[schema.DECODED.name][image])
+    except StoreError as error:
         return [f"it cannot be read: {error}"]
-    if "imported" in opened.attributes and not picture.any():
+    if schema.IMPORTED in opened.attributes and not picture.any():
         return []  # there was none to import
     if (picture == picture[0, 0]).all():
         return [f"all its pixels are {tuple(picture[0, 0].tolist())}"]

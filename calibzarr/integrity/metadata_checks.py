@@ -1,4 +1,4 @@
-"""What the metadata of a store's arrays must say, worked out from the schema and the sizes."""
+"""Whether a store's manifest and the metadata of its arrays say what they must."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,14 +8,147 @@ from typing import Any
 import zarr
 from zarr.storage import MemoryStore
 
+from calibzarr.models import registry
 from calibzarr.statistics.histogram import LogBins
-from calibzarr.storage import arrays, schema, store
+from calibzarr.storage import arrays, backup, schema, store
 
+_BUILD = tuple(variable.name for variable in schema.BUILD_VARIABLES)
+_DECISIVE = (
+    "zarr_format",
+    "node_type",
+    "shape",
+    "data_type",
+    "dimension_names",
+    "chunk_grid",
+    "chunk_key_encoding",
+    "fill_value",
+)
 _FREE = ("level", "clevel", "cname", "shuffle", "typesize", "blocksize", "checksum")
 """Configuration of codecs that a reader does not need."""
 
 
-def sizes(attributes: Mapping[str, Any], latent_shape: Sequence[int]) -> dict[str, int]:
+def has_statistics(attributes: Mapping[str, Any]) -> bool:
+    """Whether a manifest says that there are statistics."""
+    return attributes.get(schema.ACTIVATIONS) is not None
+
+
+def manifest_errors(path: Path) -> list[str]:
+    """What is wrong with the root's attributes, in words.
+
+    Raises:
+        FileNotFoundError: if nothing is at ``path``.
+        ValueError: if it is no calibzarr store, or of a format that this version cannot read.
+    """
+    copy = backup.read_root(path)
+    try:
+        attributes = store.manifest(path)
+    except ValueError as error:
+        if _is_newer(read(path / "zarr.json"), copy) or not _looks_like_a_store(path):
+            raise
+        return [str(error)]
+    return attribute_errors(attributes, copy)
+
+
+def attribute_errors(attributes: Mapping[str, Any], copy: Mapping[str, Any] | None) -> list[str]:
+    """What is wrong with a manifest, in words.
+
+    Args:
+        attributes: the manifest.
+        copy: of the root's metadata, if there is one that is whole.
+    """
+    errors = []
+    for name, expected in (("format", schema.FORMAT), ("format_version", schema.FORMAT_VERSION)):
+        if attributes.get(name) != expected:
+            errors.append(f"{name} is {attributes.get(name)!r}, not {expected!r}")
+    for name in ("num_images", "num_steps", "image_size"):
+        value = attributes.get(name)
+        if not isinstance(value, int) or value < 1:
+            errors.append(f"{name} is {value!r}, not a whole number from 1")
+    if attributes.get("latent_dtype") not in schema.LATENT_DTYPES:
+        errors.append(f"latent_dtype is {attributes.get('latent_dtype')!r}")
+    errors += [
+        f"it lacks {name}"
+        for name in (*schema.FINGERPRINT, "prompts_sha256")
+        if name not in attributes
+    ]
+    if copy is not None:
+        errors += [
+            f"{name} is {attributes.get(name)!r}, but {copy['attributes'].get(name)!r} in its copy"
+            for name in backup.differing(attributes, copy["attributes"])
+        ]
+    return errors
+
+
+def _is_newer(root: dict[str, Any] | None, copy: dict[str, Any] | None) -> bool:
+    """Whether a root says another format version, and its copy does not contradict it."""
+    version = _format_version(root)
+    if version in (None, schema.FORMAT_VERSION):
+        return False
+    return copy is None or version == _format_version(copy)
+
+
+def _format_version(root: dict[str, Any] | None) -> Any:
+    attributes = (root or {}).get("attributes")
+    return attributes.get("format_version") if isinstance(attributes, dict) else None
+
+
+def _looks_like_a_store(path: Path) -> bool:
+    """Whether a directory holds variables of a build, whatever else is wrong with it."""
+    return any((path / name).is_dir() for name in _BUILD)
+
+
+def metadata_errors(path: Path, attributes: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """What is wrong with the metadata of the arrays, in the root and of their own, in words.
+
+    Args:
+        path: directory of the store.
+        attributes: its manifest, without errors.
+    """
+    published = store.published_metadata(path)
+    wanted, in_root = wanted_metadata(attributes, published)
+    of_arrays = []
+    for name, metadata in wanted.items():
+        stored, listed = read(path / name / "zarr.json"), published.get(name)
+        wrong = difference(listed, metadata)
+        if wrong is not None:
+            in_root.append(f"{name}, in the root's metadata: {wrong}")
+        wrong = difference(cut_like(stored, metadata), metadata)
+        if wrong is None and checksummed(listed or {}) != checksummed(stored or {}):
+            wrong = "its codecs are not those in the root's metadata"
+        if wrong is not None:
+            of_arrays.append(f"{name}, metadata of its own: {wrong}")
+    return in_root, of_arrays
+
+
+def wanted_metadata(
+    attributes: dict[str, Any], published: dict[str, Any]
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """What the metadata of the arrays must be, by name, and what keeps them from being known.
+
+    Args:
+        attributes: the manifest, without errors.
+        published: the metadata in the root.
+    """
+    shape = (published.get(schema.LATENTS.name) or {}).get("shape")
+    latent_shape = tuple(shape[2:]) if isinstance(shape, list) else ()
+    entry = registry.MODELS.get(attributes["model"])
+    if entry is not None:
+        latent_shape = entry.latent_shape(attributes["image_size"])
+    if len(latent_shape) != 3:
+        return {}, ["latents, metadata in the root: they have no shape"]
+    sizes = _build_sizes(attributes, latent_shape)
+    wanted = _as_created(schema.BUILD_VARIABLES, sizes, attributes["latent_dtype"])
+    if not has_statistics(attributes):
+        return wanted, []
+    try:
+        features = published["feature_min"]["shape"][2]
+        sizes = {**sizes, **_statistics_sizes(attributes, features)}
+        return {**wanted, **_as_created(schema.collected_variables(published), sizes)}, []
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        return wanted, [f"the sizes of the statistics are not known: {error!r}"]
+
+
+def _build_sizes(attributes: Mapping[str, Any], latent_shape: Sequence[int]) -> dict[str, int]:
     """Every dimension of the build's variables with its size.
 
     Args:
@@ -31,30 +164,20 @@ def sizes(attributes: Mapping[str, Any], latent_shape: Sequence[int]) -> dict[st
     ).by_dimension
 
 
-def statistics_sizes(
-    attributes: Mapping[str, Any], features: int, build: Mapping[str, int]
-) -> dict[str, int]:
-    """Every dimension of the statistics with its size.
-
-    Args:
-        attributes: the manifest.
-        features: width of the widest layer.
-        build: sizes of the build's dimensions.
-    """
-    activations = attributes["activations"]
-    own = {
+def _statistics_sizes(attributes: Mapping[str, Any], features: int) -> dict[str, int]:
+    """Every dimension that only statistics have with its size; ``features``: the widest layer."""
+    activations = attributes[schema.ACTIVATIONS]
+    return {
         "layer": activations["num_layers"],
         "bin": LogBins(**activations["bins"]).count,
         "feature": features,
     }
-    return {**build, **own}
 
 
-def expected(
+def _as_created(
     variables: Sequence[schema.Variable],
     sizes: Mapping[str, int],
     latent_dtype: str = "float32",
-    checksums: bool = True,
 ) -> dict[str, dict[str, Any]]:
     """Metadata of arrays as this version creates them, by name.
 
@@ -62,11 +185,10 @@ def expected(
         variables: of the schema; those of a build, or those of a collection.
         sizes: of every dimension that they have.
         latent_dtype: dtype of ``latents``.
-        checksums: whether every chunk ends with one.
     """
     files: dict[str, Any] = {}
     group = zarr.create_group(MemoryStore(files), zarr_format=3)
-    arrays.create(group, variables, sizes, latent_dtype, checksums)
+    arrays.create(group, variables, sizes, latent_dtype)
     return {
         variable.name: json.loads(files[f"{variable.name}/zarr.json"].to_bytes())
         for variable in variables
@@ -93,12 +215,17 @@ def difference(actual: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> s
     for name, value in second.items():
         if first.get(name) != value:
             return f"its {name} is {first.get(name)}, not {value}"
-    texts = wanted.get("attributes", {})
-    own = actual.get("attributes")
-    for name, value in texts.items():
-        if not isinstance(own, dict) or own.get(name) != value:
+    attributes = actual.get("attributes")
+    for name, value in wanted.get("attributes", {}).items():
+        if not isinstance(attributes, dict) or attributes.get(name) != value:
             return f"its attribute {name!r} is not {value!r}"
     return None
+
+
+def cut_like(metadata: dict[str, Any] | None, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Metadata with no more images than others; those of an unfinished extension have more."""
+    sizes = dict(zip(wanted["dimension_names"], wanted["shape"], strict=True))
+    return cut(metadata, sizes["image"]) if metadata and "image" in sizes else metadata
 
 
 def cut(metadata: dict[str, Any], num_images: int) -> dict[str, Any]:
@@ -126,11 +253,9 @@ def _inner(codecs: Any) -> Any:
 
 
 def _decisive(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("zarr_format", "node_type", "shape", "data_type", "dimension_names", "chunk_grid")
-    more = ("chunk_key_encoding", "fill_value")
     codecs = metadata.get("codecs")
     return {
-        **{name: metadata.get(name) for name in (*names, *more)},
+        **{name: metadata.get(name) for name in _DECISIVE},
         "codecs": _codecs(codecs) if isinstance(codecs, list) else codecs,
     }
 

@@ -11,9 +11,9 @@ import numpy as np
 import zarr
 
 from calibzarr.errors import OptionError
-from calibzarr.integrity import metadata_checks, set_aside, statistics_checks
+from calibzarr.integrity import metadata_checks, set_aside
+from calibzarr.integrity.metadata_checks import attribute_errors, manifest_errors, wanted_metadata
 from calibzarr.integrity.regeneration import plan_of
-from calibzarr.integrity.verification import attribute_errors, manifest_errors, wanted_metadata
 from calibzarr.models import registry
 from calibzarr.models.base import Model
 from calibzarr.progress import Silent
@@ -124,7 +124,7 @@ def _choose_metadata(
 ) -> dict[str, Any]:
     """The right metadata of every array, by name."""
     names = [variable.name for variable in schema.BUILD_VARIABLES]
-    if statistics_checks.present(attributes):
+    if metadata_checks.has_statistics(attributes):
         names += [variable.name for variable in schema.COLLECTED_VARIABLES]
     candidates = {
         name: [

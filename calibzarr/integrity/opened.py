@@ -1,5 +1,7 @@
 """A store as its checks see it: whatever can be read is read, and the rest is told."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,9 +9,23 @@ from typing import Any
 import numpy as np
 import zarr
 
+from calibzarr.errors import StoreError
 from calibzarr.storage import schema, shards, store
 
 _COORDINATES = tuple(variable for variable in schema.BUILD_VARIABLES if variable.coordinate)
+
+
+@contextmanager
+def codec_errors_named() -> Iterator[None]:
+    """Tell of what cannot be read by one kind of error, whatever zarr or a codec raises.
+
+    Raises:
+        StoreError: in the place of any other error; says the same.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise StoreError(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -31,7 +47,7 @@ class Opened:
     attributes: dict[str, Any]
     metadata: dict[str, Any]
     group: zarr.Group
-    arrays: dict[str, zarr.Array]
+    arrays: dict[str, zarr.Array[Any]]
     complete: np.ndarray
     coordinates: dict[str, np.ndarray]
     unreadable: dict[str, str]
@@ -46,19 +62,21 @@ def open_for_checks(path: Path, attributes: dict[str, Any], complete: np.ndarray
         complete: which images are complete, shape (image,).
 
     Raises:
-        Exception: whatever zarr raises if metadata make no sense to it.
+        StoreError: if metadata make no sense to zarr.
     """
-    group = store.open_group(path, mode="r")
-    arrays = {
-        variable.name: store.array(group, variable.name) for variable in schema.BUILD_VARIABLES
-    }
+    with codec_errors_named():
+        group = store.open_group(path, mode="r")
+        arrays = {
+            variable.name: store.array(group, variable.name) for variable in schema.BUILD_VARIABLES
+        }
+        metadata = store.published_metadata(path)[schema.LATENTS.name]
     coordinates, unreadable = {}, {}
     for variable in _COORDINATES:
         try:
-            coordinates[variable.name] = np.asarray(arrays[variable.name][:])
-        except Exception as error:  # whatever a codec raises
+            with codec_errors_named():
+                coordinates[variable.name] = np.asarray(arrays[variable.name][:])
+        except StoreError as error:
             unreadable[variable.name] = str(error)
-    metadata = store.published_metadata(path)[schema.LATENTS.name]
     return Opened(path, attributes, metadata, group, arrays, complete, coordinates, unreadable)
 
 

@@ -23,6 +23,7 @@ _PICTURE_TOLERANCE = 1  # of 255, where states are within theirs
 def check(
     opened: Opened,
     images: np.ndarray,
+    *,
     sample: int,
     seed: int,
     tolerance: float,

@@ -16,6 +16,7 @@ from calibzarr.integrity import set_aside, statistics_checks
 from calibzarr.integrity.coordinate_repair import repair_coordinates, replace_coordinate
 from calibzarr.integrity.findings import Finding
 from calibzarr.integrity.image_checks import check_images, decoded_file_name
+from calibzarr.integrity.metadata_checks import has_statistics
 from calibzarr.integrity.metadata_repair import Lost, repair_metadata
 from calibzarr.integrity.opened import Opened, open_for_checks
 from calibzarr.storage import collected, durable, schema, shards, staging, store
@@ -137,7 +138,7 @@ def _repair_content(
     needed += [reason for image, reason in reasons.items() if image not in doubtful]
     n_completed = _mark_complete(opened, done)
     calls = [Call("verify", (path,))]
-    if statistics_checks.present(attributes):
+    if has_statistics(attributes):
         wrong = statistics_checks.check(opened.group, attributes, complete).findings
         reason = next((each.message for each in wrong if each.image is None), None)
         if reason is not None:

@@ -1,24 +1,28 @@
 """Whether the statistics of a store fit each other, step by step."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import zarr
 
+from calibzarr.errors import StoreError
 from calibzarr.integrity.findings import Tally
+from calibzarr.integrity.opened import codec_errors_named
 from calibzarr.statistics.histogram import LogBins
 from calibzarr.storage import schema, store
 
 _ROUNDING = 1e-5  # of means that were kept in float32, relative to the range
-_ATTRIBUTE = "activations"
+_LARGE = tuple(  # the others fit into the memory whole
+    variable
+    for variable in schema.STATISTICS
+    if {"image", "feature", "bin"} & set(variable.dims[1:])
+)
 
 
-def present(attributes: dict[str, Any]) -> bool:
-    """Whether a manifest says that there are statistics."""
-    return attributes.get(_ATTRIBUTE) is not None
-
-
-def check(group: zarr.Group, attributes: dict[str, Any], complete: np.ndarray) -> Tally:
+def check(group: zarr.Group, attributes: Mapping[str, Any], complete: np.ndarray) -> Tally:
     """Check the statistics of a store.
 
     Args:
@@ -27,42 +31,47 @@ def check(group: zarr.Group, attributes: dict[str, Any], complete: np.ndarray) -
         complete: which images are complete, shape (image,).
     """
     tally = Tally()
-
-    def read(name: str, selection: Any = slice(None)) -> np.ndarray:
-        return np.asarray(store.array(group, name).oindex[selection])
-
     try:
-        small = {
-            variable.name: read(variable.name)
-            for variable in schema.collected_variables(set(group.array_keys()))
-            if not {"image", "feature", "bin"} & set(variable.dims[1:])
-        }
-        weights = {variable.name: read(variable.name) for variable in schema.WEIGHT_STATISTICS}
-        tally.record("statistics", _extent_errors(small, attributes[_ATTRIBUTE]))
-        tally.record("statistics", _weight_errors(small, weights))
-    except Exception as error:  # whatever a codec raises, or an attribute that is no object
+        with codec_errors_named():  # of an attribute that is no object, too
+            small = {
+                variable.name: _read(group, variable.name)
+                for variable in schema.collected_variables(set(group.array_keys()))
+                if variable not in (*_LARGE, *schema.WEIGHT_STATISTICS)
+            }
+            weights = {
+                variable.name: _read(group, variable.name) for variable in schema.WEIGHT_STATISTICS
+            }
+            tally.record("statistics", _extent_errors(small, attributes[schema.ACTIVATIONS]))
+            tally.record("statistics", _weight_errors(small, weights))
+    except StoreError as error:
         tally.record("statistics", [f"they cannot be read: {error}"])
         return tally
     images = np.flatnonzero(small[schema.COLLECTED_IMAGE.name])
     for image in images[~complete[images]]:
         tally.record("statistics", ["they cover it, but it is not complete"], int(image))
-    wide = [variable for variable in schema.STATISTICS if variable.name not in small]
     for step in np.flatnonzero(small[schema.COLLECTED.name]):
         try:
-            own = {variable.name: read(variable.name, (slice(None), step)) for variable in wide}
-        except Exception as error:  # whatever a codec raises
+            with codec_errors_named():
+                large = {
+                    variable.name: _read(group, variable.name, (slice(None), step))
+                    for variable in _LARGE
+                }
+        except StoreError as error:
             tally.record("statistics", [f"those of step {step} cannot be read: {error}"])
             continue
-        flat = {
-            variable.name: small[variable.name][:, step]
-            for variable in schema.STATISTICS
-            if variable.name in small
-        }
-        about = {name: small[name] for name in ("layer", "features", "bin_low", "bin_high")}
-        covered = small[schema.COLLECTED_IMAGE.name]
-        errors = step_errors({**about, **flat, **own}, covered)
+        errors = step_errors({**_at_step(small, int(step)), **large})
         tally.record("statistics", [f"step {step}: {error}" for error in errors])
     return tally
+
+
+def _read(group: zarr.Group, name: str, selection: Any = slice(None)) -> np.ndarray:
+    return np.asarray(store.array(group, name).oindex[selection])
+
+
+def _at_step(small: Mapping[str, np.ndarray], step: int) -> dict[str, np.ndarray]:
+    """The small arrays, those by step at one of them."""
+    by_step = {variable.name for variable in schema.STATISTICS}
+    return {name: values[:, step] if name in by_step else values for name, values in small.items()}
 
 
 def _extent_errors(small: dict[str, np.ndarray], activations: dict[str, Any]) -> list[str]:
@@ -109,65 +118,61 @@ def _weight_errors(small: dict[str, np.ndarray], weights: dict[str, np.ndarray])
     return errors
 
 
-def step_errors(own: dict[str, np.ndarray], covered: np.ndarray) -> list[str]:
+@dataclass(frozen=True)
+class _Step:
+    """One step's statistics, shapes (layer, ...), and what the checks need of them."""
+
+    values: Mapping[str, np.ndarray]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.values[name]
+
+    @cached_property
+    def counted(self) -> np.ndarray:
+        """Layers with a finite value, shape (layer,)."""
+        return np.asarray(self["value_count"] > 0)
+
+    @cached_property
+    def none_lost(self) -> np.ndarray:
+        """Layers without a value that is not finite, shape (layer,)."""
+        return np.asarray(self["non_finite_count"] == 0)
+
+    @cached_property
+    def slack(self) -> np.ndarray:
+        """By how much a mean may be off, activation units, shape (layer,)."""
+        greatest = np.maximum(np.abs(self["value_min"]), np.abs(self["value_max"]))
+        return np.asarray(_ROUNDING * greatest.astype(np.float64))
+
+    def finite_elsewhere(self, name: str, expected: np.ndarray) -> np.ndarray:
+        """Layers where a statistic is finite elsewhere than expected, shape (layer,).
+
+        Args:
+            name: of a statistic of shape (layer, n).
+            expected: where it must be finite, shape (layer, n) or (n,); but for lost values.
+        """
+        differs = np.isfinite(self[name]) != expected
+        return np.asarray((differs & (self.none_lost[:, None] | ~expected)).any(axis=1))
+
+
+def step_errors(values: Mapping[str, np.ndarray]) -> list[str]:
     """What contradicts each other in one step's statistics, in words.
 
     Args:
-        own: the statistics, shapes (layer, ...), and ``layer``, ``features`` and the bins' edges.
-        covered: which images they cover, shape (image,).
+        values: the statistics, shapes (layer, ...), and ``layer``, ``features``,
+            ``collected_image`` and the bins' edges.
     """
-    count, low, high = own["value_count"], own["value_min"], own["value_max"]
-    some = count > 0
-    none_lost = (own["non_finite_count"] == 0)[:, None]
-    inside = np.arange(own["feature_min"].shape[1]) < own["features"][:, None]
-    slack = _ROUNDING * np.maximum(np.abs(low), np.abs(high)).astype(np.float64)
-    by_image = ("image_min", "image_max", "image_mean", "image_std")
-    by_feature = ("feature_min", "feature_max", "feature_mean_min", "feature_mean_max")
+    step = _Step(values)
     with np.errstate(all="ignore"):
         wrong = {
-            "histogram does not add up to value_count": (own["histogram"] < 0).any(axis=1)
-            | (own["histogram"].sum(axis=1) != count),
-            "a count is below 0, or nothing was counted": (count < 0)
-            | (own["non_finite_count"] < 0)
-            | (count + own["non_finite_count"] == 0),
-            "value_min and value_max are not in the outermost bins of the histogram": some
-            & _outside_bins(own),
-            "value_mean is not between value_min and value_max": some
-            & ~((own["value_mean"] >= low - slack) & (own["value_mean"] <= high + slack)),
-            "value_std is more than half the range": some
-            & ~((own["value_std"] >= 0) & (own["value_std"] <= (high - low) / 2 + slack)),
-            **{
-                f"{name} is not of the images that are covered": (
-                    (np.isfinite(own[name]) != covered) & (none_lost | ~covered)
-                ).any(axis=1)
-                for name in by_image
-            },
-            **{
-                f"{name} is not of the layer's features": (
-                    (np.isfinite(own[name]) != inside) & (none_lost | ~inside)
-                ).any(axis=1)
-                for name in by_feature
-            },
-            "image_min and image_max do not have value_min and value_max as extremes": some
-            & (
-                (_least(own["image_min"]) != low)
-                | (_greatest(own["image_max"]) != high)
-                | (own["image_min"] > own["image_max"]).any(axis=1)
-            ),
-            "image_mean does not have value_mean as its mean": some
-            & none_lost[:, 0]
-            & ~(np.abs(_mean(own["image_mean"]) - own["value_mean"]) <= slack),
-            "feature_min and feature_max do not have value_min and value_max as extremes": some
-            & ((_least(own["feature_min"]) != low) | (_greatest(own["feature_max"]) != high)),
-            "feature_mean_min and feature_mean_max are not between feature_min and feature_max": (
-                (own["feature_mean_min"] < own["feature_min"] - slack[:, None])
-                | (own["feature_mean_max"] > own["feature_max"] + slack[:, None])
-                | (own["feature_mean_min"] > own["feature_mean_max"] + slack[:, None])
-            ).any(axis=1),
+            **_wrong_counts(step),
+            **_wrong_moments(step),
+            **_wrong_extents(step),
+            **_wrong_images(step),
+            **_wrong_features(step),
         }
     return [
-        f"{own['layer'][layers.argmax()]}: {what}" + _others(int(layers.sum()))
-        for what, layers in wrong.items()
+        f"{step['layer'][layers.argmax()]}: {error}" + _others(int(layers.sum()))
+        for error, layers in wrong.items()
         if layers.any()
     ]
 
@@ -176,28 +181,90 @@ def _others(count: int) -> str:
     return f" (and {count - 1} more layers)" if count > 1 else ""
 
 
-def _outside_bins(own: dict[str, np.ndarray]) -> np.ndarray:
+def _wrong_counts(step: _Step) -> dict[str, np.ndarray]:
+    histogram, count, lost = step["histogram"], step["value_count"], step["non_finite_count"]
+    return {
+        "histogram does not add up to value_count": (histogram < 0).any(axis=1)
+        | (histogram.sum(axis=1) != count),
+        "a count is below 0, or nothing was counted": (count < 0)
+        | (lost < 0)
+        | (count + lost == 0),
+        "value_min and value_max are not in the outermost bins of the histogram": step.counted
+        & _outside_bins(step),
+    }
+
+
+def _outside_bins(step: _Step) -> np.ndarray:
     """Layers whose extremes are not in the first and last bin that counted something."""
-    counted = own["histogram"] > 0
+    counted = step["histogram"] > 0
     first = counted.argmax(axis=1)
     last = counted.shape[1] - 1 - counted[:, ::-1].argmax(axis=1)
-    edges = own["bin_low"], own["bin_high"]
-    return ~(
-        (own["value_min"] >= edges[0][first])
-        & (own["value_min"] <= edges[1][first])
-        & (own["value_max"] >= edges[0][last])
-        & (own["value_max"] <= edges[1][last])
-    )
+    low, high = step["bin_low"], step["bin_high"]
+    least, greatest = step["value_min"], step["value_max"]
+    inside = (least >= low[first]) & (least <= high[first])
+    return np.asarray(~(inside & (greatest >= low[last]) & (greatest <= high[last])))
 
 
-def _least(values: np.ndarray) -> np.ndarray:
-    return np.where(np.isnan(values), np.inf, values).min(axis=1)
+def _wrong_moments(step: _Step) -> dict[str, np.ndarray]:
+    mean, std, low, high = (step[f"value_{name}"] for name in ("mean", "std", "min", "max"))
+    return {
+        "value_mean is not between value_min and value_max": step.counted
+        & ~((mean >= low - step.slack) & (mean <= high + step.slack)),
+        "value_std is more than half the range": step.counted
+        & ~((std >= 0) & (std <= (high - low) / 2 + step.slack)),
+    }
 
 
-def _greatest(values: np.ndarray) -> np.ndarray:
-    return np.where(np.isnan(values), -np.inf, values).max(axis=1)
+def _wrong_extents(step: _Step) -> dict[str, np.ndarray]:
+    covered = step[schema.COLLECTED_IMAGE.name]
+    inside = np.arange(step["feature_min"].shape[1]) < step["features"][:, None]
+    by_image = ("image_min", "image_max", "image_mean", "image_std")
+    by_feature = ("feature_min", "feature_max", "feature_mean_min", "feature_mean_max")
+    return {
+        **{
+            f"{name} is not of the images that are covered": step.finite_elsewhere(name, covered)
+            for name in by_image
+        },
+        **{
+            f"{name} is not of the layer's features": step.finite_elsewhere(name, inside)
+            for name in by_feature
+        },
+    }
+
+
+def _wrong_images(step: _Step) -> dict[str, np.ndarray]:
+    low, high = step["image_min"], step["image_max"]
+    off = np.abs(_mean(step["image_mean"]) - step["value_mean"])
+    return {
+        "image_min and image_max do not have value_min and value_max as extremes": step.counted
+        & (_other_extremes(step, low, high) | (low > high).any(axis=1)),
+        "image_mean does not have value_mean as its mean": step.counted
+        & step.none_lost
+        & ~(off <= step.slack),
+    }
+
+
+def _wrong_features(step: _Step) -> dict[str, np.ndarray]:
+    low, high = step["feature_min"], step["feature_max"]
+    mean_low, mean_high = step["feature_mean_min"], step["feature_mean_max"]
+    slack = step.slack[:, None]
+    return {
+        "feature_min and feature_max do not have value_min and value_max as extremes": step.counted
+        & _other_extremes(step, low, high),
+        "feature_mean_min and feature_mean_max are not between feature_min and feature_max": (
+            (mean_low < low - slack) | (mean_high > high + slack) | (mean_low > mean_high + slack)
+        ).any(axis=1),
+    }
+
+
+def _other_extremes(step: _Step, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Layers whose least and greatest value are not those of (layer, n) lows and highs."""
+    least = np.where(np.isnan(low), np.inf, low).min(axis=1)
+    greatest = np.where(np.isnan(high), -np.inf, high).max(axis=1)
+    return np.asarray((least != step["value_min"]) | (greatest != step["value_max"]))
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
     known = np.isfinite(values)
-    return np.where(known, values, 0).sum(axis=1, dtype=np.float64) / known.sum(axis=1).clip(min=1)
+    total = np.where(known, values, 0).sum(axis=1, dtype=np.float64)
+    return np.asarray(total / known.sum(axis=1).clip(min=1))
