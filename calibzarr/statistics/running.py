@@ -2,26 +2,58 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from calibzarr.statistics.histogram import LogBins
 from calibzarr.statistics.reduction import Reduction
 
-# How each array of two parts becomes the whole's. Dimensions are (layer, step, ...).
-_ADDED = (
-    "histogram",
-    "non_finite_count",
-    "value_count",
-    "value_sum",
-    "square_sum",
-    "feature_count",
-    "feature_min_sum",
-    "feature_max_sum",
+
+@dataclass(frozen=True)
+class Quantity:
+    """One of the arrays that running statistics are made of.
+
+    Attributes:
+        name: of the array; published ones have it in the store as well.
+        dim: third dimension, after (layer, step): ``bin``, ``feature`` or ``image``; "" if none.
+        dtype: of the values.
+        initial: value of what was not observed; combining with it changes nothing.
+        combine: how the values of two parts become the whole's. Of ``image`` no two parts have
+            the same, and ``fmax`` takes the one that is not NaN.
+        published: whether it is stored as it is, infinities as NaN; others are derived from.
+    """
+
+    name: str
+    dim: str
+    dtype: str
+    initial: float
+    combine: np.ufunc
+    published: bool = True
+
+    def shape(self, num_layers: int, num_steps: int, extents: Mapping[str, int]) -> tuple[int, ...]:
+        """Shape of the array, where ``extents`` are of the third dimensions by their names."""
+        return (num_layers, num_steps, *([extents[self.dim]] if self.dim else []))
+
+
+QUANTITIES = (
+    Quantity("histogram", "bin", "int64", 0, np.add),
+    Quantity("non_finite_count", "", "int64", 0, np.add),
+    Quantity("value_count", "", "int64", 0, np.add),
+    Quantity("value_sum", "", "float64", 0, np.add, published=False),
+    Quantity("square_sum", "", "float64", 0, np.add, published=False),
+    Quantity("feature_count", "feature", "int32", 0, np.add, published=False),
+    Quantity("feature_min_sum", "feature", "float64", 0, np.add, published=False),
+    Quantity("feature_max_sum", "feature", "float64", 0, np.add, published=False),
+    Quantity("value_min", "", "float32", np.inf, np.minimum),
+    Quantity("value_max", "", "float32", -np.inf, np.maximum),
+    Quantity("feature_min", "feature", "float32", np.inf, np.minimum),
+    Quantity("feature_max", "feature", "float32", -np.inf, np.maximum),
+    Quantity("image_min", "image", "float32", np.nan, np.fmax),
+    Quantity("image_max", "image", "float32", np.nan, np.fmax),
+    Quantity("image_mean", "image", "float32", np.nan, np.fmax),
+    Quantity("image_std", "image", "float32", np.nan, np.fmax),
 )
-_LOWEST = ("value_min", "feature_min")
-_HIGHEST = ("value_max", "feature_max")
-_BY_IMAGE = ("image_min", "image_max", "image_mean", "image_std")  # NaN where not observed
 
 
 @dataclass
@@ -60,22 +92,12 @@ class Statistics:
             images: the same of the images.
             features: the widest layer's width.
         """
-        flat = (num_layers, len(steps))
-        image, feature = (*flat, len(images)), (*flat, features)
-        arrays: dict[str, np.ndarray] = {
-            "histogram": np.zeros((*flat, bins.count), np.int64),
-            "non_finite_count": np.zeros(flat, np.int64),
-            "value_count": np.zeros(flat, np.int64),
-            "value_sum": np.zeros(flat, np.float64),
-            "square_sum": np.zeros(flat, np.float64),
-            "feature_count": np.zeros(feature, np.int32),
-            "feature_min_sum": np.zeros(feature, np.float64),
-            "feature_max_sum": np.zeros(feature, np.float64),
-            "value_min": np.full(flat, np.inf, np.float32),
-            "value_max": np.full(flat, -np.inf, np.float32),
-            "feature_min": np.full(feature, np.inf, np.float32),
-            "feature_max": np.full(feature, -np.inf, np.float32),
-            **{name: np.full(image, np.nan, np.float32) for name in _BY_IMAGE},
+        extents = {"bin": bins.count, "feature": features, "image": len(images)}
+        arrays = {
+            quantity.name: np.full(
+                quantity.shape(num_layers, len(steps), extents), quantity.initial, quantity.dtype
+            )
+            for quantity in QUANTITIES
         }
         covered = np.zeros((len(images), len(steps)), bool)
         return cls(bins, tuple(steps), tuple(images), covered, arrays)
@@ -91,44 +113,21 @@ class Statistics:
             images: indices of the batch's images in the store.
             reduction: of the values.
         """
-        place = self.steps.index(step)
-        with np.errstate(invalid="ignore"):  # an image without a finite value has no mean
-            mean = reduction.value_sum / reduction.value_count
-            variance = reduction.square_sum / reduction.value_count - mean**2
-        low, high = reduction.feature_min, reduction.feature_max
-        by_image = (
-            _or_nan(low.min(axis=1)),
-            _or_nan(high.max(axis=1)),
-            mean,
-            np.sqrt(variance.clip(min=0)),
-        )
-        known = np.isfinite(low)  # an image may have no finite value of a feature
-        by_feature = {
-            "feature_count": known.sum(axis=0, dtype=np.int32),
-            "feature_min_sum": np.where(known, low, 0).sum(axis=0, dtype=np.float64),
-            "feature_max_sum": np.where(known, high, 0).sum(axis=0, dtype=np.float64),
-            "feature_min": low.min(axis=0),
-            "feature_max": high.max(axis=0),
+        position = self.steps.index(step)
+        within: dict[str, Any] = {
+            "": (),
+            "bin": (slice(None),),
+            "feature": (slice(reduction.feature_min.shape[1]),),
+            "image": (_slice_or_indices([self.images.index(image) for image in images]),),
         }
-        added = {
-            "histogram": reduction.histogram,
-            "non_finite_count": reduction.non_finite,
-            "value_count": reduction.value_count.sum(),
-            "value_sum": reduction.value_sum.sum(),
-            "square_sum": reduction.square_sum.sum(),
-        }
-        own, rows = self.arrays, [self.images.index(image) for image in images]
+        combined = [
+            (self.arrays[quantity.name], within[quantity.dim], quantity.combine, values)
+            for quantity, values in zip(QUANTITIES, _observed(reduction), strict=True)
+        ]
         for layer in layers:  # those that share the values: four at most
-            for name, amount in added.items():
-                own[name][layer, place] += amount
-            for name, values in by_feature.items():
-                before = own[name][layer, place, : low.shape[1]]
-                combine = {"feature_min": np.minimum, "feature_max": np.maximum}.get(name, np.add)
-                combine(before, values, out=before)
-            for name, values in zip(_BY_IMAGE, by_image, strict=True):
-                own[name][layer, place, rows] = values
-            own["value_min"][layer, place] = min(own["value_min"][layer, place], low.min())
-            own["value_max"][layer, place] = max(own["value_max"][layer, place], high.max())
+            for array, rest, combine, values in combined:
+                index = layer, position, *rest
+                array[index] = combine(array[index], values)
 
     def merge(self, other: "Statistics") -> None:
         """Add what ``other`` observed.
@@ -147,14 +146,9 @@ class Statistics:
             raise ValueError(
                 f"image {self.images[image]} was observed at step {self.steps[step]} by both"
             )
-        for name in _ADDED:
-            self.arrays[name] += other.arrays[name]
-        for name in _LOWEST:
-            np.minimum(self.arrays[name], other.arrays[name], out=self.arrays[name])
-        for name in _HIGHEST:
-            np.maximum(self.arrays[name], other.arrays[name], out=self.arrays[name])
-        for name in _BY_IMAGE:
-            np.copyto(self.arrays[name], other.arrays[name], where=~np.isnan(other.arrays[name]))
+        for quantity in QUANTITIES:
+            array = self.arrays[quantity.name]
+            quantity.combine(array, other.arrays[quantity.name], out=array)
         self.covered |= other.covered
 
     def placed(self, steps: Sequence[int], images: Sequence[int]) -> "Statistics":
@@ -166,17 +160,18 @@ class Statistics:
         """
         num_layers, _, features = self.arrays["feature_min"].shape
         other = Statistics.empty(self.bins, num_layers, steps, images, features)
-        rows, places = (np.flatnonzero(self.covered.any(axis=axis)) for axis in (1, 0))
-        new_rows = np.searchsorted(images, np.take(self.images, rows))
-        new_places = np.searchsorted(steps, np.take(self.steps, places))
-        for name, array in self.arrays.items():
-            if name in _BY_IMAGE:
-                other.arrays[name][:, new_places[:, None], new_rows] = array[
-                    :, places[:, None], rows
+        old_images, old_steps = (np.flatnonzero(self.covered.any(axis=axis)) for axis in (1, 0))
+        new_images = np.searchsorted(images, np.take(self.images, old_images))
+        new_steps = np.searchsorted(steps, np.take(self.steps, old_steps))
+        for quantity in QUANTITIES:
+            source, target = self.arrays[quantity.name], other.arrays[quantity.name]
+            if quantity.dim == "image":
+                target[:, new_steps[:, None], new_images] = source[
+                    :, old_steps[:, None], old_images
                 ]
             else:
-                other.arrays[name][:, new_places] = array[:, places]
-        other.covered[np.ix_(new_rows, new_places)] = self.covered[np.ix_(rows, places)]
+                target[:, new_steps] = source[:, old_steps]
+        other.covered[np.ix_(new_images, new_steps)] = self.covered[np.ix_(old_images, old_steps)]
         return other
 
     def derived(self) -> Mapping[str, np.ndarray]:
@@ -184,23 +179,25 @@ class Statistics:
 
         What was not observed is NaN, or a count of 0.
         """
-        own = self.arrays
+        arrays = self.arrays
         with np.errstate(invalid="ignore", divide="ignore"):
-            mean = own["value_sum"] / own["value_count"]
-            variance = own["square_sum"] / own["value_count"] - mean**2
+            mean = arrays["value_sum"] / arrays["value_count"]
+            variance = arrays["square_sum"] / arrays["value_count"] - mean**2
             feature_means = {  # 0 / 0 where there is no such feature, or nothing was observed
-                "feature_mean_min": own["feature_min_sum"] / own["feature_count"],
-                "feature_mean_max": own["feature_max_sum"] / own["feature_count"],
+                "feature_mean_min": arrays["feature_min_sum"] / arrays["feature_count"],
+                "feature_mean_max": arrays["feature_max_sum"] / arrays["feature_count"],
             }
+        published = {
+            quantity.name: _or_nan(arrays[quantity.name])
+            if np.isinf(quantity.initial)
+            else arrays[quantity.name]
+            for quantity in QUANTITIES
+            if quantity.published
+        }
         return {
-            **{name: own[name] for name in ("histogram", "non_finite_count", "value_count")},
-            "value_min": _or_nan(own["value_min"]),
-            "value_max": _or_nan(own["value_max"]),
+            **published,
             "value_mean": mean,
             "value_std": np.sqrt(variance.clip(min=0)),
-            **{name: own[name] for name in _BY_IMAGE},
-            "feature_min": _or_nan(own["feature_min"]),
-            "feature_max": _or_nan(own["feature_max"]),
             **{name: values.astype(np.float32) for name, values in feature_means.items()},
         }
 
@@ -227,8 +224,6 @@ class Statistics:
         std = np.where(count > 0, derived["value_std"], 0)
         feature_count = np.where(np.isnan(derived["feature_mean_min"]), 0, len(images))
         arrays = {
-            **{name: derived[name].copy() for name in ("histogram", "non_finite_count")},
-            "value_count": count.copy(),
             "value_sum": mean * count,
             "square_sum": (std**2 + mean**2) * count,
             "feature_count": feature_count.astype(np.int32),
@@ -237,17 +232,50 @@ class Statistics:
                 * feature_count
                 for end in ("min", "max")
             },
-            **{name: _or_infinity(derived[name], np.inf) for name in _LOWEST},
-            **{name: _or_infinity(derived[name], -np.inf) for name in _HIGHEST},
-            **{name: derived[name].copy() for name in _BY_IMAGE},
         }
+        for quantity in QUANTITIES:
+            if quantity.published:
+                values = derived[quantity.name].copy()
+                if np.isinf(quantity.initial):
+                    values[np.isnan(values)] = quantity.initial
+                arrays[quantity.name] = values
         covered = np.ones((len(images), len(steps)), dtype=bool)
         return cls(bins, tuple(steps), tuple(images), covered, arrays)
 
 
+def _observed(reduction: Reduction) -> tuple[Any, ...]:
+    """A batch's values of all quantities, in their order; shapes are of the third dimension."""
+    with np.errstate(invalid="ignore"):  # an image without a finite value has no mean
+        mean = reduction.value_sum / reduction.value_count
+        variance = reduction.square_sum / reduction.value_count - mean**2
+    low, high = reduction.feature_min, reduction.feature_max
+    known = np.isfinite(low)  # an image may have no finite value of a feature
+    values = {
+        "histogram": reduction.histogram,
+        "non_finite_count": reduction.non_finite,
+        "value_count": reduction.value_count.sum(),
+        "value_sum": reduction.value_sum.sum(),
+        "square_sum": reduction.square_sum.sum(),
+        "feature_count": known.sum(axis=0, dtype=np.int32),
+        "feature_min_sum": np.where(known, low, 0).sum(axis=0, dtype=np.float64),
+        "feature_max_sum": np.where(known, high, 0).sum(axis=0, dtype=np.float64),
+        "value_min": low.min(),
+        "value_max": high.max(),
+        "feature_min": low.min(axis=0),
+        "feature_max": high.max(axis=0),
+        "image_min": _or_nan(low.min(axis=1)),
+        "image_max": _or_nan(high.max(axis=1)),
+        "image_mean": mean.astype(np.float32),
+        "image_std": np.sqrt(variance.clip(min=0)).astype(np.float32),
+    }
+    return tuple(values[quantity.name] for quantity in QUANTITIES)
+
+
+def _slice_or_indices(indices: list[int]) -> slice | list[int]:
+    """The same indices, as a slice where possible: NumPy is faster with one."""
+    whole = slice(indices[0], indices[-1] + 1)
+    return whole if indices == list(range(whole.start, whole.stop)) else indices
+
+
 def _or_nan(extremes: np.ndarray) -> np.ndarray:
     return np.where(np.isinf(extremes), np.nan, extremes).astype(np.float32)
-
-
-def _or_infinity(extremes: np.ndarray, infinity: float) -> np.ndarray:
-    return np.where(np.isnan(extremes), infinity, extremes).astype(np.float32)
