@@ -337,7 +337,7 @@ def _replay(
         for step in steps:
             x = model.from_numpy(latents[:, step])
             before = statistics.arrays["value_count"].sum()
-            replay_step(model, x, conditioning, cfg_weight, schedule, step, images, statistics)
+            replay_step(model, x, conditioning, schedule, step, images, statistics)
             statistics.covered[rows, plan.steps.index(step)] = True
             values = statistics.arrays["value_count"].sum() - before
             report.advance(len(images) / len(steps), values=int(values))
@@ -365,7 +365,6 @@ def replay_step(
     model: Model,
     x: object,
     conditioning: object,
-    cfg_weight: float,
     schedule: Schedule,
     step: int,
     images: Sequence[int],
@@ -378,7 +377,7 @@ def replay_step(
 
     with (
         model.observing(len(images), statistics.bins, receive),
-        model.denoiser(conditioning, cfg_weight, schedule, steps=[step]) as denoise,
+        model.denoiser(conditioning, schedule, steps=[step]) as denoise,
     ):
         denoise(x, step)
 

@@ -97,12 +97,17 @@ class Model(Protocol):
         """First states, one for each seed: noise at the schedule's first sigma."""
 
     def encode(self, prompts: Sequence[str], cfg_weight: float) -> Conditioning:
-        """Encode prompts, and the empty negative prompt where ``cfg_weight`` is above 0."""
+        """Encode prompts, and the empty negative prompt where ``cfg_weight`` is above 0.
+
+        Args:
+            prompts: one for each image of a batch.
+            cfg_weight: weight of classifier-free guidance, which the conditioning knows from here
+                on; 0 for none.
+        """
 
     def denoiser(
         self,
         conditioning: Conditioning,
-        cfg_weight: float,
         schedule: Schedule,
         steps: Sequence[int] | None = None,
     ) -> AbstractContextManager[Denoise]:

@@ -29,10 +29,12 @@ class TextConditioning:
     Attributes:
         tokens: shape (row, token, feature).
         pooled: shape (row, feature).
+        cfg_weight: weight of classifier-free guidance; 0 for none.
     """
 
     tokens: mx.array
     pooled: mx.array
+    cfg_weight: float
 
 
 class DiffusionKitModel:
@@ -94,13 +96,13 @@ class DiffusionKitModel:
         return TextConditioning(
             tokens=mx.concatenate([t[row : row + 1] for row in rows for t in tokens]),
             pooled=mx.concatenate([p[row : row + 1] for row in rows for p in pooled]),
+            cfg_weight=cfg_weight,
         )
 
     @contextmanager
     def denoiser(
         self,
         conditioning: TextConditioning,
-        cfg_weight: float,
         schedule: Schedule,
         steps: Sequence[int] | None = None,
     ) -> Iterator[Denoise]:
@@ -115,7 +117,7 @@ class DiffusionKitModel:
                 timesteps[step],
                 sigmas[step],
                 conditioning=conditioning.tokens,
-                cfg_weight=cfg_weight,
+                cfg_weight=conditioning.cfg_weight,
             )
 
         wanted = timesteps if steps is None else timesteps[mx.array(list(steps))]

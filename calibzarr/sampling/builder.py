@@ -199,7 +199,6 @@ def sample_group(
     states = euler_states(
         model,
         conditioning,
-        plan.cfg_weight,
         schedule,
         [plan.seeds[image] for image in members],
         plan.sizes.image_size,

@@ -8,7 +8,6 @@ from calibzarr.models.base import Array, Conditioning, Model, Schedule
 def euler_states(
     model: Model,
     conditioning: Conditioning,
-    cfg_weight: float,
     schedule: Schedule,
     seeds: Sequence[int],
     image_size: int,
@@ -22,7 +21,6 @@ def euler_states(
     Args:
         model: what denoises.
         conditioning: of the batch's prompts, from ``model.encode``.
-        cfg_weight: weight of classifier-free guidance; 0 for none.
         schedule: noise levels, from ``model.schedule``.
         seeds: one for each image.
         image_size: in pixels.
@@ -34,7 +32,7 @@ def euler_states(
     x = model.initial_latents(seeds, image_size, schedule)
     yield x
     sigma = schedule.sigma
-    with model.denoiser(conditioning, cfg_weight, schedule) as denoise:
+    with model.denoiser(conditioning, schedule) as denoise:
         for step in range(schedule.num_steps):
             denoised = denoise(x, step)
             d = (x - denoised) / float(sigma[step])

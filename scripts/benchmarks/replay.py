@@ -27,8 +27,7 @@ class Replay:
     Attributes:
         description: of the model.
         model: that made them.
-        conditioning: of its prompt and of the negative one.
-        cfg_weight: guidance, above 0: every call has two rows.
+        conditioning: of its prompt and of the negative one: every call has two rows.
         schedule: of the sampling.
         latents: a state for each of ``steps``.
         steps: to replay.
@@ -37,7 +36,6 @@ class Replay:
     description: str
     model: Model
     conditioning: Any
-    cfg_weight: float
     schedule: Schedule
     latents: Sequence[Any]
     steps: tuple[int, ...]
@@ -54,7 +52,6 @@ class Replay:
                 self.model,
                 x,
                 self.conditioning,
-                self.cfg_weight,
                 self.schedule,
                 step,
                 [0],
@@ -76,9 +73,7 @@ class Replay:
 
     def _denoised(self) -> Iterator[mx.array]:
         for x, step in zip(self.latents, self.steps, strict=True):
-            with self.model.denoiser(
-                self.conditioning, self.cfg_weight, self.schedule, steps=[step]
-            ) as denoise:
+            with self.model.denoiser(self.conditioning, self.schedule, steps=[step]) as denoise:
                 yield denoise(x, step)
 
 
@@ -88,7 +83,7 @@ def of_tiny(calls: int) -> Replay:
     *_, latent_size = entry.latent_shape(entry.image_size)
     prompt = prompts.shape_captions().prompts[0]
     conditioning = model.encode([prompt], entry.cfg_weight)
-    return _replay("the embedded model", model, conditioning, entry.cfg_weight, latent_size, calls)
+    return _replay("the embedded model", model, conditioning, latent_size, calls)
 
 
 def of_mid_size(calls: int, small: bool = False) -> Replay:
@@ -115,6 +110,7 @@ def of_mid_size(calls: int, small: bool = False) -> Replay:
     conditioning = TextConditioning(
         tokens=mx.random.normal((2, text_tokens, config.token_level_text_embed_dim)),
         pooled=mx.random.normal((2, config.pooled_text_embed_dim)),
+        cfg_weight=5.0,
     )
     mx.eval(pipeline.mmdit.parameters(), conditioning.tokens, conditioning.pooled)
     model = DiffusionKitModel("mid-size", pipeline)
@@ -123,14 +119,13 @@ def of_mid_size(calls: int, small: bool = False) -> Replay:
         f"depth {depth}, width {config.hidden_size}, {image_tokens} image and {text_tokens} text "
         f"tokens, 2 rows"
     )
-    return _replay(description, model, conditioning, 5.0, latent_size, calls)
+    return _replay(description, model, conditioning, latent_size, calls)
 
 
 def _replay(
     description: str,
     model: Model,
     conditioning: Any,
-    cfg_weight: float,
     latent_size: int,
     calls: int,
 ) -> Replay:
@@ -140,7 +135,6 @@ def _replay(
         description=description,
         model=model,
         conditioning=conditioning,
-        cfg_weight=cfg_weight,
         schedule=model.schedule(_NUM_STEPS),
         latents=[model.from_numpy(np.asarray(states[[step]])) for step in steps],
         steps=steps,

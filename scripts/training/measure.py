@@ -41,7 +41,7 @@ def generate(
         chosen = list(captions[start : start + batch_size])
         seeds = list(range(seed + start, seed + start + len(chosen)))
         conditioning = model.encode(chosen, CFG_WEIGHT)
-        for states in euler_states(model, conditioning, CFG_WEIGHT, schedule, seeds, EXTENT):
+        for states in euler_states(model, conditioning, schedule, seeds, EXTENT):
             mx.eval(states)
         pictures += [model.decode(latents) for latents in model.to_numpy(states)]
         say(f"{len(pictures)} of {len(captions)} pictures")

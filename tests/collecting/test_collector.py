@@ -103,7 +103,7 @@ def test_one_layer_at_one_step_agrees_with_a_dump_to_the_last_count(collected, t
         for image in range(5):
             conditioning = tiny.encode([str(dataset.prompt.values[image])], 3.0)
             x = tiny.from_numpy(dataset.latents.values[[image], step])
-            with tiny.denoiser(conditioning, 3.0, schedule) as denoise:
+            with tiny.denoiser(conditioning, schedule) as denoise:
                 np.array(denoise(x, step))
     values = np.stack(values)  # image, guidance, token, 1, feature
     row = dataset.sel(layer=layer).isel(step=step)
@@ -157,7 +157,7 @@ def test_quantiles_of_all_real_activations_agree_with_numpy(collected, tiny):
         patch.setattr(linear, "__call__", dump)
         for image in range(5):
             conditioning = tiny.encode([str(dataset.prompt.values[image])], 3.0)
-            with tiny.denoiser(conditioning, 3.0, schedule, [1]) as denoise:
+            with tiny.denoiser(conditioning, schedule, [1]) as denoise:
                 np.array(denoise(tiny.from_numpy(dataset.latents.values[[image], 1]), 1))
     row = dataset.isel(step=1, layer=(dataset.role == "input").values)
     fractions = np.array([0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999])
@@ -177,7 +177,7 @@ def test_more_images_replay_only_the_new_ones(path, collected, monkeypatch):
     replay = collector.replay_step
 
     def count(*args):
-        calls.append((args[6], args[5]))
+        calls.append((args[5], args[4]))
         replay(*args)
 
     monkeypatch.setattr(collector, "replay_step", count)
@@ -368,7 +368,7 @@ def test_interrupted_collection_goes_on_where_it_stopped(path, collected, monkey
     calls = []
 
     def interrupt(*args):
-        calls.append(args[6])
+        calls.append(args[5])
         if len(calls) == 6:
             signal.raise_signal(signal.SIGINT)
         replay(*args)

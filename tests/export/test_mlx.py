@@ -39,7 +39,7 @@ def denoised(model, path, step=1):
     schedule = model.schedule(3)
     conditioning = model.encode([str(dataset.prompt.values[0])], 3.0)
     state = model.from_numpy(dataset.latents.values[[0], step])
-    with model.denoiser(conditioning, 3.0, schedule, [step]) as denoise:
+    with model.denoiser(conditioning, schedule, [step]) as denoise:
         return model.to_numpy(denoise(state, step))
 
 

@@ -112,7 +112,7 @@ def test_true_trajectories_are_within_the_bound_and_wrong_ones_beyond(tiny, num_
     assert trajectory_checks.turns_are_bounded(num_steps, cfg_weight)
     schedule = tiny.schedule(num_steps)
     conditioning = tiny.encode(["a red circle", "a cat"], cfg_weight)
-    states = euler_states(tiny, conditioning, cfg_weight, schedule, [3, 4], 32)
+    states = euler_states(tiny, conditioning, schedule, [3, 4], 32)
     one, two = np.stack([tiny.to_numpy(state) for state in states], axis=1)
     for dtype in (np.float32, np.float16):
         own = one.astype(dtype)
@@ -133,7 +133,7 @@ def test_few_steps_with_strong_or_unknown_guidance_are_not_held_to_the_bound(tin
     assert not trajectory_checks.turns_are_bounded(3, 0.0)
     assert trajectory_checks.turns_are_bounded(50, None)
     schedule = tiny.schedule(4)
-    states = euler_states(tiny, tiny.encode(["a red circle"], 7.5), 7.5, schedule, [3], 64)
+    states = euler_states(tiny, tiny.encode(["a red circle"], 7.5), schedule, [3], 64)
     true = np.concatenate([tiny.to_numpy(state) for state in states])
     assert trajectory_checks.turns(true, schedule.sigma).max() > trajectory_checks.MAX_TURN
 

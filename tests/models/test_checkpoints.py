@@ -99,7 +99,7 @@ def sample(model):
     conditioning = model.encode([PROMPT], cfg_weight)
     schedule = model.schedule(NUM_STEPS)
     size = checkpoints.IMAGE_SIZE
-    states = euler_states(model, conditioning, cfg_weight, schedule, [SEED], size)
+    states = euler_states(model, conditioning, schedule, [SEED], size)
     states = np.stack([model.to_numpy(state)[0] for state in states])
     return states, model.decode(states[-1])
 

@@ -32,16 +32,17 @@ def flux_conditioning(model):
     config = model.pipeline.mmdit.config
     key = mx.random.key(0)
     tokens = mx.random.normal((2, 5, config.token_level_text_embed_dim), key=key)
-    return TextConditioning(tokens, mx.random.normal((2, config.pooled_text_embed_dim), key=key))
+    pooled = mx.random.normal((2, config.pooled_text_embed_dim), key=key)
+    return TextConditioning(tokens, pooled, cfg_weight=0.0)
 
 
 @pytest.fixture(scope="module", params=["sd3", "flux"])
 def case(request, tiny):
-    """A model, a batch of two prompts for it, and a guidance weight."""
+    """A model, and a batch of two prompts for it."""
     if request.param == "sd3":
-        return tiny, tiny.encode(PROMPTS, 3.0), 3.0
+        return tiny, tiny.encode(PROMPTS, 3.0)
     model = small_flux()
-    return model, flux_conditioning(model), 0.0
+    return model, flux_conditioning(model)
 
 
 def tree(model):
@@ -52,7 +53,7 @@ def tree(model):
 
 def run(case, step=1, observe=True, reduce_arrays=None, receive=None):
     """One model call on noise, observed or not; denoised latents and reductions by layer."""
-    model, conditioning, cfg_weight = case
+    model, conditioning = case
     schedule = model.schedule(4)
     x = model.initial_latents([1, 2], 64, schedule)
     reductions = {}
@@ -61,7 +62,7 @@ def run(case, step=1, observe=True, reduce_arrays=None, receive=None):
         reductions.update(dict.fromkeys(layers, reduction))
 
     def denoise():
-        with model.denoiser(conditioning, cfg_weight, schedule, [step]) as denoise:
+        with model.denoiser(conditioning, schedule, [step]) as denoise:
             return np.array(denoise(x, step))
 
     if not observe:
@@ -186,7 +187,7 @@ def observe_as(case, name, **changes):
     x = model.initial_latents([1, 2], 64, schedule)
     with (
         observation.observing(model.pipeline.mmdit, layers, 2, BINS, lambda *seen: None),
-        model.denoiser(*case[1:], schedule, [1]) as denoise,
+        model.denoiser(case[1], schedule, [1]) as denoise,
     ):
         denoise(x, 1)
 
@@ -247,7 +248,7 @@ def test_observed_values_in_a_replay_are_those_of_the_sampling(tiny, tmp_path, m
         return original(module, x)
 
     monkeypatch.setattr(nn.Linear, "__call__", call)
-    sampling = euler_states(tiny, conditioning, 3.0, schedule, [1], 64)
+    sampling = euler_states(tiny, conditioning, schedule, [1], 64)
     next(sampling)
     seen.clear()
     next(sampling)  # prepares all five steps, then runs step 0
@@ -261,7 +262,7 @@ def test_observed_values_in_a_replay_are_those_of_the_sampling(tiny, tmp_path, m
     sampling.close()
     seen = []
     x = tiny.from_numpy(dataset.latents.values[[1], step])
-    with tiny.denoiser(conditioning, 3.0, schedule, [step]) as denoise:
+    with tiny.denoiser(conditioning, schedule, [step]) as denoise:
         denoise(x, step)
     assert len(sampled) == len(seen) == sum(layer.role == "input" for layer in tiny.layers())
     for expected, actual in zip(sampled, seen, strict=True):

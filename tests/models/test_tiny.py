@@ -51,11 +51,11 @@ def test_sampling_leaves_the_parameter_tree_as_it_was(tiny):
     before = parameters(tiny)
     schedule = tiny.schedule(2)
     conditioning = tiny.encode(["a red star"], 3.0)
-    first = [tiny.to_numpy(s) for s in euler_states(tiny, conditioning, 3.0, schedule, [1], 64)]
+    first = [tiny.to_numpy(s) for s in euler_states(tiny, conditioning, schedule, [1], 64)]
     after = parameters(tiny)
     assert before.keys() == after.keys()
     assert all(np.array_equal(before[name], after[name]) for name in before)
-    second = [tiny.to_numpy(s) for s in euler_states(tiny, conditioning, 3.0, schedule, [1], 64)]
+    second = [tiny.to_numpy(s) for s in euler_states(tiny, conditioning, schedule, [1], 64)]
     np.testing.assert_array_equal(first, second)
 
 
@@ -70,7 +70,7 @@ def test_weights_come_back_when_caching_itself_fails(tiny, monkeypatch):
 
     monkeypatch.setattr(mmdit_class, "cache_modulation_params", fail)
     schedule = tiny.schedule(2)
-    with pytest.raises(MemoryError), tiny.denoiser(tiny.encode(["x"], 3.0), 3.0, schedule):
+    with pytest.raises(MemoryError), tiny.denoiser(tiny.encode(["x"], 3.0), schedule):
         pass
     after = parameters(tiny)
     assert before.keys() == after.keys()

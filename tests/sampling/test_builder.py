@@ -62,7 +62,7 @@ def test_store_holds_what_the_sampler_gives(whole, tiny):
     assert dataset.final.values.tolist() == [False, False, False, True]
     for image in (0, 3):
         conditioning = tiny.encode([captions[image]], 3.0)
-        states = euler_states(tiny, conditioning, 3.0, schedule, [image], 64)
+        states = euler_states(tiny, conditioning, schedule, [image], 64)
         expected = np.concatenate([tiny.to_numpy(state) for state in states])
         np.testing.assert_array_equal(dataset.latents[image], expected)
         np.testing.assert_array_equal(dataset.decoded[image], tiny.decode(expected[-1]))

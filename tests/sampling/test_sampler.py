@@ -49,7 +49,7 @@ def sample_with_diffusionkit(pipeline, prompt, cfg_weight, num_steps, seed, late
 def test_states_equal_those_of_diffusionkit_bit_for_bit(tiny, cfg_weight):
     schedule = tiny.schedule(4)
     conditioning = tiny.encode([PROMPT], cfg_weight)
-    states = euler_states(tiny, conditioning, cfg_weight, schedule, [5], 64)
+    states = euler_states(tiny, conditioning, schedule, [5], 64)
     actual = np.stack([tiny.to_numpy(state)[0] for state in states])
     expected, sigmas, decoded = sample_with_diffusionkit(
         tiny.pipeline, PROMPT, cfg_weight, 4, seed=5, latent_size=8
@@ -65,7 +65,7 @@ def test_batch_agrees_with_one_by_one(tiny):
     schedule = tiny.schedule(3)
 
     def sample(chosen, seeds):
-        states = euler_states(tiny, tiny.encode(chosen, 3.0), 3.0, schedule, seeds, 64)
+        states = euler_states(tiny, tiny.encode(chosen, 3.0), schedule, seeds, 64)
         return np.stack([tiny.to_numpy(state) for state in states], axis=1)
 
     together = sample(prompts, [1, 2, 3])
@@ -82,7 +82,7 @@ class LinearModel:
     def initial_latents(self, seeds, image_size, schedule):
         return np.full((len(seeds), 1, 2, 2), 2.0) * schedule.sigma[0]
 
-    def denoiser(self, conditioning, cfg_weight, schedule):
+    def denoiser(self, conditioning, schedule):
         model = self
 
         class Context:
@@ -104,7 +104,7 @@ class LinearModel:
 
 def test_euler_follows_a_straight_line_exactly():
     sigma = np.array([1.0, 0.7, 0.4, 0.0], dtype=np.float32)
-    states = list(euler_states(LinearModel(), None, 0, Schedule(sigma, sigma * 1000), [0], 16))
+    states = list(euler_states(LinearModel(), None, Schedule(sigma, sigma * 1000), [0], 16))
     expected = 0.25 + sigma * (2.0 - 0.25)
     np.testing.assert_allclose([state[0, 0, 0, 0] for state in states], expected, rtol=1e-6)
 
@@ -113,10 +113,10 @@ def test_model_is_restored_after_a_failure_and_when_states_are_abandoned():
     schedule = Schedule(np.linspace(1, 0, 5, dtype=np.float32), np.zeros(5, dtype=np.float32))
     failing = LinearModel(fail_at=2)
     with pytest.raises(RuntimeError):
-        list(euler_states(failing, None, 0, schedule, [0], 16))
+        list(euler_states(failing, None, schedule, [0], 16))
     assert failing.open == 0
     abandoned = LinearModel()
-    states = euler_states(abandoned, None, 0, schedule, [0], 16)
+    states = euler_states(abandoned, None, schedule, [0], 16)
     next(states), next(states)
     assert abandoned.open == 1
     states.close()

@@ -77,6 +77,6 @@ def dump(path, tiny, num_steps=NUM_STEPS, steps=range(NUM_STEPS + 1)):
             for step in steps:
                 place = image, step
                 x = tiny.from_numpy(dataset.latents.values[[image], step])
-                with tiny.denoiser(conditioning, 3.0, schedule, [step]) as denoise:
+                with tiny.denoiser(conditioning, schedule, [step]) as denoise:
                     np.array(denoise(x, step))
     return dumped
