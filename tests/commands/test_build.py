@@ -1,0 +1,48 @@
+import json
+import subprocess
+import sys
+
+
+def test_build_says_what_it_makes_where_it_is_and_what_is_next(run, tmp_path):
+    path = tmp_path / "a.zarr"
+    code, out, err = run("build", path, "--num-images", 2, "--num-steps", 1)
+    assert code == 0
+    assert "2 images of 64x64 pixels, 1 steps, with tiny, about 38.1 kB on disk" in err
+    assert f"{path}: 2 of 2 images are complete" in out
+    assert f"calibzarr info {path}" in out
+    code, out, err = run("build", path, "--resume")
+    assert (code, "nothing to build" in err) == (0, True)
+
+
+def test_a_part_names_the_command_that_goes_on(run, tmp_path):
+    path = tmp_path / "a.zarr"
+    code, out, _ = run(
+        "build", path, "--num-images", 2, "--num-steps", 1, "--images", "1:2", "--batch-size", 1
+    )
+    assert code == 0
+    assert "1 of 2 images are complete" in out
+    assert f"the other images are another builder's, or: calibzarr build {path} --resume" in out
+
+
+def test_old_name_of_the_prompt_option_still_works(run, tmp_path):
+    prompts = tmp_path / "p.csv"
+    prompts.write_text("prompt\na cat\n")
+    path = tmp_path / "a.zarr"
+    assert run("build", path, "--prompt-csv", prompts, "--num-steps", 1)[0] == 0
+    description = json.loads(run("info", path, "--json")[1])
+    assert description["manifest"]["prompt_source"] == "p.csv"
+    assert description["num_images"] == 1
+
+
+def test_missing_weights_are_told_in_one_line_before_anything_is_created(tmp_path):
+    (tmp_path / "p.txt").write_text("a cat\n")
+    command = ["build", "a.zarr", "--model", "sd3-medium", "--prompts", "p.txt"]
+    result = subprocess.run(
+        [sys.executable, "-m", "calibzarr", *command], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.returncode == 1
+    error = result.stderr.splitlines()[-1]
+    assert "argmaxinc/mlx-stable-diffusion-3-medium" in error
+    assert "hf download" in error
+    assert "Traceback" not in result.stderr
+    assert [entry.name for entry in tmp_path.iterdir()] == ["p.txt"]
