@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from calibzarr.legacy.exporting import export_legacy
     from calibzarr.legacy.importing import import_legacy
     from calibzarr.sampling.builder import build
-    from calibzarr.storage.store import open_store
+    from calibzarr.storage.reading import open_store
 
 __all__ = [
     "analyze",
@@ -32,7 +32,7 @@ _MODULES = {
     "collect": "calibzarr.collecting.collector",
     "export_legacy": "calibzarr.legacy.exporting",
     "import_legacy": "calibzarr.legacy.importing",
-    "open_store": "calibzarr.storage.store",
+    "open_store": "calibzarr.storage.reading",
     "recommend": "calibzarr.advice.recommendation",
     "repair": "calibzarr.integrity.repair",
     "verify": "calibzarr.integrity.verification",

@@ -22,7 +22,8 @@ from calibzarr.statistics.histogram import LogBins
 from calibzarr.statistics.reduction import Reduction
 from calibzarr.statistics.running import Statistics
 from calibzarr.statistics.steps import key_steps
-from calibzarr.storage import collected, durable, schema, store
+from calibzarr.storage import collected, durable, objects, reading, schema, store
+from calibzarr.storage.manifest import read_root
 
 BINS = LogBins()
 
@@ -131,10 +132,10 @@ def plan(
         OSError: if it cannot be read or written.
     """
     path = Path(path)
-    manifest = store.manifest(path)
-    store.check_writable(path)
+    manifest = read_root(path).attributes
+    objects.check_writable(path)
     collected.install(path)
-    dataset = store.open_store(path)
+    dataset = reading.open_store(path)
     complete = np.flatnonzero(dataset[schema.COMPLETE.name])
     if not len(complete):
         raise ValueError(
@@ -243,7 +244,7 @@ def run(plan: CollectionPlan, console: Console) -> CollectionResult:
 
 def _run(plan: CollectionPlan, console: Console) -> CollectionResult:
     path = plan.path
-    manifest = store.manifest(path)
+    manifest = read_root(path).attributes
     if not plan.force and not np.array_equal(
         collected.coverage(path, BINS, plan.covered.shape), plan.covered
     ):
@@ -307,9 +308,9 @@ def _replay(
     console: Console,
 ) -> bool:
     """Replay all the work into ``statistics``; return whether it is done."""
-    dataset = store.open_store(plan.path)
+    dataset = reading.open_store(plan.path)
     all_prompts, _ = store.stored_prompts(plan.path)
-    manifest = store.manifest(plan.path)
+    manifest = read_root(plan.path).attributes
     cfg_weight = manifest["cfg_weight"]
     schedule = model.schedule(manifest["num_steps"])
     work = plan.work()

@@ -20,7 +20,7 @@ from calibzarr.advice.recommendation import Options
 from calibzarr.errors import OptionError
 from calibzarr.export.mlx import class_predicate
 from calibzarr.quantization import features as feature_advice
-from calibzarr.storage import durable, store
+from calibzarr.storage import durable, objects
 from calibzarr.storage.reading import open_statistics
 
 GRANULARITIES = ("block", "linear", "all")
@@ -77,7 +77,7 @@ def export(
         raise ValueError(f"{file} is within the store; name a file outside of it")
     _check_free(file, force)
     statistics = open_statistics(path)
-    store.check_writable(file.parent)
+    objects.check_writable(file.parent)
     recommended = recommendation.of_statistics(statistics, wanted)
     warnings = _unmet(recommended, wanted, weights_alone=file_format == "mlx")
     if file_format == "mlx":
@@ -91,7 +91,7 @@ def export(
         )
     features = None
     if smoothquant_alpha is not None:
-        store.check_writable(path)
+        objects.check_writable(path)
         values = recommended_features.compute(statistics, smoothquant_alpha)
         attributes = {
             "smoothquant_alpha": smoothquant_alpha,

@@ -7,8 +7,9 @@ import numpy as np
 from calibzarr.integrity import trajectory_checks
 from calibzarr.integrity.findings import Tally
 from calibzarr.integrity.opened import Opened
-from calibzarr.prompts.lists import MAX_SEED, prompts_sha256
+from calibzarr.prompts.lists import MAX_SEED
 from calibzarr.storage import backup, schema
+from calibzarr.storage.manifest import prompts_sha256
 
 
 def check_coordinates(opened: Opened) -> Tally:

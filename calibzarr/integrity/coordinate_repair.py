@@ -9,8 +9,9 @@ from calibzarr.integrity import set_aside, trajectory_checks
 from calibzarr.integrity.opened import Opened, read_states
 from calibzarr.models import registry
 from calibzarr.prompts import lists as prompt_lists
-from calibzarr.prompts.lists import MAX_SEED, prompts_sha256
+from calibzarr.prompts.lists import MAX_SEED
 from calibzarr.storage import backup, schema, store
+from calibzarr.storage.manifest import prompts_sha256
 
 
 def repair_coordinates(opened: Opened, file: Path | None) -> tuple[list[str], list[str]]:

@@ -109,7 +109,7 @@ def likely_seeds(opened: Opened, image: int, seeds: np.ndarray) -> np.ndarray:
 
 def _picture_errors(opened: Opened, image: int) -> list[str]:
     directory = opened.path / schema.DECODED.name
-    if not (directory / decoded_file_name(image)).exists():
+    if not (directory / schema.DECODED.key(image)).exists():
         return ["it is missing"]
     try:
         with codec_errors_named():
@@ -121,8 +121,3 @@ def _picture_errors(opened: Opened, image: int) -> list[str]:
     if (picture == picture[0, 0]).all():
         return [f"all its pixels are {tuple(picture[0, 0].tolist())}"]
     return []
-
-
-def decoded_file_name(image: int) -> str:
-    """Name of an image's chunk among the files of ``decoded``."""
-    return ".".join(["c", str(image)] + ["0"] * (len(schema.DECODED.dims) - 1))

@@ -11,6 +11,7 @@ from zarr.storage import MemoryStore
 from calibzarr.models import registry
 from calibzarr.statistics.histogram import LogBins
 from calibzarr.storage import arrays, backup, schema, store
+from calibzarr.storage.manifest import read_root
 
 _BUILD = tuple(variable.name for variable in schema.BUILD_VARIABLES)
 _DECISIVE = (
@@ -41,7 +42,7 @@ def manifest_errors(path: Path) -> list[str]:
     """
     copy = backup.read_root(path)
     try:
-        attributes = store.manifest(path)
+        attributes = read_root(path).attributes
     except ValueError as error:
         if _is_newer(read(path / "zarr.json"), copy) or not _looks_like_a_store(path):
             raise
@@ -104,7 +105,7 @@ def metadata_errors(path: Path, attributes: dict[str, Any]) -> tuple[list[str], 
         path: directory of the store.
         attributes: its manifest, without errors.
     """
-    published = store.published_metadata(path)
+    published = read_root(path).arrays
     wanted, in_root = wanted_metadata(attributes, published)
     of_arrays = []
     for name, metadata in wanted.items():

@@ -17,9 +17,10 @@ from calibzarr.integrity.regeneration import plan_of
 from calibzarr.models import registry
 from calibzarr.models.base import Model
 from calibzarr.progress import Silent
-from calibzarr.prompts.lists import prompts_sha256, shape_captions
+from calibzarr.prompts.lists import shape_captions
 from calibzarr.sampling import builder
 from calibzarr.storage import backup, durable, schema, shards, store
+from calibzarr.storage.manifest import prompts_sha256, write_root
 
 _PROOF = 0.01  # of the greatest value: other machines' rounding is less, other weights are more
 
@@ -86,7 +87,7 @@ def repair_metadata(path: Path, lost: Lost) -> list[str]:
         }
         if new != root:
             set_aside.copy(path, path / "zarr.json")
-            store.write_root(path, new)
+            write_root(path, new)
             done.append("consolidated the metadata in the root")
     if backup.read_root(path) is None:
         backup.write_root(path, metadata_checks.read(path / "zarr.json") or {})
@@ -231,10 +232,7 @@ def _prove(
     images = np.flatnonzero(store.completed(path, len(prompts))).tolist()
     if not images:
         return
-    states = np.empty(latents["shape"][1:], dtype=latents["data_type"])
-    file = path / schema.LATENTS.name / shards.file_name(images[0])
-    every = np.arange(len(states))
-    shards.read_states(file, len(states), every, states, shards.has_checksums(latents))
+    (states,) = shards.read_states(path, latents, images[:1])
     plan = plan_of(path, attributes, latents["shape"], prompts, seeds)
     schedule = model.schedule(attributes["num_steps"])
     (made,) = builder.sample_group(plan, images[:1], model, schedule, Silent())

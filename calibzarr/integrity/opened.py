@@ -11,6 +11,7 @@ import zarr
 
 from calibzarr.errors import StoreError
 from calibzarr.storage import schema, shards, store
+from calibzarr.storage.manifest import read_root
 
 _COORDINATES = tuple(variable for variable in schema.BUILD_VARIABLES if variable.coordinate)
 
@@ -65,11 +66,12 @@ def open_for_checks(path: Path, attributes: dict[str, Any], complete: np.ndarray
         StoreError: if metadata make no sense to zarr.
     """
     with codec_errors_named():
-        group = store.open_group(path, mode="r")
+        root = read_root(path)
+        group = store.open_group(root, mode="r")
         arrays = {
             variable.name: store.array(group, variable.name) for variable in schema.BUILD_VARIABLES
         }
-        metadata = store.published_metadata(path)[schema.LATENTS.name]
+        metadata = root.arrays[schema.LATENTS.name]
     coordinates, unreadable = {}, {}
     for variable in _COORDINATES:
         try:
@@ -86,11 +88,5 @@ def read_states(opened: Opened, image: int) -> np.ndarray:
     Raises:
         ValueError: if its shard is damaged.
     """
-    latents = opened.arrays[schema.LATENTS.name]
-    if not shards.is_ours(opened.metadata):
-        return np.asarray(latents[image])
-    states = np.empty(latents.shape[1:], latents.dtype)
-    file = opened.path / schema.LATENTS.name / shards.file_name(image)
-    every = np.arange(len(states))
-    shards.read_states(file, len(states), every, states, shards.has_checksums(opened.metadata))
-    return states
+    (states,) = shards.read_states(opened.path, opened.metadata, [image])
+    return np.asarray(states)

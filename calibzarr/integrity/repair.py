@@ -15,11 +15,12 @@ from calibzarr.errors import Call
 from calibzarr.integrity import set_aside, statistics_checks
 from calibzarr.integrity.coordinate_repair import repair_coordinates, replace_coordinate
 from calibzarr.integrity.findings import Finding
-from calibzarr.integrity.image_checks import check_images, decoded_file_name
+from calibzarr.integrity.image_checks import check_images
 from calibzarr.integrity.metadata_checks import has_statistics
 from calibzarr.integrity.metadata_repair import Lost, repair_metadata
 from calibzarr.integrity.opened import Opened, open_for_checks
-from calibzarr.storage import collected, durable, schema, shards, staging, store
+from calibzarr.storage import collected, durable, objects, schema, staging, store
+from calibzarr.storage.manifest import publish, read_root
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def repair(
     lost = Lost(model, cfg_weight, batch_size)
     file = None if prompts is None else Path(prompts)
     if not dry_run:
-        store.check_writable(path)
+        objects.check_writable(path)
         return _repair(path, lost, file, console)
     with _mirror(path) as mirror:
         try:
@@ -124,7 +125,7 @@ def _repair(path: Path, lost: Lost, prompts: Path | None, console: Console) -> R
 def _repair_content(
     path: Path, actions: list[str], prompts: Path | None, console: Console
 ) -> RepairResult:
-    attributes = store.manifest(path)
+    attributes = read_root(path).attributes
     complete = store.completed(path, attributes["num_images"])
     opened = open_for_checks(path, attributes, complete)
     done, needed = repair_coordinates(opened, prompts)
@@ -132,8 +133,8 @@ def _repair_content(
     found = check_images(opened, console)
     doubtful, reasons = _doubtful_images(opened, found.findings)
     for image in doubtful:
-        set_aside.move(path, path / schema.LATENTS.name / shards.file_name(image))
-        set_aside.move(path, path / schema.DECODED.name / decoded_file_name(image))
+        set_aside.move(path, path / schema.LATENTS.name / schema.LATENTS.key(image))
+        set_aside.move(path, path / schema.DECODED.name / schema.DECODED.key(image))
         done.append(f"moved image {image} to {set_aside.directory(Path())}: {reasons[image]}")
     needed += [reason for image, reason in reasons.items() if image not in doubtful]
     n_completed = _mark_complete(opened, done)
@@ -199,6 +200,6 @@ def _mark_complete(opened: Opened, done: list[str]) -> int:
         done.append(f"marked {complete.sum()} images as complete")
     n_completed = int(complete.sum())
     if opened.attributes.get("n_completed") != n_completed:
-        store.publish(opened.path, {"n_completed": n_completed})
+        publish(opened.path, {"n_completed": n_completed})
         done.append(f"set n_completed to {n_completed}")
     return n_completed

@@ -13,6 +13,7 @@ from calibzarr.integrity.metadata_checks import has_statistics, manifest_errors,
 from calibzarr.integrity.opened import Opened, open_for_checks
 from calibzarr.progress import progress_console
 from calibzarr.storage import store
+from calibzarr.storage.manifest import read_root
 
 
 def verify(
@@ -50,7 +51,7 @@ def verify(
     tally.record("manifest", manifest_errors(path))
     if tally.findings:
         return _report(path, np.zeros(0, dtype=bool), tally)
-    attributes = store.manifest(path)
+    attributes = read_root(path).attributes
     complete = store.completed(path, attributes["num_images"])
     in_root, of_arrays = metadata_errors(path, attributes)
     tally.record("metadata", in_root + of_arrays)

@@ -19,7 +19,8 @@ from calibzarr.errors import (
     image_range,
 )
 from calibzarr.legacy import marker, old_format
-from calibzarr.storage import schema, store
+from calibzarr.storage import objects, schema, store
+from calibzarr.storage.manifest import read_root
 
 _STORED_FRACTION = 0.93  # of the raw bytes, measured on latents at 16x64x64
 _CLEARLY_TOO_LITTLE = 0.8  # of the estimate
@@ -70,7 +71,7 @@ def plan(
 ) -> ExportPlan:
     """Plan what to export; write nothing. See :func:`calibzarr.legacy.exporting.export_legacy`."""
     path, directory = Path(path), Path(directory)
-    store.manifest(path)  # refuses what is no store
+    read_root(path)  # refuses what is no store
     prompts, _ = store.stored_prompts(path)
     if layout not in old_format.LAYOUTS:
         allowed = " or ".join(old_format.LAYOUTS)
@@ -126,7 +127,7 @@ def _check_directory(plan: ExportPlan) -> None:
     inside = path in (directory.resolve(), *directory.resolve().parents)
     if (directory / "zarr.json").exists() or inside:
         raise OptionError(f"{directory} is a store, or in one; choose another directory")
-    store.check_writable(directory)
+    objects.check_writable(directory)
     held = None if plan.force else _held_besides(plan)
     if held is not None:
         raise OptionError(
@@ -155,7 +156,7 @@ def _check_room(plan: ExportPlan) -> None:
         return
     shape = store.array(store.open_group(plan.path, mode="r"), schema.LATENTS.name).shape
     needed = int(_STORED_FRACTION * 4 * np.prod(shape[1:]) * len(plan.images))
-    free = shutil.disk_usage(store.existing_parent(plan.directory)).free
+    free = shutil.disk_usage(objects.existing_parent(plan.directory)).free
     if free < _CLEARLY_TOO_LITTLE * needed:
         raise DiskFullError(
             errno.ENOSPC,

@@ -18,6 +18,7 @@ from calibzarr.long_run import long_run
 from calibzarr.models import registry
 from calibzarr.progress import progress_console
 from calibzarr.storage import durable, schema, store
+from calibzarr.storage.manifest import read_root
 
 _SD3 = registry.find("sd3-medium")  # whose latents they are where the model is not known
 
@@ -151,7 +152,7 @@ def _levels(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _export_images(plan: ExportPlan, console: Console) -> bool:
     """Write the files of all images; return whether the user stopped it."""
-    entry = registry.MODELS.get(store.manifest(plan.path)["model"], _SD3)
+    entry = registry.MODELS.get(read_root(plan.path).attributes["model"], _SD3)
     sigma, timestep = _levels(plan.path)
     work = image_files.Work(
         path=plan.path,
@@ -208,7 +209,7 @@ def _write_manifest(plan: ExportPlan) -> None:
 
 def _about(plan: ExportPlan) -> dict[str, Any]:
     """Values of the manifest's keys that are not about images."""
-    attributes = store.manifest(plan.path)
+    attributes = read_root(plan.path).attributes
     shape = store.array(store.open_group(plan.path, mode="r"), schema.LATENTS.name).shape
     entry = registry.MODELS.get(attributes["model"])
     old = (attributes.get(schema.IMPORTED) or {}).get("manifest", {})

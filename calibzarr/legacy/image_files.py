@@ -1,7 +1,6 @@
 """One image's files in the old layout, for the processes that write them."""
 
 import io
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from PIL import Image
 
 from calibzarr.legacy import npz, old_format
 from calibzarr.storage import durable, schema, shards, store
+from calibzarr.storage.manifest import read_root
 
 
 @dataclass(frozen=True)
@@ -64,27 +64,16 @@ def export_image(work: Work, image: int) -> None:
         if not (work.directory / name).exists()
     ]
     if missing:
-        group = store.open_group(work.path, mode="r")
+        root = read_root(work.path)
+        group = store.open_group(root, mode="r")
         steps = np.unique([step for step, _ in missing])
-        states = dict(zip(steps.tolist(), _read_states(work, group, image, steps), strict=True))
+        metadata = root.arrays[schema.LATENTS.name]
+        (stored,) = shards.read_states(root.path, metadata, [image], steps)
+        states = dict(zip(steps.tolist(), stored.astype(np.float32, copy=False), strict=True))
         durable.write_all(
             (work.directory / name, _content(work, group, image, step, states[step], name))
             for step, name in missing
         )
-
-
-def _read_states(work: Work, group: Any, image: int, steps: np.ndarray) -> np.ndarray:
-    """Some states of an image, shape (len(steps), channel, height, width), float32."""
-    latents = store.array(group, schema.LATENTS.name)
-    file = work.path / schema.LATENTS.name / "zarr.json"
-    metadata = json.loads(file.read_text(encoding="utf-8"))
-    if not shards.is_ours(metadata):
-        return np.asarray(latents[image])[steps].astype(np.float32)
-    states = np.empty((len(steps), *latents.shape[2:]), latents.dtype)
-    shard = work.path / schema.LATENTS.name / shards.file_name(image)
-    checksums = shards.has_checksums(metadata)
-    shards.read_states(shard, len(work.sigma), steps, states, checksums)
-    return states.astype(np.float32, copy=False)
 
 
 def _content(work: Work, group: Any, image: int, step: int, state: np.ndarray, name: str) -> bytes:

@@ -20,8 +20,8 @@ from calibzarr.legacy.bounded import Unreadable
 from calibzarr.legacy.old_directory import OldManifest, States
 from calibzarr.legacy.provenance import Provenance
 from calibzarr.legacy.trajectories import Reference
-from calibzarr.prompts.lists import prompts_sha256
-from calibzarr.storage import schema, store
+from calibzarr.storage import objects, schema, store
+from calibzarr.storage.manifest import prompts_sha256, read_root
 
 _LIBRARIES = ("calibzarr", "numpy", "zarr")
 _PIXELS_PER_LATENT = 8
@@ -75,7 +75,7 @@ class ImportPlan:
 
     def missing(self) -> list[int]:
         """Images to import now, in order."""
-        if not store.exists(self.path):
+        if not objects.exists(self.path):
             return list(self.candidates)
         complete = store.completed(self.path, self.num_images)
         return [image for image in self.candidates if not complete[image]]
@@ -116,7 +116,7 @@ def plan(
     plan = ImportPlan(
         directory=directory,
         path=path,
-        exists=store.exists(path),
+        exists=objects.exists(path),
         reference=reference,
         sizes=sizes,
         provenance=origin,
@@ -192,10 +192,10 @@ def _attributes(
 
 def _check_room(plan: ImportPlan) -> None:
     """Check that the store can be written, and that the disk is not clearly too small."""
-    store.check_writable(plan.path)
+    objects.check_writable(plan.path)
     values = len(plan.reference.sigma) * np.prod(plan.reference.latent_shape)
     needed = int(_STORED_FRACTION * 4 * values * len(plan.missing()))
-    free = shutil.disk_usage(store.existing_parent(plan.path)).free
+    free = shutil.disk_usage(objects.existing_parent(plan.path)).free
     if free < _CLEARLY_TOO_LITTLE * needed:
         raise DiskFullError(
             errno.ENOSPC,
@@ -210,7 +210,7 @@ def _check_same(plan: ImportPlan) -> None:
     Raises:
         OptionError: if it is another; says in what.
     """
-    if schema.IMPORTED not in store.manifest(plan.path):
+    if schema.IMPORTED not in read_root(plan.path).attributes:
         raise OptionError(f"{plan.path} exists already, and was not imported; choose another path")
     differing = _differences(plan)
     if differing:
@@ -222,7 +222,7 @@ def _check_same(plan: ImportPlan) -> None:
 
 def _differences(plan: ImportPlan) -> list[str]:
     """Names of what differs between the store and the directory."""
-    stored, planned = store.manifest(plan.path), plan.attributes
+    stored, planned = read_root(plan.path).attributes, plan.attributes
     group = store.open_group(plan.path, mode="r")
     prompts, seeds = store.stored_prompts(plan.path)
     common = min(len(prompts), plan.num_images)

@@ -18,6 +18,7 @@ from calibzarr.legacy.trajectories import read_states
 from calibzarr.long_run import long_run
 from calibzarr.progress import progress_console
 from calibzarr.storage import collected, schema, store
+from calibzarr.storage.manifest import read_root, update_attributes
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ def _prepare_store(plan: ImportPlan) -> None:
     if not plan.exists:
         _create_store(plan)
         return
-    stored = store.manifest(plan.path)
+    stored = read_root(plan.path).attributes
     if plan.num_images > len(store.stored_prompts(plan.path)[0]):
         changing = ("num_images", "prompts_sha256", "prompt_source")
         collected.install(plan.path)
@@ -163,7 +164,7 @@ def _prepare_store(plan: ImportPlan) -> None:
         if value is not None and stored.get(name) is None
     }
     if learned:
-        store.update_attributes(plan.path, learned)
+        update_attributes(plan.path, learned)
 
 
 def _create_store(plan: ImportPlan) -> None:

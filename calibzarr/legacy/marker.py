@@ -8,7 +8,8 @@ from typing import Any
 
 from calibzarr.legacy import old_format
 from calibzarr.legacy.bounded import Unreadable, read_json
-from calibzarr.storage import durable, schema, store
+from calibzarr.storage import durable, schema
+from calibzarr.storage.manifest import read_root
 
 NAME = ".calibzarr-export.json"
 
@@ -42,7 +43,7 @@ def begun(path: Path, layout: str) -> Marker:
         path: directory of the store.
         layout: of the states.
     """
-    attributes = store.manifest(path)
+    attributes = read_root(path).attributes
     return Marker({name: attributes.get(name) for name in _IDENTITY}, layout)
 
 

@@ -12,6 +12,7 @@ from calibzarr.legacy import old_format
 from calibzarr.legacy.bounded import Unreadable, read_json
 from calibzarr.statistics.histogram import quantile
 from calibzarr.storage import schema, store
+from calibzarr.storage.manifest import read_root
 
 ATTRIBUTE = "legacy_statistics"
 """Root attribute of a store: the old statistics that were imported with it, file by file."""
@@ -25,7 +26,7 @@ def from_store(path: Path) -> dict[str, Any] | None:
 
     What was collected comes before what was imported.
     """
-    attributes = store.manifest(path)
+    attributes = read_root(path).attributes
     if schema.ACTIVATIONS not in attributes:
         imported = attributes.get(ATTRIBUTE)
         return dict(imported) if isinstance(imported, dict) else None

@@ -1,7 +1,6 @@
 """Reading and making prompt lists."""
 
 import csv
-import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -128,8 +127,3 @@ def assign(
     return prompts, [
         seed + i if from_file is None else from_file for i, from_file in enumerate(given)
     ]
-
-
-def prompts_sha256(prompts: Sequence[str]) -> str:
-    """SHA-256 of the prompts as UTF-8, each followed by a zero byte, in hexadecimal."""
-    return hashlib.sha256(b"".join(p.encode() + b"\0" for p in prompts)).hexdigest()

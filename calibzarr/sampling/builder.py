@@ -15,10 +15,10 @@ from calibzarr.long_run import graceful_stop
 from calibzarr.models import registry
 from calibzarr.models.base import Model, Schedule
 from calibzarr.progress import Reporter, reporting
-from calibzarr.prompts.lists import prompts_sha256
 from calibzarr.sampling.plan import BuildPlan, plan, refuse_differences
 from calibzarr.sampling.sampler import euler_states
 from calibzarr.storage import collected, schema, store
+from calibzarr.storage.manifest import prompts_sha256, read_root
 
 _LIBRARIES = ("calibzarr", "diffusionkit", "mlx", "numpy", "xarray", "zarr")
 
@@ -120,7 +120,7 @@ def _prepare_store(plan: BuildPlan, model: Model, schedule: Schedule) -> None:
             return
         except FileExistsError:  # another builder was faster
             pass
-    stored = store.manifest(plan.path)
+    stored = read_root(plan.path).attributes
     refuse_differences(plan.path, stored, {k: attributes[k] for k in schema.FINGERPRINT})
     if len(store.stored_prompts(plan.path)[0]) < plan.num_images:
         changing = ("num_images", "prompts_sha256", "prompt_source")

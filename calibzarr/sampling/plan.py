@@ -14,7 +14,8 @@ from calibzarr.errors import OptionError
 from calibzarr.models import registry
 from calibzarr.prompts import lists as prompt_lists
 from calibzarr.prompts.lists import PromptList
-from calibzarr.storage import schema, store
+from calibzarr.storage import objects, schema, store
+from calibzarr.storage.manifest import read_root
 
 DEFAULT_NUM_IMAGES = 16  # of the embedded model's own prompts
 
@@ -119,8 +120,8 @@ def plan(
         OSError: if something cannot be read, or ``path`` cannot be written.
     """
     path = Path(path) if path is not None else Path("stores") / f"{model or 'tiny'}.zarr"
-    exists = store.exists(path)
-    stored = store.manifest(path) if exists else {}
+    exists = objects.exists(path)
+    stored = read_root(path).attributes if exists else {}
     if exists and not resume:
         raise OptionError(
             f"{path} exists already; go on with it by --resume, or choose another path"
@@ -272,9 +273,9 @@ def _available_prompts(
 
 def _check_room(plan: BuildPlan) -> None:
     """Check that the store can be written, and that the disk is not clearly too small."""
-    store.check_writable(plan.path)
+    objects.check_writable(plan.path)
     needed = len(plan.missing()) * plan.image_bytes
-    free = shutil.disk_usage(store.existing_parent(plan.path)).free
+    free = shutil.disk_usage(objects.existing_parent(plan.path)).free
     if free < _CLEARLY_TOO_LITTLE * needed:
         raise OSError(
             errno.ENOSPC,

@@ -7,13 +7,14 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from zarr.abc.buffer import Buffer
+from zarr.abc.store import ByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.storage import LocalStore
 
 _UNCLAIMED_SECONDS = 1.0  # a file so new may not be locked by its writer yet
@@ -182,7 +183,38 @@ def _claim(descriptor: int) -> None:
 
 
 class DurableStore(LocalStore):
-    """A local Zarr store in which a key appears only when its bytes are on the disk."""
+    """A local Zarr store in which a key appears only when its bytes are on the disk.
+
+    Args:
+        root: directory of the store.
+        read_only: whether nothing may be written.
+        known: bytes that were read already, by key; they are not read again.
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        *,
+        read_only: bool = False,
+        known: Mapping[str, bytes] | None = None,
+    ) -> None:
+        super().__init__(root, read_only=read_only)
+        self._known = known or {}
+
+    def with_read_only(self, read_only: bool = False) -> "DurableStore":
+        """The same store, to be read alone or not."""
+        return DurableStore(self.root, read_only=read_only, known=self._known)
+
+    async def get(
+        self,
+        key: str,
+        prototype: BufferPrototype | None = None,
+        byte_range: ByteRequest | None = None,
+    ) -> Buffer | None:
+        """Read what is under ``key``; None where nothing is."""
+        if key in self._known and byte_range is None:
+            return (prototype or default_buffer_prototype()).buffer.from_bytes(self._known[key])
+        return await super().get(key, prototype, byte_range)
 
     async def set(self, key: str, value: Buffer) -> None:
         """Write ``value`` under ``key``."""

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from calibzarr.storage import store
+from calibzarr.storage import schema, store
+from calibzarr.storage.manifest import read_root
 
 
 def describe(path: str | Path) -> dict[str, Any]:
@@ -16,19 +17,19 @@ def describe(path: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if nothing is at ``path``.
-        ValueError: if it is no calibzarr store, or of a format that this version cannot read.
+        StoreError: if it is no calibzarr store, or of a format that this version cannot read.
     """
     path = Path(path)
-    manifest = store.manifest(path)
-    prompts, _ = store.stored_prompts(path)
+    root = read_root(path)
+    prompts, _ = store.stored_prompts(root)
     return {
         "path": str(path),
-        "manifest": manifest,
+        "manifest": root.attributes,
         "num_images": len(prompts),
         "n_completed": int(store.completed(path, len(prompts)).sum()),
         "bytes": bytes_on_disk(path),
         "files": sum(file.is_file() for file in path.rglob("*")),
-        "collected": manifest.get("activations"),
+        "collected": root.attributes.get(schema.ACTIVATIONS),
     }
 
 

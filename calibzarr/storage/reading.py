@@ -1,5 +1,6 @@
-"""Stores as xarray datasets: ``latents`` read on use, without the way through zarr; statistics."""
+"""A store as xarray sees it: values are read when they are used, states without the way by zarr."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,43 +10,74 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from calibzarr.errors import Call, StoreError
-from calibzarr.storage import schema, shards, store
+from calibzarr.storage import durable, manifest, schema, shards
+from calibzarr.storage.manifest import Root, as_root
+from calibzarr.storage.store import completed
 
 
-def open_dataset(path: Path, metadata: dict[str, Any]) -> xr.Dataset:
-    """Open a local store without dask.
+def open_store(path: str | Path | Root) -> xr.Dataset:
+    """Open a calibration dataset for fast slicing.
+
+    Values are read when they are used, without dask. ``complete`` and the attribute
+    ``n_completed`` tell what is in the store at this moment, also while a build goes on.
 
     Args:
-        path: directory of the store.
-        metadata: of ``latents``; what :mod:`calibzarr.storage.shards` can read, zarr does not.
+        path: directory of the store, or what its root said when it was read.
+
+    Returns:
+        The dataset; its variables are described in ``stores/README.md``.
+
+    Raises:
+        FileNotFoundError: if nothing is at ``path``.
+        StoreError: if it is no calibzarr store, or of a format that this version cannot read.
     """
-    dataset = xr.open_zarr(path, chunks=None)
-    if not shards.is_ours(metadata):
-        return dataset
-    latents = dataset[schema.LATENTS.name].variable
-    directory, checksums = path / schema.LATENTS.name, shards.has_checksums(metadata)
-    lazy = Latents(directory, latents.shape, latents.dtype, checksums)
-    variable = xr.Variable(latents.dims, indexing.LazilyIndexedArray(lazy), latents.attrs)
-    return dataset.assign({schema.LATENTS.name: variable})
+    root = as_root(Path(path) if isinstance(path, str) else path)
+    dataset = open_dataset(root)
+    metadata = root.arrays[schema.LATENTS.name]
+    if shards.is_ours(metadata):
+        latents = dataset[schema.LATENTS.name].variable
+        lazy = indexing.LazilyIndexedArray(Latents(root.path, metadata))
+        dataset[schema.LATENTS.name] = xr.Variable(latents.dims, lazy, latents.attrs)
+    complete = completed(root.path, dataset.sizes["image"])
+    dataset = dataset.assign_coords(
+        complete=("image", complete, dataset[schema.COMPLETE.name].attrs)
+    )
+    return dataset.assign_attrs(n_completed=int(complete.sum()))
+
+
+def open_dataset(root: Root, *, cache: bool = True) -> xr.Dataset:
+    """Open all variables as zarr and xarray read them.
+
+    Args:
+        root: what the store's root said when it was read; it is not read again.
+        cache: whether xarray keeps in memory what was read.
+    """
+    local = durable.DurableStore(root.path, read_only=True, known={manifest.FILE: root.content})
+    dataset = xr.open_dataset(
+        local,  # type: ignore[arg-type]  # the engine takes it
+        engine="zarr",
+        chunks=None,
+        cache=cache,
+        consolidated=True,
+        zarr_format=3,
+    )
+    dataset.encoding["source"] = str(root.path.absolute())  # as xarray says where it has a path
+    return dataset
 
 
 class Latents(BackendArray):
-    """``latents`` of a local store, read on use, for xarray's lazy indexing.
+    """``latents`` of a store, read on use, for xarray's lazy indexing.
 
     Args:
-        directory: of the variable.
-        shape: (image, step, channel, height, width).
-        dtype: of the values.
-        checksums: whether each state has its own.
+        path: directory of the store.
+        metadata: of ``latents``.
     """
 
-    def __init__(
-        self, directory: Path, shape: tuple[int, ...], dtype: np.dtype, checksums: bool
-    ) -> None:
-        self.directory = directory
-        self.checksums = checksums
-        self.shape = shape
-        self.dtype = dtype
+    def __init__(self, path: Path, metadata: Mapping[str, Any]) -> None:
+        self.path = path
+        self.metadata = metadata
+        self.shape = tuple(metadata["shape"])
+        self.dtype = np.dtype(metadata["data_type"])
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
         return indexing.explicit_indexing_adapter(
@@ -54,24 +86,21 @@ class Latents(BackendArray):
 
     def _read(self, key: tuple[Any, ...]) -> np.ndarray:
         images, steps = (
-            np.atleast_1d(np.arange(size)[own])
-            for own, size in zip(key[:2], self.shape[:2], strict=True)
+            np.atleast_1d(np.arange(size)[selection])
+            for selection, size in zip(key[:2], self.shape[:2], strict=True)
         )
-        states = np.empty((len(images), len(steps), *self.shape[2:]), self.dtype)
-        for target, image in zip(states, images, strict=True):
-            file = self.directory / shards.file_name(image)
-            shards.read_states(file, self.shape[1], steps, target, self.checksums)
-        done = [0 if isinstance(own, int | np.integer) else slice(None) for own in key[:2]]
-        for axis, own in reversed(list(enumerate([*done, *key[2:]]))):  # one axis at a time
-            states = states[(slice(None),) * axis + (own,)]
+        states = shards.read_states(self.path, self.metadata, images, steps)
+        done = [0 if isinstance(one, int | np.integer) else slice(None) for one in key[:2]]
+        for axis, selection in reversed(list(enumerate([*done, *key[2:]]))):  # one axis at a time
+            states = states[(slice(None),) * axis + (selection,)]
         return states
 
 
-def open_statistics(path: str | Path) -> xr.Dataset:
+def open_statistics(path: str | Path | Root) -> xr.Dataset:
     """Open what was collected: the covered steps and images alone, read when they are used.
 
     Args:
-        path: directory of the store.
+        path: directory of the store, or what its root said when it was read.
 
     Returns:
         The variables of the statistics; ``step`` numbers the states of the sampling. All
@@ -81,13 +110,12 @@ def open_statistics(path: str | Path) -> xr.Dataset:
         FileNotFoundError: if nothing is at ``path``.
         StoreError: if it is no calibzarr store, or has no statistics.
     """
-    path = Path(path)
-    if schema.ACTIVATIONS not in store.manifest(path):
+    root = as_root(Path(path) if isinstance(path, str) else path)
+    if schema.ACTIVATIONS not in root.attributes:
         raise StoreError(
-            f"{path} has no statistics yet; make them with: ", Call("collect", (path,))
+            f"{root.path} has no statistics yet; make them with: ", Call("collect", (root.path,))
         )
-    # Without xarray's cache: a large model's statistics would stay in memory.
-    dataset = xr.open_dataset(path, engine="zarr", chunks=None, cache=False)
+    dataset = open_dataset(root, cache=False)  # a large model's would stay in memory
     names = [variable.name for variable in schema.COLLECTED_VARIABLES if not variable.coordinate]
     text = {  # of fixed width, which NumPy can do more with
         variable.name: ("layer", dataset[variable.name].values.astype(object).astype(str))

@@ -50,6 +50,15 @@ class Variable:
         """Extent of one chunk or shard, which ``divided`` describes."""
         return tuple(divided.get(dim, sizes[dim]) for dim in self.dims)
 
+    def key(self, index: int) -> str:
+        """Key of the chunk, or shard, with this index along the first dimension alone."""
+        return ".".join(["c", str(index), *["0"] * (len(self.dims) - 1)])
+
+    def index(self, key: str) -> int | None:
+        """The index in a key of :meth:`key`; None for any other key."""
+        index = key.split(".")[1] if key.count(".") else ""
+        return int(index) if index.isdecimal() and key == self.key(int(index)) else None
+
 
 SIGMA = Variable(
     "sigma", ("step",), "float32", "noise level of each state; the last is 0", coordinate=True

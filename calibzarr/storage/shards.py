@@ -11,12 +11,14 @@ without an error. Shards of stores that were begun without them are read and wri
 import os
 import struct
 import sys
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import google_crc32c
 import numpy as np
+import zarr
 from numcodecs import blosc
 
 from calibzarr.storage import schema
@@ -28,12 +30,7 @@ _BLOSC_HEADER = struct.Struct("<4xI4xI")  # decoded and encoded bytes
 _ABSENT = 2**64 - 1  # offset of a state that is not stored: all fill value
 
 
-def file_name(image: int) -> str:
-    """Name of an image's shard among the files of ``latents``."""
-    return ".".join(["c", str(image)] + ["0"] * (len(schema.LATENTS.dims) - 1))
-
-
-def encode(states: np.ndarray, checksums: bool = True) -> bytes:
+def encode(states: np.ndarray, *, checksums: bool = True) -> bytes:
     """The shard of one image's states.
 
     Args:
@@ -57,7 +54,42 @@ def _checksum(data: bytes | np.ndarray) -> bytes:
 
 
 def read_states(
-    path: Path, num_states: int, steps: np.ndarray, states: np.ndarray, checksums: bool = True
+    path: Path,
+    metadata: Mapping[str, Any],
+    images: Sequence[int] | np.ndarray,
+    steps: Sequence[int] | np.ndarray | None = None,
+) -> np.ndarray:
+    """Read states of some images; NaN where one is not there.
+
+    Args:
+        path: directory of the store.
+        metadata: of ``latents``; shards of any other form are left to zarr.
+        images: their indices.
+        steps: indices of the states; None for all.
+
+    Returns:
+        Shape (image, step, channel, height, width), the store's dtype.
+
+    Raises:
+        ValueError: if a shard is damaged; names it.
+    """
+    num_states, *shape = metadata["shape"][1:]
+    steps = np.arange(num_states) if steps is None else np.asarray(steps)
+    directory = path / schema.LATENTS.name
+    if not is_ours(metadata):
+        latents = zarr.open_array(directory, mode="r")
+        return np.asarray(latents.oindex[np.asarray(images), steps])
+    states = np.empty((len(images), len(steps), *shape), metadata["data_type"])
+    checksums = has_checksums(metadata)
+    for target, image in zip(states, images, strict=True):
+        read_shard(
+            directory / schema.LATENTS.key(image), num_states, steps, target, checksums=checksums
+        )
+    return states
+
+
+def read_shard(
+    path: Path, num_states: int, steps: np.ndarray, states: np.ndarray, *, checksums: bool = True
 ) -> None:
     """Read some states of a shard; NaN where the file, or a state in it, is not there.
 
@@ -89,7 +121,7 @@ def read_states(
             else:  # without a copy
                 chunk = np.frombuffer(whole, np.uint8)[offset : offset + length]
             try:
-                _decode(chunk, target, checksums)
+                _decode(chunk, target, checksums=checksums)
             except (ValueError, RuntimeError) as error:  # the latter is numcodecs' own
                 raise ValueError(f"state {step}: {error}") from None
     except (ValueError, OverflowError) as error:
@@ -107,7 +139,7 @@ def _read_index(descriptor: int, size: int, num_states: int) -> np.ndarray:
     return np.frombuffer(tail[:length], dtype="<u8").reshape(num_states, 2)
 
 
-def _decode(chunk: np.ndarray, target: np.ndarray, checksums: bool) -> None:
+def _decode(chunk: np.ndarray, target: np.ndarray, *, checksums: bool) -> None:
     if checksums:
         chunk, checksum = chunk[:-_CHECKSUM], chunk[-_CHECKSUM:]
         if _checksum(chunk) != checksum.tobytes():
@@ -120,7 +152,7 @@ def _decode(chunk: np.ndarray, target: np.ndarray, checksums: bool) -> None:
     blosc.decompress(chunk, target)
 
 
-def is_ours(metadata: dict[str, Any]) -> bool:
+def is_ours(metadata: Mapping[str, Any]) -> bool:
     """Whether an array's metadata describe shards of the form that this module reads."""
     if len(metadata["codecs"]) != 1 or metadata["codecs"][0]["name"] != "sharding_indexed":
         return False
@@ -138,7 +170,7 @@ def is_ours(metadata: dict[str, Any]) -> bool:
     )
 
 
-def has_checksums(metadata: dict[str, Any]) -> bool:
+def has_checksums(metadata: Mapping[str, Any]) -> bool:
     """Whether each state has a checksum, by the metadata of an array that :func:`is_ours`."""
     inner = metadata["codecs"][0]["configuration"]["codecs"]
     return bool(inner[-1]["name"] == _CHECKSUM_CODEC)

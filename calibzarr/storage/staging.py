@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from calibzarr.storage import arrays, durable, schema, store
+from calibzarr.storage import arrays, durable, manifest, schema, store
 
 
 def write(
@@ -91,7 +91,7 @@ def _install(path: Path, addition: schema.Addition) -> Path:
     """Install under the store's lock; return the emptied directory, to be removed."""
     staged = path / addition.staged
     attributes = json.loads((staged / "zarr.json").read_text(encoding="utf-8"))["attributes"]
-    num_images = store.array(store.open_group(path), schema.LATENTS.name).shape[0]
+    num_images = manifest.read_root(path).num_images
     others = unpublish(path, addition, *addition.outdates)
     for outdated in addition.outdates:
         for name in outdated.names:
@@ -105,7 +105,7 @@ def _install(path: Path, addition: schema.Addition) -> Path:
     moved = store.open_group(path, consolidated=False)
     names = [name for name in addition.names if (path / name).exists()]  # but for optional ones
     store.resize_images({name: store.array(moved, name) for name in names}, num_images)
-    store.publish(path, attributes, [*others, *names])
+    manifest.publish(path, attributes, [*others, *names])
     done = durable.partial_path(staged)  # half removed, it is a leftover like any other
     staged.rename(done)
     return done
@@ -117,6 +117,6 @@ def unpublish(path: Path, *additions: schema.Addition) -> list[str]:
     Whoever calls this holds the store's lock, ``durable.locked(path)``.
     """
     hidden = {name for addition in additions for name in addition.names}
-    others = [name for name in store.published(path) if name not in hidden]
-    store.publish(path, dict.fromkeys(addition.attribute for addition in additions), others)
+    others = [name for name in manifest.read_root(path).arrays if name not in hidden]
+    manifest.publish(path, dict.fromkeys(addition.attribute for addition in additions), others)
     return others

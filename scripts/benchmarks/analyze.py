@@ -18,7 +18,8 @@ from calibzarr.quantization import sigma_polynomial
 from calibzarr.quantization.expected_error import mean_power
 from calibzarr.statistics.histogram import LogBins, representative
 from calibzarr.statistics.running import Statistics
-from calibzarr.storage import collected, reading, store
+from calibzarr.storage import collected, reading
+from calibzarr.storage.manifest import update_attributes
 
 _PROJECTIONS = tuple(f"attn.{letter}_proj" for letter in "qkv")
 _LINEAR_KINDS = (
@@ -195,7 +196,7 @@ def _make(path: Path, settings: Settings) -> _Size:
     """Write a store of statistics of every step, all layers of one width."""
     size = settings.choose(_Size(300, 50, 6144, 100), _Size(7, 3, 64, 4))
     data.create_store(path, size.images, (size.steps + 1, data.CHANNELS, 8, 8))
-    store.update_attributes(path, {"num_steps": size.steps})
+    update_attributes(path, {"num_steps": size.steps})
     layers, bins = _layers(size.layers, size.features), collector.BINS
     weights = synthetic.weights(layers, bins)
     greatest = weights["weight_feature_max"]  # that which the histogram says

@@ -12,8 +12,8 @@ from benchmarks.measure import Entry, Figure, Settings, interleave
 from calibzarr import parallel
 from calibzarr.legacy.exporting import export_legacy
 from calibzarr.legacy.importing import import_legacy
-from calibzarr.prompts.lists import prompts_sha256
-from calibzarr.storage import schema, store
+from calibzarr.storage import reading, schema, store
+from calibzarr.storage.manifest import prompts_sha256, update_attributes
 
 _PEAK_OF_A_MOVE = """
 import resource, sys
@@ -146,7 +146,7 @@ def _make_store(path: Path, num_images: int, num_steps: int, size: int) -> None:
     group = store.open_group(path)
     prompts = [f"picture {image}" for image in range(num_images)]
     store.array(group, schema.PROMPT.name)[:] = np.asarray(prompts, dtype=object)
-    store.update_attributes(path, {**attributes, "prompts_sha256": prompts_sha256(prompts)})
+    update_attributes(path, {**attributes, "prompts_sha256": prompts_sha256(prompts)})
     writer = store.ImageWriter(path)
     for image in range(num_images):
         writer.write(image, data.trajectory(image, size, num_steps), data.picture(image, 8 * size))
@@ -158,7 +158,7 @@ def _export_plainly(path: Path, directory: Path) -> None:
     from benchmarks import old_way
 
     old_way.prepare(directory)
-    dataset = store.open_store(path)
+    dataset = reading.open_store(path)
     sigma = dataset.sigma.values
     for image in range(dataset.sizes["image"]):
         states = dataset.latents[image].values

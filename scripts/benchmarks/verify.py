@@ -9,8 +9,8 @@ from benchmarks import data
 from benchmarks.measure import Entry, Figure, Settings, interleave, peak_memory
 from calibzarr.integrity import trajectory_checks
 from calibzarr.integrity.verification import verify
-from calibzarr.prompts.lists import prompts_sha256
 from calibzarr.storage import schema, store
+from calibzarr.storage.manifest import prompts_sha256, update_attributes
 
 _VERIFICATION = """
 import sys
@@ -69,7 +69,7 @@ def _write_store(path: Path, num_images: int, num_steps: int, size: int) -> None
         "latent_dtype": "float32",
         "prompts_sha256": prompts_sha256([""] * num_images),
     }
-    store.update_attributes(path, attributes)
+    update_attributes(path, attributes)
     sigma = data.sigmas(num_steps)[:, None, None, None]
     writer = store.ImageWriter(path)
     for image in range(num_images):

@@ -14,7 +14,7 @@ from calibzarr.advice import features as recommended_features
 from calibzarr.errors import OptionError
 from calibzarr.export import config
 from calibzarr.models import registry
-from calibzarr.storage import collected, durable, schema, store
+from calibzarr.storage import collected, durable, manifest, schema, store
 from tests.support.stores import open_strictly, shrunk, snapshot
 
 DTYPES = {
@@ -252,14 +252,14 @@ def test_two_exports_at_once_leave_the_advice_of_one(replayed, tmp_path):
 def test_what_a_kill_leaves_does_not_hinder_a_collection(path):
     advise(path)
     with pytest.MonkeyPatch.context() as patch:
-        publish = store.publish
+        publish = manifest.publish
 
         def publish_until_killed(path, attributes, names=None):
             if attributes.get("recommended"):
                 raise Killed
             publish(path, attributes, names)
 
-        patch.setattr(store, "publish", publish_until_killed)
+        patch.setattr(manifest, "publish", publish_until_killed)
         with pytest.raises(Killed):
             advise(path, 0.25)
     assert "recommended_shift" not in open_strictly(path)

@@ -18,7 +18,7 @@ from calibzarr.errors import OptionError
 from calibzarr.export import config
 from calibzarr.quantization.clipping import clipping_range
 from calibzarr.statistics.histogram import LogBins
-from calibzarr.storage import store
+from calibzarr.storage.manifest import read_root
 from tests.support.files import read_json
 from tests.support.quantizing import measured
 from tests.support.stores import shrunk, snapshot
@@ -336,7 +336,7 @@ def test_the_old_rule_is_that_of_raw_percentiles(replayed, tmp_path):
 
 def test_it_says_where_it_is_from(exported, written):
     path, _, _ = exported
-    manifest, provenance = store.manifest(path), written["provenance"]
+    manifest, provenance = read_root(path).attributes, written["provenance"]
     assert provenance["method"] == "sqnr"
     assert provenance["activation_target_db"] == TARGETS["activation"]
     assert provenance["weight_target_db"] == TARGETS["weight"]

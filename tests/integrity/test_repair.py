@@ -18,7 +18,8 @@ from calibzarr.errors import Call, OptionError
 from calibzarr.integrity.repair import repair
 from calibzarr.integrity.verification import verify
 from calibzarr.models import registry
-from calibzarr.storage import backup, collected, store
+from calibzarr.storage import backup, collected, manifest, store
+from calibzarr.storage.manifest import read_root
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
 
@@ -135,7 +136,7 @@ def test_a_killed_repair_is_gone_on_with(path, whole):
         assert verify(copy).ok
         np.testing.assert_array_equal(values(copy).latents[[0, 2]], values(whole).latents[[0, 2]])
         np.testing.assert_array_equal(values(copy).seed, values(whole).seed)
-        assert store.manifest(copy)["created"] == store.manifest(whole)["created"]
+        assert read_root(copy).attributes["created"] == read_root(whole).attributes["created"]
     calibzarr.build(copy, resume=True)
     xr.testing.assert_identical(values(copy), values(whole))
 
@@ -182,7 +183,7 @@ def test_no_image_is_moved_when_it_must_be_the_seeds(path):
 
 
 def test_a_manifest_lost_with_its_copy_is_rebuilt_with_the_model(path, whole):
-    original = store.manifest(whole)
+    original = read_root(whole).attributes
     shutil.rmtree(path / "prompt" / "backup")
     (path / "zarr.json").write_text("")
     before = snapshot(path)
@@ -192,7 +193,7 @@ def test_a_manifest_lost_with_its_copy_is_rebuilt_with_the_model(path, whole):
         repair(path, model="tiny", cfg_weight=7.0)
     assert snapshot(path) == before
     repair(path, model="tiny")
-    rebuilt = store.manifest(path)
+    rebuilt = read_root(path).attributes
     free = ("created", "libraries", "prompt_source", "n_completed")
     assert {k: v for k, v in rebuilt.items() if k not in free} == {
         k: v for k, v in original.items() if k not in free
@@ -221,10 +222,10 @@ def test_staged_statistics_are_put_into_their_place(path, monkeypatch):
     monkeypatch.setattr(collected, "install", lambda path: False)
     calibzarr.collect(path, num_images=2, steps=[0])
     monkeypatch.undo()
-    assert "activations" not in store.manifest(path)
+    assert "activations" not in read_root(path).attributes
     result = repair(path, dry_run=True)
     assert result.actions == ("put new statistics into their place",)
-    assert "activations" not in store.manifest(path)
+    assert "activations" not in read_root(path).attributes
     repair(path)
     assert values(path).collected_image.sum() == 2
     assert verify(path).ok
@@ -249,7 +250,7 @@ def test_what_a_live_builder_writes_stays(path):
 
 def test_an_unfinished_extension_stays_unfinished(path, whole, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(store, "publish", lambda *args: None)
+        patch.setattr(manifest, "publish", lambda *args: None)
         texts, seeds = store.stored_prompts(path)
         store.extend(path, [*texts, "new"], [*seeds, 4], {"num_images": 4})
     result = repair(path)

@@ -12,7 +12,8 @@ from calibzarr.integrity import trajectory_checks
 from calibzarr.integrity.verification import verify
 from calibzarr.models import registry
 from calibzarr.sampling.sampler import euler_states
-from calibzarr.storage import arrays, shards, store
+from calibzarr.storage import arrays, schema, shards, store
+from calibzarr.storage.manifest import read_root
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
 
@@ -148,10 +149,10 @@ def test_any_changed_byte_of_a_shard_is_found(tmp_path_factory, data):
     shard[place] ^= data.draw(st.integers(1, 255))
     path.write_bytes(shard)
     with pytest.raises(ValueError, match="is damaged"):
-        shards.read_states(path, 3, np.arange(3), np.empty_like(states))
+        shards.read_shard(path, 3, np.arange(3), np.empty_like(states))
     path.write_bytes(shards.encode(states)[: data.draw(st.integers(0, len(shard) - 1))])
     with pytest.raises(ValueError, match="is damaged"):
-        shards.read_states(path, 3, np.arange(3), np.empty_like(states))
+        shards.read_shard(path, 3, np.arange(3), np.empty_like(states))
 
 
 def test_a_store_that_was_begun_is_no_failure(tmp_path):
@@ -190,12 +191,12 @@ def test_stores_without_checksums_can_be_read_checked_and_gone_on_with(
     with monkeypatch.context() as patch:
         patch.setattr(arrays, "create", without)
         calibzarr.build(path, num_images=3, num_steps=4, image_size=32, images=(0, 2))
-    assert "crc32c" not in json.dumps(store.published_metadata(path)["decoded"])
+    assert "crc32c" not in json.dumps(read_root(path).arrays["decoded"])
     calibzarr.build(path, resume=True)
     assert verify(path).findings == ()
     first, second = calibzarr.open_store(path), calibzarr.open_store(whole)
     np.testing.assert_array_equal(first.latents, second.latents)
-    file = path / "latents" / shards.file_name(1)
+    file = path / "latents" / schema.LATENTS.key(1)
     assert len(file.read_bytes()) == len((whole / "latents" / file.name).read_bytes()) - 5 * 4
 
 

@@ -14,8 +14,8 @@ from rich.console import Console
 import calibzarr
 from calibzarr.errors import OptionError
 from calibzarr.legacy import export_plan, exporting
-from calibzarr.prompts.lists import prompts_sha256
 from calibzarr.storage import schema, store
+from calibzarr.storage.manifest import prompts_sha256, update_attributes
 from tests.support import old_directory
 
 QUIET = Console(quiet=True)
@@ -102,7 +102,7 @@ def test_latents_of_flux_are_processed_as_diffusionkit_does(tmp_path):
     from calibzarr.models.compatibility import import_diffusionkit
 
     path = make_store(tmp_path / "a.zarr", num_images=1, incomplete=())
-    store.update_attributes(path, {"model": "flux-dev"})
+    update_attributes(path, {"model": "flux-dev"})
     export(path, tmp_path / "old", only=["latents"])
     assert sorted(p.name for p in (tmp_path / "old").iterdir() if p.name[0] != ".") == ["latents"]
     final = xr.open_zarr(path).latents[0, -1].values.transpose(1, 2, 0)

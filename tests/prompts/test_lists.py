@@ -1,5 +1,4 @@
 import csv
-import hashlib
 
 import pytest
 from hypothesis import given
@@ -11,7 +10,6 @@ from calibzarr.prompts.lists import (
     PromptList,
     as_text,
     assign,
-    prompts_sha256,
     read_prompts,
     shape_captions,
 )
@@ -102,8 +100,3 @@ def test_too_few_prompts_name_both_numbers_and_repeat():
 def test_seeds_stay_within_what_the_noise_accepts(seed):
     with pytest.raises(OptionError, match=f"got {seed}"):
         assign(PromptList(("a", "b"), (None, None), "p.csv"), 2, seed=seed, repeat=False)
-
-
-def test_hash_of_prompts_tells_their_boundaries():
-    assert prompts_sha256(["ab", "c"]) == hashlib.sha256(b"ab\0c\0").hexdigest()
-    assert prompts_sha256(["ab", "c"]) != prompts_sha256(["a", "bc"])

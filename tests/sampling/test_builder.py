@@ -22,6 +22,7 @@ from calibzarr.sampling import builder
 from calibzarr.sampling import plan as build_plan
 from calibzarr.sampling.sampler import euler_states
 from calibzarr.storage import durable, store
+from calibzarr.storage.manifest import update_attributes
 from tests.support import children
 from tests.support.stores import open_strictly, snapshot
 
@@ -177,7 +178,7 @@ def test_resume_refuses_other_prompts_and_seeds(tmp_path):
 def test_resume_refuses_changed_weights(tmp_path, tiny):
     path = tmp_path / "a.zarr"
     calibzarr.build(path, images=(0, 1), **SMALL)
-    store.update_attributes(path, {"model_fingerprint": "0123"})
+    update_attributes(path, {"model_fingerprint": "0123"})
     before = snapshot(path)
     with pytest.raises(OptionError, match=f"model_fingerprint '0123', .*'{tiny.fingerprint}'"):
         calibzarr.build(path, resume=True)

@@ -8,8 +8,10 @@ import xarray as xr
 from calibzarr.errors import StoreError
 from calibzarr.integrity.verification import verify
 from calibzarr.storage import reading, schema, store
-from tests.support.files import EXAMPLE
-from tests.support.stores import open_strictly
+from calibzarr.storage.manifest import publish, read_root
+from calibzarr.storage.reading import open_store
+from tests.support.files import EXAMPLE, reads_of
+from tests.support.stores import create, open_strictly, random_image
 
 ADDED = ("input_group", "tied_group", "follows", "text_only")
 
@@ -21,7 +23,7 @@ def older(replayed, tmp_path):
     shutil.copytree(replayed.path, path)
     for name in ADDED:
         shutil.rmtree(path / name)
-    store.publish(path, {}, [name for name in store.published(path) if name not in ADDED])
+    publish(path, {}, [name for name in read_root(path).arrays if name not in ADDED])
     return path
 
 
@@ -32,7 +34,7 @@ def test_coordinates_of_layers_are_coordinates_to_any_reader(replayed):
 
 
 def test_statistics_name_the_coordinates_that_older_stores_have(replayed):
-    for name, metadata in store.published_metadata(replayed.path).items():
+    for name, metadata in read_root(replayed.path).arrays.items():
         if name not in ADDED:
             assert not set(metadata["attributes"].get("coordinates", "").split()) & set(ADDED)
 
@@ -57,3 +59,44 @@ def test_store_without_statistics_says_how_to_make_them(replayed, tmp_path):
         reading.open_statistics(replayed.bare)
     with pytest.raises(FileNotFoundError):
         reading.open_statistics(tmp_path / "nothing.zarr")
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "a.zarr"
+    create(path)
+    return path
+
+
+def test_open_store_tells_the_live_truth(path):
+    store.ImageWriter(path).write(1, *random_image(1))
+    assert not open_strictly(path).complete.any()  # written when a build ends
+    dataset = open_store(path)
+    assert dataset.complete.values.tolist() == [False, True, False]
+    assert dataset.attrs["n_completed"] == 1
+    assert dataset.latents.chunks is None  # read on use, no dask
+    np.testing.assert_array_equal(dataset.latents[1], random_image(1)[0])
+
+
+def test_the_roots_metadata_are_read_once(path):
+    with reads_of(path / "zarr.json") as reads:
+        dataset = open_store(path)
+        dataset.latents[0].load()
+    assert len(reads) == 1
+    root = read_root(path)
+    with reads_of(path / "zarr.json") as reads:
+        assert open_store(root).attrs == dataset.attrs
+        store.ImageWriter(root).write(0, *random_image(0))
+        store.open_group(root)["seed"][:]
+    assert not reads
+
+
+def test_a_dataset_is_that_of_xarray(path):
+    store.ImageWriter(path).write(1, *random_image(1))
+    store.finish(path)
+    dataset, expected = open_store(path), open_strictly(path)
+    xr.testing.assert_identical(dataset, expected.load())
+    assert dataset.encoding == expected.encoding
+    for name, variable in expected.variables.items():
+        if name not in ("latents", "complete"):
+            assert dataset[name].encoding == variable.encoding

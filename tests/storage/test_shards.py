@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import calibzarr
-from calibzarr.storage import shards, store
+from calibzarr.storage import schema, shards, store
 from tests.support.stores import create, random_image
 
 
@@ -25,10 +25,10 @@ def path(request, tmp_path_factory):
 
 def test_bytes_are_those_that_zarr_writes(path, tmp_path):
     group = zarr.open_group(path, mode="r+")
-    own = (path / "latents" / shards.file_name(2)).read_bytes()
+    own = (path / "latents" / schema.LATENTS.key(2)).read_bytes()
     group["latents"][1] = group["latents"][2]
-    assert (path / "latents" / shards.file_name(1)).read_bytes() == own
-    (path / "latents" / shards.file_name(1)).unlink()
+    assert (path / "latents" / schema.LATENTS.key(1)).read_bytes() == own
+    (path / "latents" / schema.LATENTS.key(1)).unlink()
 
 
 index = st.one_of(
@@ -62,12 +62,12 @@ def test_states_that_zarr_leaves_out_read_as_nan(path):
     latents = calibzarr.open_store(path).latents[1].values
     assert (latents[3] == 0).all()
     assert np.isnan(latents[[0, 1, 2, 4]]).all()
-    (path / "latents" / shards.file_name(1)).unlink()
+    (path / "latents" / schema.LATENTS.key(1)).unlink()
 
 
 @pytest.mark.parametrize("damage", ["index", "truncated", "empty", "chunk"])
 def test_damage_is_told_with_the_file(path, damage):
-    file = path / "latents" / shards.file_name(0)
+    file = path / "latents" / schema.LATENTS.key(0)
     whole = file.read_bytes()
     spoilt = bytearray(whole)
     if damage == "index":

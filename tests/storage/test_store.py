@@ -5,10 +5,8 @@ import re
 import numpy as np
 import pytest
 import tensorstore
-import xarray as xr
 
-import calibzarr
-from calibzarr.storage import schema, store
+from calibzarr.storage import objects, schema, store
 from tests.support.files import ROOT
 from tests.support.stores import SIZES, create, open_strictly, random_image
 
@@ -97,16 +95,6 @@ def test_only_whole_shards_count_as_complete(path):
     assert store.completed(path, 3).tolist() == [False, False, True]
 
 
-def test_open_store_tells_the_live_truth(path):
-    store.ImageWriter(path).write(1, *random_image(1))
-    assert not open_strictly(path).complete.any()  # written when a build ends
-    dataset = calibzarr.open_store(path)
-    assert dataset.complete.values.tolist() == [False, True, False]
-    assert dataset.attrs["n_completed"] == 1
-    assert dataset.latents.chunks is None  # read on use, no dask
-    np.testing.assert_array_equal(dataset.latents[1], random_image(1)[0])
-
-
 def test_a_black_picture_and_zero_latents_are_stored(path):
     zeros = np.zeros((5, 16, 8, 8), np.float32), np.zeros((64, 64, 3), np.uint8)
     store.ImageWriter(path).write(0, *zeros)
@@ -140,9 +128,9 @@ def test_create_never_replaces_a_store(path):
 def test_create_fills_an_empty_directory(tmp_path):
     path = tmp_path / "empty.zarr"
     path.mkdir()
-    assert not store.exists(path)
+    assert not objects.exists(path)
     create(path)
-    assert store.exists(path)
+    assert objects.exists(path)
     assert open_strictly(path).sizes["image"] == 3
 
 
@@ -153,38 +141,6 @@ def test_leftovers_are_removed_and_nothing_else(path):
     os.utime(leftover, (0, 0))
     assert store.remove_leftovers(path) == 1
     assert set(path.rglob("*")) == files
-
-
-def test_what_is_no_store_is_refused_with_the_reason(tmp_path, path):
-    file = tmp_path / "file"
-    file.touch()
-    empty = tmp_path / "directory"
-    empty.mkdir()
-    other = tmp_path / "other.zarr"
-    xr.Dataset({"a": ("x", [1])}).to_zarr(other, zarr_format=3, consolidated=False)
-    with pytest.raises(FileNotFoundError, match="no store at"):
-        store.manifest(tmp_path / "nothing")
-    with pytest.raises(ValueError, match="is a file"):
-        store.manifest(file)
-    with pytest.raises(ValueError, match=r"not a calibzarr store: it has no zarr\.json"):
-        store.manifest(empty)
-    with pytest.raises(ValueError, match="not a calibzarr store: its format is None"):
-        store.manifest(other)
-    metadata = (path / "zarr.json").read_text()
-    for nonsense in ("[]", '"x"', '{"attributes": null}', "{}"):
-        (path / "zarr.json").write_text(nonsense)
-        with pytest.raises(ValueError, match="not a calibzarr store"):
-            store.manifest(path)
-    (path / "zarr.json").write_text(metadata.replace('"consolidated_metadata"', '"other"'))
-    with pytest.raises(ValueError, match="damaged: it lacks the variable sigma"):
-        store.manifest(path)
-    (path / "zarr.json").write_text(metadata[:100])
-    with pytest.raises(ValueError, match="damaged"):
-        store.manifest(path)
-    newer = metadata.replace('"format_version": 1', '"format_version": 2')
-    (path / "zarr.json").write_text(newer)
-    with pytest.raises(ValueError, match=r"format version 2; .* reads version 1. Upgrade"):
-        calibzarr.open_store(path)
 
 
 def test_every_variable_is_documented_for_readers():
