@@ -5,10 +5,13 @@ commands spell it as it is typed there.
 """
 
 import errno
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
+
+_FEW = 30  # names that are listed whole
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,26 @@ def at_least(name: str, value: float, least: float) -> None:
     """
     if not value >= least:
         raise OptionError(Option(name), f" must be {least:g} or more, got {value}")
+
+
+def check_known(name: str, value: str, known: Sequence[str]) -> None:
+    """Check that a value is among those that there are.
+
+    Args:
+        name: what it is, one word.
+        value: what the user wrote.
+        known: what there is.
+
+    Raises:
+        OptionError: if not; lists near ones, and all of them unless they are many.
+    """
+    if value in known:
+        return
+    few = len(known) <= _FEW
+    near = get_close_matches(value, known, n=3, cutoff=0.6 if few else 0.3)
+    meant = f" did you mean {' or '.join(near)}?" if near else ""
+    listed = f" There are: {', '.join(known)}" if few else ""
+    raise OptionError(f"no {name} {value!r};{meant}{listed}".rstrip(";"))
 
 
 def image_range(images: tuple[int, int], num_images: int) -> range:

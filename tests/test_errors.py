@@ -9,6 +9,7 @@ from calibzarr.errors import (
     Option,
     OptionError,
     at_least,
+    check_known,
     disk_full_named,
     image_range,
     out_of_memory_named,
@@ -66,3 +67,17 @@ def test_bounds_and_ranges_name_what_was_given():
     assert image_range((2, 5), 5) == range(2, 5)
     with pytest.raises(OptionError, match=r"^images must be A:B with 0 <= A < B <= 4, got 2:5$"):
         image_range((2, 5), 4)
+
+
+def test_a_name_that_is_not_there_is_told_with_near_ones():
+    with pytest.raises(OptionError, match=r"^no sort 'rnage'; did you mean range\? There are: ra"):
+        check_known("sort", "rnage", ["range", "model"])
+    layers = [f"mm_block_{block}.image.mlp.fc{layer}" for block in range(40) for layer in (1, 2)]
+    with pytest.raises(OptionError) as raised:
+        check_known("layer", "block_7.image.fc2", layers)
+    assert str(raised.value).startswith("no layer 'block_7.image.fc2'; did you mean mm_block_")
+    assert "mm_block_7.image.mlp.fc2" in str(raised.value)
+    assert "There are" not in str(raised.value)
+    with pytest.raises(OptionError, match=r"^no layer 'zzz'$"):
+        check_known("layer", "zzz", layers)
+    check_known("layer", layers[3], layers)

@@ -1,14 +1,13 @@
 """What an analysis comes to: the layers that matter, and what it cannot say."""
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from calibzarr.advice.methods.base import CHOICES
-from calibzarr.errors import OptionError
+from calibzarr.errors import check_known
 from calibzarr.statistics import convergence
 
 SORTS = {
@@ -67,17 +66,10 @@ def filtered(
     """
     for name, value in (("stream", stream), ("kind", kind)):
         if value is not None:
-            _check_known(name, value, list(dict.fromkeys(dataset[name].values.tolist())))
+            check_known(name, value, list(dict.fromkeys(dataset[name].values.tolist())))
             dataset = dataset.isel(layer=np.flatnonzero(dataset[name].values == value))
-    _check_known("sort", sort, list(SORTS))
+    check_known("sort", sort, list(SORTS))
     return dataset
-
-
-def _check_known(name: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        near = get_close_matches(value, known, n=3)
-        meant = f"did you mean {' or '.join(near)}? " if near else ""
-        raise OptionError(f"no {name} {value!r}; {meant}There are: {', '.join(known)}")
 
 
 def describe(analyzed: xr.Dataset, recommended: xr.Dataset) -> dict[str, Any]:

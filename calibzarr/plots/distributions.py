@@ -1,6 +1,5 @@
 """Pictures of a few layers' values over the sampling: histograms, and where to clip them."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ import xarray as xr
 from calibzarr.advice import analysis, recommendation
 from calibzarr.advice.analysis import Observed
 from calibzarr.advice.methods.base import CHOICES
-from calibzarr.errors import OptionError
+from calibzarr.errors import check_known
 from calibzarr.plots import drawing
 from calibzarr.plots.drawing import POINTS_PER_INCH, picture
 from calibzarr.quantization import sigma_polynomial
@@ -117,10 +116,7 @@ def _named(
         return ridge_layers(statistics, analyzed)
     there = [str(name) for name in analyzed.layer.values]
     for name in layers:
-        if name not in there:
-            near = difflib.get_close_matches(name, there, n=3, cutoff=0.3)
-            hint = f"; like it: {', '.join(near)}" if near else ""
-            raise OptionError(f"there is no layer {name!r}{hint}")
+        check_known("layer", name, there)
     return dict.fromkeys(layers, "")
 
 
