@@ -1,10 +1,11 @@
+"""Collections, whole and in parts; with ``pytest --long`` they are killed at 40 moments, not 8."""
+
 import json
 import random
 import re
+import shutil
 import signal
-import subprocess
-import sys
-import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from calibzarr.statistics.steps import key_steps
 from calibzarr.storage import collected as statistics_store
 from calibzarr.storage import info, schema, store
 from calibzarr.storage.manifest import read_root, update_attributes
+from tests.support import children
 from tests.support.stores import open_strictly, snapshot
 
 STATISTICS = [variable.name for variable in schema.STATISTICS]
@@ -41,7 +43,7 @@ def built(tmp_path_factory, tiny):
 @pytest.fixture
 def path(built, tmp_path):
     path = tmp_path / "a.zarr"
-    subprocess.run(["cp", "-r", built, path], check=True)
+    shutil.copytree(built, path)
     return path
 
 
@@ -49,7 +51,7 @@ def path(built, tmp_path):
 def collected(built, tmp_path_factory, tiny):
     """The same store with statistics of all 5 images at all 4 steps."""
     path = tmp_path_factory.mktemp("collected") / "a.zarr"
-    subprocess.run(["cp", "-r", built, path], check=True)
+    shutil.copytree(built, path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "load", lambda name: tiny)
         calibzarr.collect(path, steps="all")
@@ -325,43 +327,40 @@ def test_stores_that_cannot_be_collected_are_refused_unchanged(path, tmp_path, t
 def test_kill_between_any_two_moves_of_the_installation_leaves_no_mixture(path, monkeypatch):
     calibzarr.collect(path, steps=[1], num_images=2)
     old = open_strictly(path)
-    moves = 0
-    rename = statistics_store.Path.rename
+    with monkeypatch.context() as patch:
+        patch.setattr(statistics_store, "install", lambda path: False)
+        calibzarr.collect(path, steps=[1, 2], num_images=2, force=True)
+    assert open_strictly(path).equals(old)
+    rename = Path.rename
 
     class Killed(BaseException):
         """Nothing catches this: as if the process were gone."""
 
-    for allowed in (0, 1, 7, len(EVERYTHING) - 1, len(EVERYTHING), len(EVERYTHING) + 1):
+    for allowed in (0, 1, 7, len(EVERYTHING) - 1, len(EVERYTHING)):
+        copy = shutil.copytree(path, path.parent / f"{allowed}.zarr")
         left = [allowed]
 
         def rename_until_killed(self, target, left=left):
-            if "statistics.staged" in str(self) and "partial" not in str(self):
+            if "statistics.staged" in str(self):
                 if not left[0]:
                     raise Killed
                 left[0] -= 1
             return rename(self, target)
 
-        monkeypatch.setattr(statistics_store.Path, "rename", rename_until_killed)
-        try:
-            calibzarr.collect(path, steps=[1, 2], num_images=2, force=True)
-        except Killed:
-            moves += 1
-            dataset = open_strictly(path)
-            assert EVERYTHING & set(dataset.variables) in (set(), EVERYTHING)
-            assert ("activations" in dataset.attrs) == (set(dataset.variables) >= EVERYTHING)
-            assert "latents" in dataset
-        monkeypatch.setattr(statistics_store.Path, "rename", rename)
-        result = calibzarr.collect(path, steps=[1, 2], num_images=2)  # goes on at once
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", rename_until_killed)
+            with pytest.raises(Killed):
+                statistics_store.install(copy)
+        dataset = open_strictly(copy)
+        assert EVERYTHING & set(dataset.variables) in (set(), EVERYTHING)
+        assert ("activations" in dataset.attrs) == (set(dataset.variables) >= EVERYTHING)
+        assert "latents" in dataset
+        result = calibzarr.collect(copy, steps=[1, 2], num_images=2)  # goes on at once
         assert (result.steps, result.num_images) == ((1, 2), 2)
-        new = open_strictly(path)
+        new = open_strictly(copy)
         assert new.collected.values.tolist() == [False, True, True, False]
         np.testing.assert_array_equal(new.histogram[:, 1], old.histogram[:, 1])
-    assert moves == 5
-    assert not (path / "statistics.staged").exists()
-
-
-def command(path, *options):
-    return [sys.executable, "-m", "calibzarr", "collect", str(path), *map(str, options)]
+        assert not (copy / "statistics.staged").exists()
 
 
 def test_interrupted_collection_goes_on_where_it_stopped(path, collected, monkeypatch):
@@ -388,97 +387,106 @@ def test_interrupted_collection_goes_on_where_it_stopped(path, collected, monkey
     assert snapshot(path).keys() == snapshot(collected).keys()
 
 
-def test_killed_collections_resume_to_the_same_statistics(built, tmp_path):
+def collect_with_checkpoints(path):
+    """Collect with a checkpoint after each model call."""
+    collector._CHECKPOINT_SECONDS = 0, 0
+    calibzarr.collect(path, steps="all")
+
+
+@pytest.mark.slow
+def test_killed_collections_resume_to_the_same_statistics(built, tmp_path, kills):
     path, expected = tmp_path / "killed.zarr", tmp_path / "whole.zarr"
-    subprocess.run(["cp", "-r", built, path], check=True)
-    calibzarr.build(path, num_images=14, resume=True)
-    subprocess.run(["cp", "-r", path, expected], check=True)
+    shutil.copytree(built, path)
+    calibzarr.build(path, num_images=kills // 2 + 2, resume=True)
+    shutil.copytree(path, expected)
     calibzarr.collect(expected, steps="all")
+
+    def collect(*signals):
+        return children.run(
+            *(collect_with_checkpoints, path),
+            below=path,
+            signals=dict.fromkeys(signals, signal.SIGKILL),
+        )
+
     chance = random.Random(3)
-    always_checkpoint = (
-        "import sys; from calibzarr import cli; from calibzarr.collecting import collector\n"
-        "collector._CHECKPOINT_SECONDS = 0, 0\n"
-        "sys.argv[0] = 'calibzarr'; cli.main()"
-    )
-    arguments = [sys.executable, "-c", always_checkpoint, *command(path, "--steps", "all")[3:]]
-    checkpoint = path / "collect.checkpoint"
-
-    def written():
-        return checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
-
-    kills = with_checkpoint = 0
-    while kills < 20:
-        before = written()
-        process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        if kills % 4:
-            while process.poll() is None and written() == before:
-                time.sleep(0.001)
-            time.sleep(chance.uniform(0, 0.15))
-        else:  # anywhere from the start
-            time.sleep(chance.uniform(0.5, 2.5))
-        process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
-        kills += 1
-        with_checkpoint += checkpoint.exists()
+    with_checkpoint = 0
+    for moment in chance.choices(range(5), k=kills):
+        assert collect(moment).killed
+        with_checkpoint += (path / "collect.checkpoint").exists()
         assert not EVERYTHING & set(open_strictly(path).variables)
-    assert with_checkpoint >= 10
-    subprocess.run(arguments, check=True, capture_output=True)
+    assert with_checkpoint >= kills / 2
+    children.make_leftovers_old(path)
+    calibzarr.collect(path, steps="all")
     assert_same_statistics(path, expected)
     first, second = open_strictly(path), open_strictly(expected)
     assert first.drop_attrs().equals(second.drop_attrs())
     assert snapshot(path).keys() == snapshot(expected).keys()
 
 
-def test_a_kill_while_the_statistics_are_put_in_place(path, collected):
+@pytest.mark.slow
+def test_a_kill_while_the_statistics_are_put_in_place(path, collected, kills, monkeypatch):
     """At any moment from the last replay on: the old, the new or none, never a mixture."""
     calibzarr.collect(path, steps=[1], num_images=3)
     old = open_strictly(path)
-    arguments = command(path, "--steps", "all")
-    for delay in (0.0, 0.05, 0.1, 0.2, 0.4):
-        process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        while process.poll() is None and not list(path.glob("statistics.staged*")):
-            time.sleep(0.001)
-        time.sleep(delay)
-        process.kill()
-        process.communicate()
-        dataset = open_strictly(path)
+    with monkeypatch.context() as patch:  # all is replayed, and in the checkpoint
+        patch.setattr(collector, "_CHECKPOINT_SECONDS", (0, 0))
+        patch.setattr(statistics_store, "replace", lambda *arguments: pytest.fail("not yet"))
+        with pytest.raises(pytest.fail.Exception, match="not yet"):
+            calibzarr.collect(path, steps="all")
+
+    def collect(copy, *signals):
+        return children.run(
+            *(children.command, "collect", copy, "--steps", "all"),
+            below=copy,
+            signals=dict.fromkeys(signals, signal.SIGKILL),
+        )
+
+    copies = [shutil.copytree(path, path.parent / f"{number}.zarr") for number in range(kills + 1)]
+    whole = collect(copies.pop())
+    assert whole.code == 0
+    found = set()
+    moments = [*np.linspace(0, whole.changes - 2, kills, dtype=int)]
+    for moment, copy in zip(moments, copies, strict=True):
+        assert collect(copy, moment).killed
+        dataset = open_strictly(copy)
         present = EVERYTHING & set(dataset.variables)
         assert present in (set(), EVERYTHING)
         if present and dataset.collected.sum() == 1:
             assert dataset.equals(old)
+            found.add("old")
         elif present:
-            assert_same_statistics(path, collected)
-            break
-    calibzarr.collect(path, steps="all")
-    assert_same_statistics(path, collected)
+            assert_same_statistics(copy, collected)
+            found.add("new")
+        else:
+            found.add("none")
+        calibzarr.collect(copy, steps="all")
+        assert_same_statistics(copy, collected)
+    assert found == {"old", "none", "new"}
 
 
-def test_command_tells_what_it_does(path):
-    def run(*options):
-        return subprocess.run(command(path, *options), capture_output=True, text=True)
-
-    result = run("--steps", "0,2", "--num-images", 9)
-    assert result.returncode == 0, result.stderr
-    assert "9 images were asked for, 5 are complete: taking those" in result.stderr
-    assert "10 model calls on stored latents" in result.stderr
-    assert "statistics of 67 layers from 5 images at 2 steps" in result.stdout
-    result = run("--steps", "0")
-    assert (result.returncode, "nothing new to observe" in result.stderr) == (0, True)
-    info = [sys.executable, "-m", "calibzarr", "info", str(path)]
-    out = subprocess.run(info, capture_output=True, text=True, check=True).stdout
+def test_command_tells_what_it_does(run, path):
+    code, out, err = run("collect", path, "--steps", "0,2", "--num-images", 9)
+    assert code == 0, err
+    assert "9 images were asked for, 5 are complete: taking those" in err
+    assert "10 model calls on stored latents" in err
+    assert "statistics of 67 layers from 5 images at 2 steps" in out
+    code, out, err = run("collect", path, "--steps", "0")
+    assert (code, "nothing new to observe" in err) == (0, True)
+    code, out, err = run("info", path)
+    assert code == 0
     assert re.search(r"67 layers, 5 images, steps 0, 2", out)
-    described = subprocess.run([*info, "--json"], capture_output=True, text=True, check=True).stdout
-    assert json.loads(described)["collected"]["steps"] == [0, 2]
+    code, out, err = run("info", path, "--json")
+    assert code == 0
+    assert json.loads(out)["collected"]["steps"] == [0, 2]
     for wrong, message in [
         (["--steps", "0,9"], "steps must be from 0 to 3, got 9"),
         (["--steps", "x"], "'x' is not key, all, or indices such as 0,25,50"),
         (["--images", "3"], "'3' is not a range"),
     ]:
-        result = run(*wrong)
-        assert result.returncode == 2
-        assert message in result.stderr
-        assert result.stderr.count("\n") == 1
+        code, out, err = run("collect", path, *wrong)
+        assert code == 2
+        assert message in err
+        assert err.count("\n") == 1
 
 
 def test_key_steps_are_the_default(path):
@@ -511,8 +519,8 @@ def test_second_collection_at_the_same_time_is_refused(path, monkeypatch):
     replay = collector.replay_step
 
     def collect_again(*args):
-        result = subprocess.run(command(path), capture_output=True, text=True)
-        refused.append((result.returncode, result.stderr.splitlines()[-1]))
+        ended = children.run(children.command, "collect", path)
+        refused.append((ended.code, ended.stderr.splitlines()[-1]))
         monkeypatch.setattr(collector, "replay_step", replay)
         replay(*args)
 

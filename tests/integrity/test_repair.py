@@ -1,11 +1,10 @@
+"""Repairs; with ``pytest --long`` they are killed at 40 moments, not 8."""
+
 import hashlib
 import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 import warnings
 
 import numpy as np
@@ -20,6 +19,7 @@ from calibzarr.integrity.verification import verify
 from calibzarr.models import registry
 from calibzarr.storage import backup, collected, manifest, store
 from calibzarr.storage.manifest import read_root
+from tests.support import children
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
 
@@ -95,43 +95,17 @@ def test_damaged_files_are_kept_also_when_it_happens_again(path, whole):
     xr.testing.assert_identical(values(path), values(whole))
 
 
-_KILLED = """
-import os, sys
-from calibzarr.storage import durable
-from calibzarr.integrity import set_aside
-from calibzarr.integrity.repair import repair
-
-def counted(function):
-    def call(*args):
-        global left
-        left -= 1
-        if left < 0:
-            os.kill(os.getpid(), 9)
-        return function(*args)
-    return call
-
-durable.write, set_aside.move = counted(durable.write), counted(set_aside.move)
-for argument in sys.argv[1:]:
-    path, left = argument.split("=")
-    left = int(left)
-    child = os.fork()
-    if not child:
-        repair(path)
-        os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-
-
-def test_a_killed_repair_is_gone_on_with(path, whole):
-    copies = {writes: path.parent / f"{writes}.zarr" for writes in (0, 1, 2, 4, 6, 8)}
-    for copy in copies.values():
+def test_a_killed_repair_is_gone_on_with(path, whole, kills):
+    copies = [path.parent / f"{number}.zarr" for number in range(kills + 1)]
+    for copy in copies:
         shutil.copytree(whole, copy)
         spoil(copy)
-    arguments = [f"{copy}={writes}" for writes, copy in copies.items()]
-    command = [sys.executable, "-c", _KILLED, *arguments]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert set(output.split()) == {str(-signal.SIGKILL)}
-    for copy in copies.values():
+    undisturbed = children.run(repair, copies[-1], below=copies.pop())
+    assert undisturbed.code == 0
+    moments = np.linspace(0, undisturbed.changes - 1, kills, dtype=int)
+    for moment, copy in zip(moments, copies, strict=True):
+        assert children.run(repair, copy, below=copy, signals={moment: signal.SIGKILL}).killed
+        children.make_leftovers_old(copy)
         repair(copy)
         assert verify(copy).ok
         np.testing.assert_array_equal(values(copy).latents[[0, 2]], values(whole).latents[[0, 2]])
@@ -143,9 +117,11 @@ def test_a_killed_repair_is_gone_on_with(path, whole):
 
 def test_two_repairs_at_once_do_it_once(path, whole):
     spoil(path)
-    command = [sys.executable, "-m", "calibzarr", "repair", path]
-    processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(2)]
-    assert [process.wait() for process in processes] == [0, 0]
+    with (
+        children.running(children.command, "repair", path) as first,
+        children.running(children.command, "repair", path) as second,
+    ):
+        assert [first().code, second().code] == [0, 0]
     calibzarr.build(path, resume=True)
     xr.testing.assert_identical(values(path), values(whole))
 
@@ -232,19 +208,11 @@ def test_staged_statistics_are_put_into_their_place(path, monkeypatch):
 
 
 def test_what_a_live_builder_writes_stays(path):
-    partial = path / "decoded" / f"c.2.0.0.0.{'0' * 32}.partial"
-    program = (
-        "import sys, time\nfrom pathlib import Path\nfrom calibzarr.storage import durable\n"
-        "file = Path(sys.argv[1]).open('xb'); durable._claim(file.fileno())\n"
-        "print('', flush=True); time.sleep(60)\n"
-    )
-    command = [sys.executable, "-c", program, partial]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        process.stdout.readline()
-        os.utime(partial, (0, 0))
+    begun = children.event()
+    with children.running(children.begin_to_write, path / "decoded" / "c.2.0.0.0", begun):
+        assert begun.wait(60)
+        children.make_leftovers_old(path)
         assert repair(path).actions == ()
-        process.kill()
-    time.sleep(0.1)
     assert repair(path).actions == ("removed 1 leftovers of interrupted writes",)
 
 

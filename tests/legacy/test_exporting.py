@@ -1,9 +1,6 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -16,7 +13,7 @@ from calibzarr.errors import OptionError
 from calibzarr.legacy import export_plan, exporting
 from calibzarr.storage import schema, store
 from calibzarr.storage.manifest import prompts_sha256, update_attributes
-from tests.support import old_directory
+from tests.support import children, old_directory
 
 QUIET = Console(quiet=True)
 NUM_STEPS, SIZE = 3, 4
@@ -298,56 +295,40 @@ def test_statistics_are_those_of_the_blocks_over_all_collected_steps(collected, 
     }
 
 
-def command(*arguments):
-    return [sys.executable, "-m", "calibzarr", "export-legacy", *map(str, arguments)]
-
-
-def wait_for_files(process, folder, count):
-    while process.poll() is None:
-        if folder.exists() and len(list(folder.glob("*.npz"))) >= count:
-            return
-        time.sleep(0.005)
-    raise AssertionError(f"the export ended too early: {process.communicate()}")
-
-
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_export_goes_on_to_the_same_files(tmp_path, how):
     path = make_store(tmp_path / "a.zarr", num_images=40, incomplete=())
     export(path, tmp_path / "whole")
     directory = tmp_path / "old"
-    process = subprocess.Popen(
-        command(path, directory, "--workers", 2), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    wait_for_files(process, directory / "samples", 8)
-    process.send_signal(how)
-    stdout, stderr = process.communicate(timeout=60)  # ends when the workers have closed theirs
+    arguments = ("export-legacy", path, directory, "--workers", 2)
+    ended = children.run(children.command_with_signal, 2, how, *arguments)
     if how == signal.SIGINT:
-        assert process.returncode == 130, stderr
-        assert b"go on with the same command" in stdout
-        assert b"Traceback" not in stderr
+        assert ended.code == 130, ended.stderr
+        assert "go on with the same command" in ended.stdout
+        assert "Traceback" not in ended.stderr
+    else:
+        assert ended.killed
     assert not (directory / "manifest.json").exists()
-    for file in (directory / "samples").glob("*.npz"):
+    files = list((directory / "samples").glob("*.npz"))
+    assert 2 * (NUM_STEPS + 1) <= len(files) < 40 * (NUM_STEPS + 1)
+    for file in files:
         with np.load(file) as archive:  # whatever has its name is whole
             assert archive["x"].shape == (1, 16, SIZE, SIZE)
-    time.sleep(1.1)  # for what the killed were writing to be told from what is being written
+    children.make_leftovers_old(directory)
     export(path, directory)
     old_directory.assert_equal(directory, tmp_path / "whole")
     assert not list(directory.rglob("*.partial"))
 
 
 def test_the_command_says_what_it_wrote_and_errors_are_one_line(path, tmp_path):
-    result = subprocess.run(
-        command(path, tmp_path / "old", "--only", "manifest,latents"),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    old = tmp_path / "old"
+    command = (children.command, "export-legacy", path, old, "--only")
+    result = children.run(*command, "manifest,latents")
+    assert result.code == 0
     assert "1 images are not complete, and left out" in result.stderr
-    assert f"{tmp_path / 'old'}: 3 images of {path}" in result.stdout
-    assert f"calibzarr import-legacy {tmp_path / 'old'}" in result.stdout
-    result = subprocess.run(
-        command(path, tmp_path / "old", "--only", "all"), capture_output=True, text=True
-    )
-    assert (result.returncode, result.stdout) == (2, "")
+    assert f"{old}: 3 images of {path}" in result.stdout
+    assert f"calibzarr import-legacy {old}" in result.stdout
+    result = children.run(*command, "all")
+    assert (result.code, result.stdout) == (2, "")
     assert result.stderr.startswith("Error: --only must be some of samples, latents, images")
     assert result.stderr.count("\n") == 1

@@ -1,11 +1,7 @@
 import json
-import os
 import pickle
 import shutil
 import signal
-import subprocess
-import sys
-import time
 import warnings
 import zipfile
 
@@ -19,7 +15,7 @@ from calibzarr.collecting import collector
 from calibzarr.errors import OptionError
 from calibzarr.legacy import export_plan, exporting, import_plan, importing
 from calibzarr.storage import store
-from tests.support import old_directory
+from tests.support import children, old_directory
 
 QUIET = Console(quiet=True)
 
@@ -494,37 +490,32 @@ def test_an_interrupted_import_goes_on_to_the_same_store(tmp_path, how):
     old_directory.write(old, num_images=24)
     bring_in(old, tmp_path / "whole.zarr")
     path = tmp_path / "a.zarr"
-    command = [sys.executable, "-m", "calibzarr", "import-legacy", old, path, "--workers", "2"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    while process.poll() is None and not (
-        path.exists() and len(list(path.glob("latents/c.*.0"))) >= 2
-    ):
-        time.sleep(0.005)
-    assert process.poll() is None
-    os.kill(process.pid, how)
-    stdout, stderr = process.communicate(timeout=60)
+    arguments = ("import-legacy", old, path, "--workers", 2)
+    ended = children.run(children.command_with_signal, 2, how, *arguments)
     if how == signal.SIGINT:
-        assert process.returncode == 130, stderr
-        assert b"go on with the same command" in stdout
-    assert store.completed(path, 24).sum() < 24
-    time.sleep(1.1)  # for what the killed were writing to be told from what is being written
+        assert ended.code == 130, ended.stderr
+        assert "go on with the same command" in ended.stdout
+    else:
+        assert ended.killed
+    assert 2 <= store.completed(path, 24).sum() < 24
+    children.make_leftovers_old(path)
     assert bring_in(old, path).n_completed == 24
     xr.testing.assert_equal(load(path), load(tmp_path / "whole.zarr"))
     assert not list(path.rglob("*.partial"))
 
 
-def test_the_command_lists_what_it_leaves_out_and_says_what_is_next(tmp_path):
+def test_the_command_lists_what_it_leaves_out_and_says_what_is_next(tmp_path, run):
     old = tmp_path / "old"
     old_directory.write(old, num_images=15)
     for image in range(1, 13):
         (old / "samples" / f"{image:04d}_001.npz").unlink()
     (old / "images" / "0013.png").unlink()
-    command = [sys.executable, "-m", "calibzarr", "import-legacy", old, tmp_path / "a.zarr"]
-    result = subprocess.run([*command, "-q"], capture_output=True, text=True, check=True)
-    lines = result.stderr.splitlines()
+    code, out, err = run("import-legacy", old, tmp_path / "a.zarr", "-q")
+    assert code == 0
+    lines = err.splitlines()
     assert lines[0] == "warning: image 1 is left out: 0001_001.npz is missing"
     assert lines[10] == "warning: 2 more images are left out"
     assert lines[11] == "warning: image 13 is without a picture: 0013.png is missing"
     assert len(lines) == 12
-    assert f"{tmp_path / 'a.zarr'}: 3 of 15 images are complete" in result.stdout
-    assert f"calibzarr info {tmp_path / 'a.zarr'}" in result.stdout
+    assert f"{tmp_path / 'a.zarr'}: 3 of 15 images are complete" in out
+    assert f"calibzarr info {tmp_path / 'a.zarr'}" in out

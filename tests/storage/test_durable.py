@@ -1,11 +1,9 @@
-import multiprocessing
 import os
-import signal
-import time
 
 import pytest
 
 from calibzarr.storage import durable
+from tests.support import children
 
 
 def test_write_replaces_whole_and_leaves_nothing_else(tmp_path):
@@ -49,23 +47,13 @@ def test_new_directory_never_replaces_one_with_content(tmp_path):
     assert [entry.name for entry in tmp_path.rglob("*")] == ["store", "mine"]
 
 
-def _write_and_wait(path, started):
-    os.fsync = lambda descriptor: (started.set(), time.sleep(60))
-    durable.write(path, b"never complete")
-
-
 def test_only_files_of_dead_writers_are_removed(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    started = context.Event()
-    writer = context.Process(target=_write_and_wait, args=(tmp_path / "key", started))
-    writer.start()
-    assert started.wait(60)
-    (partial,) = tmp_path.iterdir()
-    os.utime(partial, (0, 0))
-    assert durable.remove_abandoned(tmp_path.glob("*.partial")) == 0
-    assert partial.exists()
-    os.kill(writer.pid, signal.SIGKILL)
-    writer.join()
+    begun = children.event()
+    with children.running(children.begin_to_write, tmp_path / "key", begun):
+        assert begun.wait(60)
+        children.make_leftovers_old(tmp_path)
+        assert durable.remove_abandoned(tmp_path.glob("*.partial")) == 0
+        assert len(list(tmp_path.iterdir())) == 1
     assert durable.remove_abandoned(tmp_path.glob("*.partial")) == 1
     assert list(tmp_path.iterdir()) == []
 

@@ -8,6 +8,7 @@ The processes are forks of one that has imported everything, and so begin at onc
 where a fork may not use the frameworks that MLX is built on, each is a fresh interpreter.
 """
 
+import fcntl
 import itertools
 import multiprocessing
 import os
@@ -17,6 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +29,11 @@ import calibzarr.integrity.verification
 import calibzarr.legacy.exporting
 import calibzarr.legacy.importing
 import calibzarr.models.tiny  # noqa: F401
-from calibzarr import cli
+from calibzarr import cli, parallel
+from calibzarr.storage import durable
 
 _HANGS_AFTER = 300  # seconds; nothing that passes takes a tenth of it
-_CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir")
+_CHANGES = {"os.rename": 2, "os.remove": 1, "os.mkdir": 2, "os.rmdir": 1}  # where dir_fd stands
 
 _context = multiprocessing.get_context("spawn" if sys.platform == "darwin" else "forkserver")
 if sys.platform != "darwin":
@@ -63,6 +66,38 @@ def command(*arguments: object) -> None:
     """Run the command line; for :func:`run` and :func:`running`."""
     sys.argv = ["calibzarr", *map(str, arguments)]
     cli.main()
+
+
+def command_in(directory: Path, *arguments: object) -> None:
+    """Run the command line in a directory."""
+    os.chdir(directory)
+    command(*arguments)
+
+
+def command_with_signal(images: int, number: int, *arguments: object) -> None:
+    """Run a command with workers; it sends itself a signal when so many images are done."""
+    results = parallel.results
+
+    def counted(*arguments: Any, **options: Any) -> Iterator[Any]:
+        for count, result in enumerate(results(*arguments, **options), 1):
+            if count == images:
+                os.kill(os.getpid(), number)
+            yield result
+
+    parallel.results = counted
+    command(*arguments)
+
+
+def begin_to_write(file: Path, begun: Any) -> None:
+    """Begin to write a file, set the event, and wait to be killed."""
+    with durable.new_file(file):
+        begun.set()
+        signal.pause()
+
+
+def event() -> Any:
+    """What a process may set and another wait for."""
+    return _context.Event()
 
 
 def run(
@@ -98,38 +133,50 @@ def running(
 ) -> Iterator[Callable[[], Ended]]:
     """Begin as :func:`run`; give what waits for the end. The process does not outlive the block."""
     with tempfile.TemporaryDirectory() as directory:
-        files = [Path(directory) / name for name in ("stdout", "stderr", "changes")]
+        files = Path(directory) / "stderr", Path(directory) / "changes"
         for file in files:
             file.touch()
+        stdout, writer = _context.Pipe(duplex=False)
         process = _context.Process(
-            target=_child, args=(function, arguments, files, below, dict(signals or {}))
+            target=_child, args=(function, arguments, writer, files, below, dict(signals or {}))
         )
         process.start()
+        writer.close()
 
         def wait() -> Ended:
+            printed = b""
+            while connection.wait([stdout], _HANGS_AFTER):
+                more = os.read(stdout.fileno(), 2**16)
+                if not more:  # its own workers have ended too, whom it leaves its output
+                    break
+                printed += more
             process.join(_HANGS_AFTER)
-            assert process.exitcode is not None, f"{function} hangs: {files[1].read_text()}"
-            stdout, stderr, changes = (file.read_text() for file in files)
-            return Ended(process.exitcode, stdout, stderr, len(changes))
+            stderr, changes = (file.read_text() for file in files)
+            assert process.exitcode is not None, f"{function} hangs: {stderr}"
+            return Ended(process.exitcode, printed.decode(), stderr, len(changes))
 
         try:
             yield wait
         finally:
             process.kill()
             process.join()
+            stdout.close()
 
 
 def _child(
     function: Callable[..., object],
     arguments: tuple[Any, ...],
-    files: list[Path],
+    stdout: connection.Connection,
+    files: tuple[Path, Path],
     below: Path | None,
     signals: dict[int, int],
 ) -> None:
-    for descriptor, file in enumerate(files[:2], 1):
-        os.dup2(os.open(file, os.O_WRONLY), descriptor)
+    os.dup2(stdout.fileno(), 1)
+    stdout.close()
+    stderr, changes = (os.open(file, os.O_WRONLY | os.O_APPEND) for file in files)
+    os.dup2(stderr, 2)
     if below is not None:
-        _watch(below, os.open(files[2], os.O_WRONLY | os.O_APPEND), signals)
+        _watch(below, changes, signals)
     function(*arguments)
 
 
@@ -141,15 +188,28 @@ def _watch(below: Path, log: int, signals: dict[int, int]) -> None:
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open":
             path, _, flags = arguments
-            changes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+            folder = -1
+            if not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+                return
+        elif event in _CHANGES:
+            path, folder = arguments[0], arguments[_CHANGES[event]]
         else:
-            path, changes = arguments[0] if arguments else None, event in _CHANGES
-        if not changes or not isinstance(path, str | os.PathLike):
             return
-        if os.path.join(path, "").startswith(prefix):
+        if not isinstance(path, str | os.PathLike):
+            return
+        if folder >= 0:  # as when a whole directory is removed
+            path = os.path.join(_path_of(folder), path)
+        if os.path.join(os.path.abspath(path), "").startswith(prefix):
             number = next(numbers)
             os.write(log, b".")
             if number in signals:
                 os.kill(os.getpid(), signals[number])
 
     sys.addaudithook(hook)
+
+
+def _path_of(descriptor: int) -> str:
+    if sys.platform == "darwin":
+        found = fcntl.fcntl(descriptor, fcntl.F_GETPATH, bytes(1024))
+        return os.fsdecode(found.rstrip(b"\0"))
+    return os.readlink(f"/proc/self/fd/{descriptor}")
