@@ -63,7 +63,7 @@ def overhead(settings: Settings) -> list[Figure]:
         seconds = interleave(
             {
                 "calibzarr": lambda turn: builder.run(plan_in(turn.directory), console),
-                "bare": lambda turn: bare_loop(plan),
+                "bare": lambda _turn: bare_loop(plan),
             },
             settings.turns(7),
             settings,
@@ -277,8 +277,8 @@ def _compare_reading(
         compare(
             "opening",
             settings.turns(15, 3),
-            lambda turn: old_way.open_directory(old),
-            lambda turn: calibzarr.open_store(new),
+            lambda _turn: old_way.open_directory(old),
+            lambda _turn: calibzarr.open_store(new),
         ),
         compare(
             "reading one state",

@@ -39,8 +39,8 @@ def _observe(
     statistics = replayed.statistics()
     seconds = interleave(
         {
-            "observed": lambda turn: replayed.observed(statistics),
-            "bare": lambda turn: replayed.bare(),
+            "observed": lambda _turn: replayed.observed(statistics),
+            "bare": lambda _turn: replayed.bare(),
         },
         settings.turns(15 if optimised_blas() else 7),
         settings,
@@ -71,9 +71,9 @@ def old_collector(settings: Settings) -> list[Figure]:
 
     seconds = interleave(
         {
-            "blocks": lambda turn: replayed.observed_the_old_way(linears=False),
-            "new": lambda turn: new(),
-            "all": lambda turn: replayed.observed_the_old_way(linears=True),
+            "blocks": lambda _turn: replayed.observed_the_old_way(linears=False),
+            "new": lambda _turn: new(),
+            "all": lambda _turn: replayed.observed_the_old_way(linears=True),
         },
         settings.turns(5),
         settings,
@@ -99,10 +99,10 @@ def quantiles(settings: Settings) -> list[Figure]:
     samples = synthetic.samples(num_steps, 10_000)
     seconds = interleave(
         {
-            "histograms": lambda turn: quantile(
+            "histograms": lambda _turn: quantile(
                 histograms, bins.low, bins.high, np.array(PERCENTILES) / 100
             ),
-            "samples": lambda turn: [
+            "samples": lambda _turn: [
                 np.percentile(samples[step], PERCENTILES)
                 for _ in range(num_layers)
                 for step in range(num_steps)

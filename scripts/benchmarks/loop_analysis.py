@@ -73,6 +73,7 @@ class _Row:
         bins: LogBins,
         least: float,
         greatest: float,
+        *,
         symmetric: bool = False,
     ) -> "_Row":
         first, *_, last = np.flatnonzero(counts)

@@ -27,7 +27,7 @@ class OldCollector:
             else at what the image stream has after each block, as the old script did.
     """
 
-    def __init__(self, linears: bool) -> None:
+    def __init__(self, *, linears: bool) -> None:
         self.linears = linears
         self.values: dict[str, list[float]] = defaultdict(list)
         self.extremes: dict[str, tuple[float, float]] = {}

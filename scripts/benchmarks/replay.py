@@ -58,9 +58,9 @@ class Replay:
                 statistics,
             )
 
-    def observed_the_old_way(self, linears: bool) -> dict[str, dict[str, float]]:
+    def observed_the_old_way(self, *, linears: bool) -> dict[str, dict[str, float]]:
         """Call the model at every step and sample what its blocks, or all layers, see."""
-        old = OldCollector(linears)
+        old = OldCollector(linears=linears)
         with old.hooked(self.model.pipeline.mmdit):
             self.bare()
         return old.statistics()
@@ -86,7 +86,7 @@ def of_tiny(calls: int) -> Replay:
     return _replay("the embedded model", model, conditioning, latent_size, calls)
 
 
-def of_mid_size(calls: int, small: bool = False) -> Replay:
+def of_mid_size(calls: int, *, small: bool = False) -> Replay:
     """Replay of a transformer like Stable Diffusion 3's with seeded weights.
 
     Args:

@@ -11,7 +11,7 @@ from calibzarr.statistics.running import Statistics
 
 
 def counts(
-    random: np.random.Generator, bins: LogBins, scale: float, heavy: bool, number: float
+    random: np.random.Generator, bins: LogBins, scale: float, number: float, *, heavy: bool
 ) -> np.ndarray:
     """Counts of about ``number`` values, with their noise, shape (bin,), int64.
 
@@ -42,7 +42,7 @@ def histograms(num_layers: int, num_steps: int, bins: LogBins, number: float) ->
     for layer in range(num_layers):
         for step in range(num_steps):
             scale = 2 ** (layer % 9 - 4 - step / num_steps)
-            result[layer, step] = counts(random, bins, scale, bool(layer % 2), number)
+            result[layer, step] = counts(random, bins, scale, number, heavy=bool(layer % 2))
     return result
 
 
@@ -77,7 +77,7 @@ def statistics(
         scale = 2 ** random.uniform(-4, 5)
         number = tokens * layer.features
         for step in steps:
-            histogram = counts(random, bins, scale, bool(index % 2), num_images * number)
+            histogram = counts(random, bins, scale, num_images * number, heavy=bool(index % 2))
             means = random.normal(0, scale / 10, num_images)
             spread = random.uniform(1, 1.2, (num_images, 1)).astype(np.float32)
             low, high = (
@@ -106,6 +106,6 @@ def weights(layers: Sequence[Layer], bins: LogBins) -> dict[str, np.ndarray]:
     histogram = np.zeros((len(layers), bins.count), dtype=np.int64)
     for index, layer in enumerate(layers):
         if layer.role == "input":
-            histogram[index] = counts(random, bins, 0.03, False, layer.features**2)
+            histogram[index] = counts(random, bins, 0.03, layer.features**2, heavy=False)
             greatest[index, : layer.features] = 0.03 * random.lognormal(1, 0.5, layer.features)
     return {"weight_histogram": histogram, "weight_feature_max": greatest}

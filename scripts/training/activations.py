@@ -73,7 +73,7 @@ def fast_activations() -> Iterator[None]:
     forward = nn.GELU.__call__
     try:
         nn.silu, nn.gelu = silu, gelu
-        nn.GELU.__call__ = lambda module, x: gelu(x)
+        nn.GELU.__call__ = lambda _module, x: gelu(x)
         yield
     finally:
         nn.silu, nn.gelu = originals["silu"], originals["gelu"]

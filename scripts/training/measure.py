@@ -27,7 +27,7 @@ def generate(
     num_steps: int,
     seed: int,
     batch_size: int = 20,
-    say: Callable[[str], None] = lambda line: None,
+    say: Callable[[str], None] = lambda _line: None,
 ) -> np.ndarray:
     """Sample a picture for each caption, shape (image, row, column, rgb), uint8.
 

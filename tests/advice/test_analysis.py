@@ -212,7 +212,7 @@ def test_layers_that_read_one_array_share_a_number(statistics):
 
 def test_parts_are_where_the_collected_steps_stand(statistics):
     chosen = statistics.isel(step=[0, 2, 3])
-    parts = {"first": range(0, 1), "none": range(1, 2), "rest": range(2, 4)}
+    parts = {"first": range(1), "none": range(1, 2), "rest": range(2, 4)}
     places = analysis.parts_of(chosen, parts)
     assert places == {"first": slice(0, 1), "none": slice(1, 1), "rest": slice(1, 3)}
     observed = analysis.Observed.of(chosen)

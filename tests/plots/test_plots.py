@@ -38,21 +38,19 @@ def rows_of(num_blocks, streams=("image", "text"), kinds=KINDS):
     """Layers as a model's: name, block, stream, kind and role of each."""
     rows = []
     for block in ("t_embedder", "y_embedder"):
-        for kind in ("mlp.fc1", "mlp.fc2"):
-            rows.append((f"{block}.{kind}", block, "unified", kind, "input"))
+        rows += [(f"{block}.{kind}", block, "unified", kind, "input") for kind in KINDS[-2:]]
     if "text" in streams:
         rows.append(("context_embedder", "context_embedder", "text", "context_embedder", "input"))
     for number in range(num_blocks):
         block = f"mm_block_{number}"
         for stream in streams:
-            for kind in kinds:
-                rows.append((f"{block}.{stream}.{kind}", block, stream, kind, "input"))
+            names = [f"{block}.{stream}.{kind}" for kind in kinds]
+            rows += [(n, block, stream, k, "input") for n, k in zip(names, kinds, strict=True)]
         for stream in streams:
             name = block if stream == "image" else f"{block}.{stream}"
             rows.append((name, block, stream, "block", "output"))
-    for kind in ("adaLN_modulation", "linear"):
-        rows.append((f"final_layer.{kind}", "final_layer", "image", kind, "input"))
-    return rows
+    final = ("adaLN_modulation", "linear")
+    return rows + [(f"final_layer.{k}", "final_layer", "image", k, "input") for k in final]
 
 
 def raw_activations(rows, num_steps, num_images, seed=0):
