@@ -168,6 +168,10 @@ class OutOfMemoryError(Explained, MemoryError):
     """There is no memory for the work."""
 
 
+class WorkerError(Explained, RuntimeError):
+    """A process that did part of the work is gone."""
+
+
 @contextmanager
 def out_of_memory_named(batch_size: int) -> Iterator[None]:
     """Tell of a lack of memory what it was for and what to do.

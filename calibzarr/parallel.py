@@ -18,6 +18,7 @@ from itertools import islice
 from multiprocessing import connection
 from typing import TypeVar
 
+from calibzarr.errors import Option, WorkerError
 from calibzarr.long_run import StopRequested
 
 _Task = TypeVar("_Task")
@@ -38,6 +39,7 @@ def results(
     tasks: Iterable[_Task],
     workers: int,
     stop_requested: StopRequested,
+    *,
     threads: bool = False,
 ) -> Iterator[_Result]:
     """Results of a function, as they come; after a request to stop only of what was begun.
@@ -51,7 +53,7 @@ def results(
             is spent in Python itself.
 
     Raises:
-        RuntimeError: if a process was killed.
+        WorkerError: if a process was killed.
         Exception: what the function raises.
     """
     remaining = iter(tasks)
@@ -74,9 +76,10 @@ def results(
             for future in done:
                 yield future.result()
     except BrokenProcessPool:
-        raise RuntimeError(
+        raise WorkerError(
             "a worker was killed, perhaps because the memory is full; give the same command "
-            "again, with fewer --workers"
+            "again, with fewer ",
+            Option("workers"),
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)

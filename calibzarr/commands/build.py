@@ -54,9 +54,11 @@ def build_command(store: Path | None, **options: Any) -> None:
     """
     from calibzarr.sampling import builder
     from calibzarr.sampling import plan as build_plan
+    from calibzarr.sampling.options import BuildOptions
 
     console = make_console()
-    plan = build_plan.plan(store, latent_dtype=options.pop("dtype"), **options)
+    chosen = BuildOptions(latent_dtype=options.pop("dtype"), **options)
+    plan = build_plan.plan(store, chosen)
     console.print(_announcement(plan))
     result = builder.run(plan, console)
     click.echo(f"{result.path}: {result.n_completed} of {result.num_images} images are complete")

@@ -13,12 +13,12 @@ import zarr
 from calibzarr.errors import OptionError
 from calibzarr.integrity import metadata_checks, set_aside
 from calibzarr.integrity.metadata_checks import attribute_errors, manifest_errors, wanted_metadata
-from calibzarr.integrity.regeneration import plan_of
 from calibzarr.models import registry
 from calibzarr.models.base import Model
 from calibzarr.progress import Silent
 from calibzarr.prompts.lists import shape_captions
 from calibzarr.sampling import builder
+from calibzarr.sampling.plan import plan_of
 from calibzarr.storage import backup, durable, schema, shards, store
 from calibzarr.storage.manifest import prompts_sha256, write_root
 
@@ -233,7 +233,7 @@ def _prove(
     if not images:
         return
     (states,) = shards.read_states(path, latents, images[:1])
-    plan = plan_of(path, attributes, latents["shape"], prompts, seeds)
+    plan = plan_of(path, attributes, prompts, seeds)
     schedule = model.schedule(attributes["num_steps"])
     (made,) = builder.sample_group(plan, images[:1], model, schedule, Silent())
     final = states[-1].astype(np.float32)

@@ -1,9 +1,5 @@
 """Making images of a store again with its model, and comparing them with what is stored."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 from rich.console import Console
 
@@ -14,7 +10,7 @@ from calibzarr.models import registry
 from calibzarr.models.base import Model, Schedule
 from calibzarr.progress import Silent, reporting
 from calibzarr.sampling import builder
-from calibzarr.sampling.plan import BuildPlan
+from calibzarr.sampling.plan import BuildPlan, plan_of
 from calibzarr.storage import schema, store
 
 _PICTURE_TOLERANCE = 1  # of 255, where states are within theirs
@@ -59,56 +55,17 @@ def check(
         tally.record("model", [message])
         return tally
     schedule = model.schedule(opened.attributes["num_steps"])
-    shape = opened.arrays[schema.LATENTS.name].shape
     try:
         prompts, seeds = store.stored_prompts(opened.path)
     except ValueError as error:
         tally.record("model", [str(error)])
         return tally
-    plan = plan_of(opened.path, opened.attributes, shape, prompts, seeds)
+    plan = plan_of(opened.path, opened.attributes, prompts, seeds)
     with reporting(console, "make again", "image", len(chosen)) as report:
         for image in sorted(int(image) for image in chosen):
             compare(opened, plan, model, schedule, image, tolerance, tally)
             report.advance(1)
     return tally
-
-
-def plan_of(
-    path: Path,
-    attributes: Mapping[str, Any],
-    shape: Sequence[int],
-    prompts: Sequence[str],
-    seeds: Sequence[int],
-) -> BuildPlan:
-    """The plan that a store was built by.
-
-    Args:
-        path: directory of the store.
-        attributes: its manifest.
-        shape: of its latents.
-        prompts: one for each image.
-        seeds: one for each image.
-    """
-    channel, height, width = shape[2:]
-    return BuildPlan(
-        path=path,
-        exists=True,
-        entry=registry.find(attributes["model"]),
-        sizes=store.Sizes(
-            len(prompts),
-            attributes["num_steps"],
-            (channel, height, width),
-            attributes["image_size"],
-        ),
-        cfg_weight=attributes["cfg_weight"],
-        seed=attributes["seed"],
-        batch_size=attributes["batch_size"] or 1,  # imported stores do not know it
-        latent_dtype=attributes["latent_dtype"],
-        prompts=tuple(prompts),
-        seeds=tuple(seeds),
-        prompt_source=str(attributes.get("prompt_source")),
-        images=range(len(prompts)),
-    )
 
 
 def compare(

@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,15 @@ import numpy as np
 from rich.console import Console
 
 from calibzarr.errors import Call, Message, disk_full_named, out_of_memory_named
-from calibzarr.long_run import graceful_stop
+from calibzarr.long_run import long_run
 from calibzarr.models import registry
 from calibzarr.models.base import Model, Schedule
-from calibzarr.progress import Reporter, reporting
-from calibzarr.sampling.plan import BuildPlan, plan, refuse_differences
+from calibzarr.progress import Reporter, progress_console
+from calibzarr.sampling.options import BuildOptions, refuse_differences
+from calibzarr.sampling.plan import BuildPlan, plan
 from calibzarr.sampling.sampler import euler_states
 from calibzarr.storage import collected, schema, store
-from calibzarr.storage.manifest import prompts_sha256, read_root
+from calibzarr.storage.manifest import prompts_sha256, provenance, read_root
 
 _LIBRARIES = ("calibzarr", "diffusionkit", "mlx", "numpy", "xarray", "zarr")
 
@@ -43,14 +43,41 @@ class BuildResult:
 
 
 def build(
-    path: str | Path | None = None, *, console: Console | None = None, **options: Any
+    path: str | Path | None = None,
+    *,
+    model: str | None = None,
+    prompts: str | Path | None = None,
+    num_images: int | None = None,
+    num_steps: int | None = None,
+    cfg_weight: float | None = None,
+    seed: int | None = None,
+    image_size: int | None = None,
+    batch_size: int | None = None,
+    latent_dtype: str | None = None,
+    repeat: bool = False,
+    resume: bool = False,
+    images: tuple[int, int] | None = None,
+    progress: bool | None = None,
 ) -> BuildResult:
     """Build a calibration dataset: sample every prompt and store every state.
 
+    What is not given comes from the store, when one is resumed, or from the model's defaults.
+
     Args:
-        path: directory of the store.
-        console: where to report progress; silent if not given.
-        **options: as those of :func:`calibzarr.sampling.plan.plan`.
+        path: directory of the store; ``stores/<model>.zarr`` if not given.
+        model: a name that the registry knows; default ``tiny``.
+        prompts: a CSV or text file; default: the embedded model's own prompts.
+        num_images: images of the store; default: as many as the file has prompts.
+        num_steps: model calls for each image.
+        cfg_weight: weight of classifier-free guidance; 0 for none.
+        seed: seed of image 0; image i has ``seed + i``. Default 0.
+        image_size: in pixels, of the square images.
+        batch_size: images sampled together. Default 1.
+        latent_dtype: ``float32`` or ``float16``. Default ``float32``.
+        repeat: go through the prompts again, with new seeds, if there are too few.
+        resume: go on with the store at ``path``, or begin it where there is none.
+        images: first and one past the last of the images to build now; default: all.
+        progress: whether to tell of it; if None, only on a terminal.
 
     Returns:
         How it ended. A first Ctrl-C ends it after the images in work.
@@ -60,13 +87,27 @@ def build(
         ValueError: if the prompt file or the store cannot be used.
         OSError: if the disk is full or cannot be written; complete images stay.
     """
-    return run(plan(path, **options), console or Console(quiet=True))
+    options = BuildOptions(
+        model=model,
+        prompts=prompts,
+        num_images=num_images,
+        num_steps=num_steps,
+        cfg_weight=cfg_weight,
+        seed=seed,
+        image_size=image_size,
+        batch_size=batch_size,
+        latent_dtype=latent_dtype,
+        repeat=repeat,
+        resume=resume,
+        images=images,
+    )
+    return run(plan(path, options), progress_console(progress))
 
 
 def run(plan: BuildPlan, console: Console) -> BuildResult:
     """Build what was planned; see :func:`build`."""
     missing = plan.missing()
-    grows = plan.exists and len(store.stored_prompts(plan.path)[0]) < plan.num_images
+    grows = plan.root is not None and plan.root.num_images < plan.num_images
     before = int(plan.complete().sum())
     interrupted = False
 
@@ -80,10 +121,10 @@ def run(plan: BuildPlan, console: Console) -> BuildResult:
     with disk_full_named(what_is_left):
         if missing or grows:
             model = registry.load(plan.entry.name)
-            schedule = model.schedule(plan.sizes.num_steps)
+            schedule = model.schedule(plan.settings.num_steps)
             _prepare_store(plan, model, schedule)
             interrupted = _sample(plan, missing, model, schedule, console)
-        if plan.exists:
+        if plan.root is not None:
             store.remove_leftovers(plan.path)
         complete = store.completed(plan.path, plan.num_images)
         if complete.all():
@@ -107,7 +148,7 @@ def resume_call(plan: BuildPlan) -> Call:
 def _prepare_store(plan: BuildPlan, model: Model, schedule: Schedule) -> None:
     """Create the store, or check that it goes on as it was begun and let it grow."""
     attributes = _manifest(plan, model)
-    if not plan.exists:
+    if plan.root is None:
         coordinates = {
             schema.SIGMA.name: schedule.sigma,
             schema.TIMESTEP.name: schedule.timestep,
@@ -120,9 +161,10 @@ def _prepare_store(plan: BuildPlan, model: Model, schedule: Schedule) -> None:
             return
         except FileExistsError:  # another builder was faster
             pass
-    stored = read_root(plan.path).attributes
-    refuse_differences(plan.path, stored, {k: attributes[k] for k in schema.FINGERPRINT})
-    if len(store.stored_prompts(plan.path)[0]) < plan.num_images:
+    root = read_root(plan.path)
+    fingerprint = {name: attributes[name] for name in schema.FINGERPRINT}
+    refuse_differences(plan.path, root.attributes, fingerprint)
+    if root.num_images < plan.num_images:
         changing = ("num_images", "prompts_sha256", "prompt_source")
         new = {name: attributes[name] for name in changing}
         collected.install(plan.path)
@@ -130,22 +172,22 @@ def _prepare_store(plan: BuildPlan, model: Model, schedule: Schedule) -> None:
 
 
 def _manifest(plan: BuildPlan, model: Model) -> dict[str, Any]:
+    settings = plan.settings
     return {
         "model": plan.entry.name,
         "model_fingerprint": model.fingerprint,
         "num_images": plan.num_images,
-        "num_steps": plan.sizes.num_steps,
-        "cfg_weight": plan.cfg_weight,
-        "image_size": plan.sizes.image_size,
-        "latent_dtype": plan.latent_dtype,
+        "num_steps": settings.num_steps,
+        "cfg_weight": settings.cfg_weight,
+        "image_size": settings.image_size,
+        "latent_dtype": settings.latent_dtype,
         "activation_dtype": model.activation_dtype,
         "sampler": model.sampler,
-        "seed": plan.seed,
-        "batch_size": plan.batch_size,
+        "seed": settings.seed,
+        "batch_size": settings.batch_size,
         "prompts_sha256": prompts_sha256(plan.prompts),
         "prompt_source": plan.prompt_source,
-        "libraries": {name: version(name) for name in _LIBRARIES},
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **provenance(_LIBRARIES),
         "n_completed": 0,
     }
 
@@ -155,32 +197,20 @@ def _sample(
 ) -> bool:
     """Sample the missing images group by group; return whether the user stopped it."""
     writer = store.ImageWriter(plan.path)
-    size = plan.batch_size
-    groups = [
-        [image for image in missing if image // size == group]
-        for group in sorted({image // size for image in missing})
-    ]
-    done_before = len(plan.images) - len(missing)
-
-    def tell() -> None:
-        console.print("stopping when the images in work are complete; Ctrl-C again to stop now")
-
-    with (
-        reporting(console, "build", "image", len(plan.images), done_before) as report,
-        graceful_stop(tell) as stop_requested,
-    ):
-        try:
-            for wanted in groups:
-                with out_of_memory_named(size):
-                    latents = sample_group(plan, wanted, model, schedule, report)
-                for image, states in zip(wanted, latents, strict=True):
-                    _warn_of_non_finite(image, states, console)
-                    writer.write(image, states, model.decode(states[-1]))
-                if stop_requested():
-                    return True
-        except KeyboardInterrupt:
-            return True
-    return False
+    size = plan.settings.batch_size
+    groups = [list(images) for _, images in groupby(missing, key=lambda image: image // size)]
+    total, stopping = len(plan.images), "when the images in work are complete"
+    done = total - len(missing)
+    with long_run(console, "build", "image", total, done, stopping=stopping) as run:
+        for wanted in groups:
+            with out_of_memory_named(size):
+                latents = sample_group(plan, wanted, model, schedule, run.report)
+            for image, states in zip(wanted, latents, strict=True):
+                _warn_of_non_finite(image, states, console)
+                writer.write(image, states, model.decode(states[-1]))
+            if run.stops():
+                break
+    return run.interrupted
 
 
 def sample_group(
@@ -191,17 +221,19 @@ def sample_group(
     A group is always whole, also where some of its images are complete or beyond the end:
     the shape of the arithmetic, and with it the last bit of a result, never depends on history.
     """
-    size = plan.batch_size
+    size = plan.settings.batch_size
     first = wanted[0] // size * size
     members = [min(image, plan.num_images - 1) for image in range(first, first + size)]
     rows = [image - first for image in wanted]
-    conditioning = model.encode([plan.prompts[image] for image in members], plan.cfg_weight)
+    conditioning = model.encode(
+        [plan.prompts[image] for image in members], plan.settings.cfg_weight
+    )
     states = euler_states(
         model,
         conditioning,
         schedule,
         [plan.seeds[image] for image in members],
-        plan.sizes.image_size,
+        plan.settings.image_size,
     )
     shape = (len(wanted), schedule.num_steps + 1, *plan.sizes.latent_shape)
     latents = np.empty(shape, dtype=np.float32)

@@ -15,6 +15,7 @@ def create(
     variables: Sequence[schema.Variable],
     sizes: Mapping[str, int],
     latent_dtype: str = "float32",
+    *,
     checksums: bool = True,
 ) -> None:
     """Create arrays as the schema describes them, with their metadata and no data.

@@ -113,7 +113,7 @@ def replace(
     install(path)
 
 
-def _write_statistic(target: zarr.Array, values: np.ndarray, statistics: Statistics) -> None:
+def _write_statistic(target: zarr.Array[Any], values: np.ndarray, statistics: Statistics) -> None:
     """Write values of the observed steps, shape (layer, step, ...), chunk by chunk."""
     if values.ndim == 2:  # a single chunk, written once
         all_steps = np.full(target.shape, target.fill_value, dtype=target.dtype)

@@ -136,7 +136,7 @@ def remove_abandoned(partials: Iterator[Path]) -> int:
 
 
 @contextmanager
-def locked(directory: Path, wait: bool = True) -> Iterator[None]:
+def locked(directory: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold a directory's lock; the system drops it with the process.
 
     Args:

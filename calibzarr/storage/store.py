@@ -150,7 +150,7 @@ def stored_prompts(store: Path | Root) -> tuple[list[str], list[int]]:
     return texts, [int(seed) for seed in seeds]
 
 
-def resize_images(members: Mapping[str, zarr.Array], num_images: int) -> None:
+def resize_images(members: Mapping[str, zarr.Array[Any]], num_images: int) -> None:
     """Change the number of images of every array that has them."""
     for member in members.values():
         names = getattr(member.metadata, "dimension_names", None) or ()
@@ -218,7 +218,7 @@ def open_group(
     return zarr.open_group(local, mode=mode, zarr_format=3, use_consolidated=consolidated)
 
 
-def array(group: zarr.Group, name: str) -> zarr.Array:
+def array(group: zarr.Group, name: str) -> zarr.Array[Any]:
     """One variable; all its chunks are written, also those equal to the fill value."""
     member = group[name]
     if not isinstance(member, zarr.Array):

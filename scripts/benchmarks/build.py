@@ -24,6 +24,7 @@ from benchmarks.measure import (
 )
 from calibzarr.models import registry, tiny
 from calibzarr.sampling import builder
+from calibzarr.sampling.options import BuildOptions
 from calibzarr.storage import schema, store
 
 _LATENTS = schema.LATENTS.name
@@ -31,6 +32,7 @@ _LATENTS = schema.LATENTS.name
 _BUILD = """
 import sys
 from calibzarr.sampling import builder
+from calibzarr.sampling.options import BuildOptions
 path, images, steps, size = sys.argv[1], *map(int, sys.argv[2:])
 builder.build(path, num_images=images, num_steps=steps, image_size=size)
 """
@@ -44,7 +46,9 @@ def overhead(settings: Settings) -> list[Figure]:
     console = Console(file=io.StringIO(), force_terminal=True)
 
     def plan_in(directory: Path) -> builder.BuildPlan:
-        return builder.plan(directory / "store", num_images=num_images, num_steps=num_steps)
+        return builder.plan(
+            directory / "store", BuildOptions(num_images=num_images, num_steps=num_steps)
+        )
 
     def bare_loop(plan: builder.BuildPlan) -> list[np.ndarray]:
         return [
@@ -119,7 +123,7 @@ def old_files(settings: Settings) -> list[Figure]:
 
     def old_build(turn: Turn) -> None:
         _, *latent_size = entry.latent_shape(entry.image_size)
-        plan = builder.plan(turn.directory / "none", num_images=build_images)
+        plan = builder.plan(turn.directory / "none", BuildOptions(num_images=build_images))
         old_way.build(
             turn.directory / "old",
             plan.prompts,

@@ -3,12 +3,9 @@
 import errno
 import os
 import random
-import re
 import shutil
 import signal
 import warnings
-from collections import namedtuple
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +16,6 @@ from calibzarr.errors import OptionError
 from calibzarr.models import registry
 from calibzarr.prompts.lists import shape_captions
 from calibzarr.sampling import builder
-from calibzarr.sampling import plan as build_plan
 from calibzarr.sampling.sampler import euler_states
 from calibzarr.storage import durable, store
 from calibzarr.storage.manifest import update_attributes
@@ -130,7 +126,7 @@ def test_resume_with_nothing_to_do_loads_no_model(whole, monkeypatch):
 
 def test_existing_store_is_never_touched_without_resume(whole):
     before = snapshot(whole)
-    with pytest.raises(OptionError, match="exists already; go on with it by --resume"):
+    with pytest.raises(OptionError, match="exists already; go on with it by resume=True, or"):
         calibzarr.build(whole, **SMALL)
     assert snapshot(whole) == before
 
@@ -171,7 +167,9 @@ def test_resume_refuses_other_prompts_and_seeds(tmp_path):
         calibzarr.build(path, prompts=prompts, resume=True)
     assert snapshot(path) == before
     assert calibzarr.build(path, resume=True).n_completed == 2  # the store knows its prompts
-    with pytest.raises(OptionError, match="has prompts for 2 images; for 3 give --prompts"):
+    with pytest.raises(
+        OptionError, match="has prompts for 2 images; for 3 give prompts with the longer"
+    ):
         calibzarr.build(path, num_images=3, resume=True)
 
 
@@ -185,38 +183,6 @@ def test_resume_refuses_changed_weights(tmp_path, tiny):
     assert snapshot(path) == before
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"model": "sd4"}, "unknown model 'sd4'; the models are tiny, sd3-medium,"),
-        ({"image_size": 60}, "multiple of 16 from 16 to 128 for tiny, got 60"),
-        ({"image_size": 144}, "got 144"),
-        ({"num_steps": 0}, "num_steps must be 1 or more, got 0"),
-        ({"num_images": -1}, "num_images must be 1 or more, got -1"),
-        ({"batch_size": 0}, "batch_size must be 1 or more, got 0"),
-        ({"cfg_weight": float("nan")}, "cfg_weight must be 0 or more, got nan"),
-        ({"latent_dtype": "int8"}, "float32 or float16, got 'int8'"),
-        ({"images": (3, 3)}, "0 <= A < B <= 16, got 3:3"),
-        ({"images": (0, 17)}, "got 0:17"),
-        ({"num_images": 449}, "has 448; ask for 448, or use --repeat"),
-        ({"model": "flux-schnell", "cfg_weight": 1.0}, "takes no guidance"),
-        ({"model": "sd3-medium"}, "give a file with --prompts"),
-    ],
-)
-def test_wrong_options_are_refused_before_anything_is_created(tmp_path, options, message):
-    with pytest.raises(OptionError, match=re.escape(message)):
-        calibzarr.build(tmp_path / "new" / "a.zarr", **options)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_too_little_room_is_told_before_the_start(tmp_path, monkeypatch):
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 10**6))
-    with pytest.raises(OSError, match=r"needs about 8\d\.\d MB, but the disk has 1\.0 MB free"):
-        calibzarr.build(tmp_path / "a.zarr", num_images=400)
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize("full", ["decoded/c.2.0.0.0", "latents/c.2.0.0.0.0"])
 def test_full_disk_keeps_what_is_complete(whole, tmp_path, monkeypatch, full):
     path = tmp_path / "a.zarr"
@@ -228,7 +194,7 @@ def test_full_disk_keeps_what_is_complete(whole, tmp_path, monkeypatch, full):
         write(file, data)
 
     monkeypatch.setattr(durable, "write", write_until_full)
-    with pytest.raises(OSError, match=r"full: 2 of 4 images are complete and stay; .*--resume"):
+    with pytest.raises(OSError, match=r"full: 2 of 4 images are complete and stay; .*resume=True"):
         calibzarr.build(path, **SMALL)
     monkeypatch.setattr(durable, "write", write)
     assert calibzarr.open_store(path).complete.values.tolist() == [True, True, False, False]
@@ -325,9 +291,3 @@ def test_killed_builds_resume_to_the_same_store(tmp_path, kills):
     assert build().code == 0
     assert_same_dataset(path, tmp_path / "whole.zarr")
     assert list(path.parent.iterdir()) == [path]
-
-
-def test_default_path_is_named_after_the_model(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert build_plan.plan().path == Path("stores") / "tiny.zarr"
-    assert build_plan.plan().num_images == 16
