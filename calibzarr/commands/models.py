@@ -11,11 +11,14 @@ def models() -> None:
     """List the models and whether their weights are on this machine."""
     from rich.table import Table
 
-    from calibzarr.models.registry import MODELS
+    from calibzarr.models import registry
 
     table = Table("model", "image size", "steps", "cfg weight", "weights", "description", box=None)
     table.columns[0].no_wrap = True
-    for entry in MODELS.values():
+    for name in registry.names():
+        entry = registry.find_if_known(name)
+        if entry is None:
+            continue
         missing = entry.missing_files()
         weights = f"{len(missing)} files missing" if missing else "here"
         table.add_row(
@@ -27,3 +30,5 @@ def models() -> None:
             entry.description,
         )
     table_console().print(table)
+    for problem in registry.problems():
+        click.echo(problem, err=True)

@@ -7,6 +7,7 @@ import numpy as np
 from calibzarr.integrity import trajectory_checks
 from calibzarr.integrity.findings import Tally
 from calibzarr.integrity.opened import Opened
+from calibzarr.models import registry
 from calibzarr.prompts.lists import MAX_SEED
 from calibzarr.storage import backup, schema
 from calibzarr.storage.manifest import prompts_sha256
@@ -64,7 +65,9 @@ def _check_schedule(opened: Opened, tally: Tally) -> None:
         return
     sigma, timestep, final = (known[name] for name in names)
     told = None if schema.IMPORTED in opened.attributes else timestep
-    errors = trajectory_checks.schedule_errors(sigma, told, opened.attributes["sampler"])
+    errors = trajectory_checks.schedule_errors(
+        sigma, told, registry.schedules_of(opened.attributes)
+    )
     if not np.array_equal(final, np.arange(len(final)) == len(final) - 1):
         errors.append("final is not true for the last state alone")
     copies = backup.read_coordinates(opened.path)

@@ -128,14 +128,17 @@ def _right_seeds(
 def _fitting(opened: Opened, seeds: np.ndarray) -> np.ndarray:
     """Whether each seed is one, and that of its image's noise where there is an image."""
     sigma = opened.coordinates.get(schema.SIGMA.name)
+    noise = registry.noise_of(opened.attributes)
     fits = (seeds >= 0) & (seeds <= MAX_SEED)
     for image in np.flatnonzero(opened.complete & fits):
         try:
             state = read_states(opened, int(image))[0]
         except Exception:  # whatever a codec raises
             continue
-        if sigma is not None:
-            fits[image] = trajectory_checks.is_noise_of(state, int(seeds[image]), float(sigma[0]))
+        if sigma is not None and noise is not None:
+            fits[image] = trajectory_checks.is_noise_of(
+                state, noise, int(seeds[image]), float(sigma[0])
+            )
     return fits
 
 
@@ -144,14 +147,14 @@ def _right_schedule(opened: Opened, copies: dict[str, np.ndarray]) -> dict[str, 
     num_states = opened.arrays[schema.SIGMA.name].shape[0]
     names = (schema.SIGMA.name, schema.TIMESTEP.name)
     final = {schema.FINAL.name: np.arange(num_states) == num_states - 1}
-    sampler = opened.attributes["sampler"]
+    formulas = registry.schedules_of(opened.attributes)
     for source in (copies, opened.coordinates):
         if all(len(source.get(name, ())) == num_states for name in names):
             sigma, timestep = (source[name] for name in names)
             told = None if "imported" in opened.attributes else timestep
-            if not trajectory_checks.schedule_errors(sigma, told, sampler):
+            if not trajectory_checks.schedule_errors(sigma, told, formulas):
                 return {names[0]: sigma, names[1]: timestep, **final}
-    if opened.attributes["model"] not in registry.MODELS:
+    if registry.find_if_known(opened.attributes["model"]) is None:
         return final
     schedule = registry.load(opened.attributes["model"]).schedule(num_states - 1)
     return {names[0]: schedule.sigma, names[1]: schedule.timestep, **final}

@@ -10,6 +10,8 @@ from calibzarr.errors import StoreError
 from calibzarr.integrity import trajectory_checks
 from calibzarr.integrity.findings import Tally
 from calibzarr.integrity.opened import Opened, codec_errors_named, read_states
+from calibzarr.models import registry
+from calibzarr.models.entry import Noise
 from calibzarr.progress import reporting
 from calibzarr.prompts.lists import MAX_SEED
 from calibzarr.storage import backup, schema
@@ -67,8 +69,10 @@ def _check_states(opened: Opened, image: int, states: np.ndarray, tally: Tally) 
     seeds = opened.coordinates.get(schema.SEED.name)
     if sigma is None or not np.isfinite(sigma).all():
         return
-    if seeds is not None and 0 <= seeds[image] <= MAX_SEED and finite[0]:
-        tally.record("noise", _noise_errors(states[0], image, seeds, sigma, opened), image)
+    noise = registry.noise_of(opened.attributes)
+    is_seed = seeds is not None and 0 <= seeds[image] <= MAX_SEED
+    if is_seed and noise is not None and finite[0]:
+        tally.record("noise", _noise_errors(states[0], noise, image, opened), image)
     bounded = trajectory_checks.turns_are_bounded(
         len(states) - 1, opened.attributes.get("cfg_weight")
     )
@@ -82,15 +86,14 @@ def _check_states(opened: Opened, image: int, states: np.ndarray, tally: Tally) 
         tally.record("euler", [message] if turns[step] > trajectory_checks.MAX_TURN else [], image)
 
 
-def _noise_errors(
-    state: np.ndarray, image: int, seeds: np.ndarray, sigma: np.ndarray, opened: Opened
-) -> list[str]:
-    if trajectory_checks.is_noise_of(state, int(seeds[image]), float(sigma[0])):
+def _noise_errors(state: np.ndarray, noise: Noise, image: int, opened: Opened) -> list[str]:
+    seeds, sigma = (opened.coordinates[v.name] for v in (schema.SEED, schema.SIGMA))
+    first = float(sigma[0])
+    if trajectory_checks.is_noise_of(state, noise, int(seeds[image]), first):
         return []
     message = f"its first state is not the noise of its seed {seeds[image]}"
-    found = trajectory_checks.seed_of_noise(
-        state, float(sigma[0]), likely_seeds(opened, image, seeds)
-    )
+    candidates = likely_seeds(opened, image, seeds)
+    found = trajectory_checks.seed_of_noise(state, noise, first, candidates)
     if found is None:
         return [message]
     owners = np.flatnonzero(seeds == found)

@@ -132,7 +132,7 @@ def wanted_metadata(
     """
     shape = (published.get(schema.LATENTS.name) or {}).get("shape")
     latent_shape = tuple(shape[2:]) if isinstance(shape, list) else ()
-    entry = registry.MODELS.get(attributes["model"])
+    entry = registry.find_if_known(attributes["model"])
     if entry is not None:
         latent_shape = entry.latent_shape(attributes["image_size"])
     if len(latent_shape) != 3:

@@ -204,6 +204,8 @@ def _rebuilt(path: Path, lost: Lost) -> dict[str, Any]:
         "latent_dtype": latent_dtype,
         "activation_dtype": model.activation_dtype,
         "sampler": model.sampler,
+        "noise": entry.noise.name,
+        "schedule": entry.schedule.name,
         "seed": numbers[0] if (np.diff(numbers) == 1).all() else 0,
         "batch_size": lost.batch_size or 1,
         "prompts_sha256": prompts_sha256(texts),

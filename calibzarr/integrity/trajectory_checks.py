@@ -1,8 +1,10 @@
 """What the states of a trajectory must satisfy, whatever model made them: NumPy in, NumPy out."""
 
-import re
+from collections.abc import Sequence
 
 import numpy as np
+
+from calibzarr.models.entry import Noise, ScheduleFormula
 
 MAX_TURN = 0.95
 """Bound of :func:`turns`; see ``stores/README.md``."""
@@ -10,8 +12,6 @@ MAX_TURN = 0.95
 _MIN_STEPS, _STEPS_PER_GUIDANCE = 4, 5
 _UNKNOWN_GUIDANCE = 10.0  # as much as is usual
 
-_SAMPLER = re.compile(r"euler\(shift=([0-9.e+-]+)\)")
-_DISCRETE_STEPS = 1000  # timesteps that the models were trained with
 _SIGMA_TOLERANCE = 1e-5
 _PREFIX = 16  # values of a noise that tell its seed
 
@@ -25,43 +25,51 @@ def turns_are_bounded(num_steps: int, cfg_weight: object) -> bool:
     return num_steps >= max(_MIN_STEPS, _STEPS_PER_GUIDANCE * guidance)
 
 
-def first_state(seed: int, shape: tuple[int, ...], sigma: float, dtype: np.dtype) -> np.ndarray:
+def first_state(
+    noise: Noise, seed: int, shape: tuple[int, ...], sigma: float, dtype: np.dtype
+) -> np.ndarray:
     """The first state of an image: noise at the first sigma.
 
     Args:
+        noise: how it is drawn.
         seed: of the image.
         shape: (channel, height, width).
         sigma: the first noise level.
         dtype: that it is stored in.
     """
-    noise = np.random.RandomState(seed).randn(*shape).astype(np.float32)
-    return (np.float32(sigma) * noise).astype(dtype)
+    return (np.float32(sigma) * noise.draw(seed, shape)).astype(dtype)
 
 
-def is_noise_of(state: np.ndarray, seed: int, sigma: float) -> bool:
+def is_noise_of(state: np.ndarray, noise: Noise, seed: int, sigma: float) -> bool:
     """Whether a stored first state is the noise of a seed, but for its last bit.
 
     Args:
         state: shape (channel, height, width).
+        noise: how it is drawn.
         seed: of the image.
         sigma: the first noise level.
     """
-    expected = first_state(seed, state.shape, sigma, state.dtype).astype(np.float32)
+    expected = first_state(noise, seed, state.shape, sigma, state.dtype).astype(np.float32)
     error = np.abs(state - expected).max()
     return bool(error <= np.finfo(state.dtype).eps * np.abs(expected).max())
 
 
-def seed_of_noise(state: np.ndarray, sigma: float, candidates: np.ndarray) -> int | None:
+def seed_of_noise(
+    state: np.ndarray, noise: Noise, sigma: float, candidates: np.ndarray
+) -> int | None:
     """The first of the candidates whose noise a state is, or None.
 
     Args:
         state: shape (channel, height, width).
+        noise: how it is drawn.
         sigma: the first noise level.
         candidates: seeds.
     """
+    beginning = state.reshape(-1)[None, :_PREFIX]
     for seed in dict.fromkeys(candidates.tolist()):
-        beginning = state.reshape(-1)[None, :_PREFIX]  # RandomState draws value by value
-        if is_noise_of(beginning, seed, sigma) and is_noise_of(state, seed, sigma):
+        if noise.sequential and not is_noise_of(beginning, noise, seed, sigma):
+            continue
+        if is_noise_of(state, noise, seed, sigma):
             return int(seed)
     return None
 
@@ -92,47 +100,30 @@ def turns(states: np.ndarray, sigma: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(result), result, 1.0)  # too large for float32: no way at all
 
 
-def schedule_errors(sigma: np.ndarray, timestep: np.ndarray | None, sampler: object) -> list[str]:
+def schedule_errors(
+    sigma: np.ndarray, timestep: np.ndarray | None, formulas: Sequence[ScheduleFormula]
+) -> list[str]:
     """What is wrong with noise levels, in words.
 
     Args:
         sigma: shape (step,).
         timestep: shape (step,); None where old files may have said otherwise.
-        sampler: the manifest's; levels of ``euler(shift=S)`` are compared with its formula.
+        formulas: that they may follow; of several, one is enough. None if they are not known.
     """
     errors = []
     if not (np.isfinite(sigma).all() and sigma[-1] == 0 and (np.diff(sigma) < 0).all()):
         errors.append("sigma does not fall to 0")
+    if not formulas:
+        return errors
     if timestep is not None:
-        error = np.abs(timestep - 1000 * sigma.astype(np.float64))
-        if not error.max() <= 1000 * _SIGMA_TOLERANCE:
+        expected = formulas[0].timestep(sigma)
+        error = np.abs(timestep - expected)
+        if not error.max() <= _SIGMA_TOLERANCE * np.abs(expected).max():
             step = error.argmax()
-            errors.append(f"timestep {step} is {timestep[step]:g}, not {1000 * sigma[step]:g}")
-    match = _SAMPLER.fullmatch(str(sampler))
-    if match:
-        expected = np.stack(shifted_schedules(len(sigma) - 1, float(match[1])))
-        error = np.abs(sigma - expected)
-        nearest = error[error.max(axis=1).argmin()]
-        if not nearest.max() <= _SIGMA_TOLERANCE:
-            step = nearest.argmax()
-            errors.append(f"sigma {step} is {sigma[step]:g}, which is not {sampler}'s")
+            errors.append(f"timestep {step} is {timestep[step]:g}, not {expected[step]:g}")
+    error = np.abs(sigma - np.stack([formula.sigma(len(sigma) - 1) for formula in formulas]))
+    best = error.max(axis=1).argmin()
+    if not error[best].max() <= _SIGMA_TOLERANCE:
+        step = error[best].argmax()
+        errors.append(f"sigma {step} is {sigma[step]:g}, which is not {formulas[best].name}'s")
     return errors
-
-
-def shifted_schedules(num_steps: int, shift: float) -> tuple[np.ndarray, np.ndarray]:
-    """Noise levels of Stable Diffusion 3, and of FLUX, in DiffusionKit.
-
-    ``sigma(t) = shift t / (1 + (shift - 1) t)`` (Esser et al. 2024, arXiv 2403.03206, equation 23)
-    of evenly spaced times: of SD3's ``num_steps`` from 1 to the first discrete step's sigma, and a
-    last 0; of FLUX' ``num_steps + 1`` from 1 to 0.
-
-    Returns:
-        Two arrays of shape (step,).
-    """
-
-    def level(time: np.ndarray) -> np.ndarray:
-        return shift * time / (1 + (shift - 1) * time)
-
-    least = level(np.array(1 / _DISCRETE_STEPS))
-    stable = np.append(level(np.linspace(1, least, num_steps)), 0)
-    return stable, level(np.linspace(1, 0, num_steps + 1))

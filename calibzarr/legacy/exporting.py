@@ -15,12 +15,10 @@ from calibzarr.errors import disk_full_named
 from calibzarr.legacy import export_plan, image_files, marker, old_format, old_statistics
 from calibzarr.legacy.export_plan import ExportPlan
 from calibzarr.long_run import long_run
-from calibzarr.models import registry
+from calibzarr.models import builtin, registry
 from calibzarr.progress import progress_console
 from calibzarr.storage import durable, schema, store
 from calibzarr.storage.manifest import read_root
-
-_SD3 = registry.find("sd3-medium")  # whose latents they are where the model is not known
 
 
 @dataclass(frozen=True)
@@ -152,7 +150,10 @@ def _levels(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _export_images(plan: ExportPlan, console: Console) -> bool:
     """Write the files of all images; return whether the user stopped it."""
-    entry = registry.MODELS.get(read_root(plan.path).attributes["model"], _SD3)
+    entry = (
+        registry.find_if_known(read_root(plan.path).attributes["model"])
+        or builtin.SD3_MEDIUM  # whose latents they are where the model is not known
+    )
     sigma, timestep = _levels(plan.path)
     work = image_files.Work(
         path=plan.path,
@@ -211,7 +212,7 @@ def _about(plan: ExportPlan) -> dict[str, Any]:
     """Values of the manifest's keys that are not about images."""
     attributes = read_root(plan.path).attributes
     shape = store.array(store.open_group(plan.path, mode="r"), schema.LATENTS.name).shape
-    entry = registry.MODELS.get(attributes["model"])
+    entry = registry.find_if_known(attributes["model"])
     old = (attributes.get(schema.IMPORTED) or {}).get("manifest", {})
     version = (entry.repository or entry.name) if entry else None
     with_t5 = any("t5/" in file for _, file in entry.files) if entry else None

@@ -20,11 +20,11 @@ from calibzarr.legacy.bounded import Unreadable
 from calibzarr.legacy.old_directory import OldManifest, States
 from calibzarr.legacy.provenance import Provenance
 from calibzarr.legacy.trajectories import Reference
+from calibzarr.models.builtin import PIXELS_PER_LATENT
 from calibzarr.storage import objects, schema, store
 from calibzarr.storage.manifest import prompts_sha256, read_root
 
 _LIBRARIES = ("calibzarr", "numpy", "zarr")
-_PIXELS_PER_LATENT = 8
 _STORED_FRACTION = 0.93  # of the raw bytes, measured on latents at 16x64x64
 _CLEARLY_TOO_LITTLE = 0.8  # of the estimate
 _COMPARED = 3  # images of a store that are tried for a comparison with the directory
@@ -100,7 +100,7 @@ def plan(
     candidates = states.images[states.begun >= num_states].tolist()
     reference = trajectories.find(directory, candidates, num_states, layout)
     num_images = 1 + max(int(states.images[-1]), *manifest.images, 0)
-    image_size = _PIXELS_PER_LATENT * reference.latent_shape[1]
+    image_size = PIXELS_PER_LATENT * reference.latent_shape[1]
     origin = provenance.find(
         directory,
         manifest,

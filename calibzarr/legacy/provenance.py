@@ -6,7 +6,7 @@ from pathlib import Path
 
 from calibzarr.errors import Message, Option, OptionError, StoreError
 from calibzarr.legacy.old_directory import OldManifest, number_or_none
-from calibzarr.models import registry
+from calibzarr.models import builtin, registry
 from calibzarr.prompts.lists import MAX_SEED, PromptList, read_prompts
 
 
@@ -140,7 +140,7 @@ def _model(manifest: OldManifest, given: str | None) -> tuple[str | None, list[M
     if given is not None:
         return registry.find(given).name, []
     told = manifest.about.get("model_version")
-    for entry in registry.MODELS.values():
+    for entry in builtin.MODELS.values():
         names = (entry.name, _short_name(entry.repository or entry.name))
         if isinstance(told, str) and _short_name(told) in names:
             return entry.name, []

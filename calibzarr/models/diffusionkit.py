@@ -12,14 +12,13 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from calibzarr.models.base import Denoise, Layer, Receive, Schedule
+from calibzarr.models.builtin import NOISE, PIXELS_PER_LATENT
 from calibzarr.models.compatibility import import_diffusionkit, metal_names
 from calibzarr.models.observation import observing
 from calibzarr.models.transformer import observable_layers
 from calibzarr.statistics.histogram import LogBins
 
 kit: Any = import_diffusionkit()
-
-PIXELS_PER_LATENT = 8
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class DiffusionKitModel:
     def latent_shape(self, image_size: int) -> tuple[int, int, int]:
         """Sizes of (channel, height, width) for square images of ``image_size`` pixels."""
         extent = image_size // PIXELS_PER_LATENT
-        return self.pipeline.mmdit.config.vae_latent_dim, extent, extent
+        return int(self.pipeline.mmdit.config.vae_latent_dim), extent, extent
 
     def schedule(self, num_steps: int) -> Schedule:
         """Noise levels for ``num_steps`` model calls, as DiffusionKit's sampler has them."""
@@ -69,14 +68,9 @@ class DiffusionKitModel:
     ) -> mx.array:
         """First states, one for each seed: noise at the schedule's first sigma."""
         channel, height, width = self.latent_shape(image_size)
-        # RandomState(seed) draws what DiffusionKit's np.random.seed(seed) would, and leaves
-        # NumPy's global generator to the caller.
-        noise = mx.concatenate(
-            [
-                mx.array(np.random.RandomState(seed).randn(1, channel, height, width))
-                for seed in seeds
-            ]
-        ).transpose(0, 2, 3, 1)
+        noise = self.from_numpy(
+            np.stack([NOISE.draw(seed, (channel, height, width)) for seed in seeds])
+        )
         empty = self.pipeline.get_empty_latent(height, width)
         sigmas = mx.array(schedule.sigma)
         return self.pipeline.sampler.noise_scaling(

@@ -11,6 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
+from calibzarr.models import builtin
 from calibzarr.models.compatibility import import_diffusionkit
 from calibzarr.prompts.shapes import CAPTION_WORDS
 
@@ -20,7 +21,6 @@ logger = logging.getLogger(__name__)
 WEIGHTS = Path(__file__).with_name("tiny.safetensors")
 
 TEXT_TOKENS = 16
-MAX_IMAGE_SIZE = 128
 _UNKNOWN_WORDS = 64  # ids that words outside the vocabulary share
 _SHOWN = 200  # characters of a text in a message
 
@@ -99,7 +99,7 @@ class TinyPipeline(kit.DiffusionPipeline):
                 depth_multimodal=4,
                 mlp_ratio=2,
                 hidden_size_override=128,
-                max_latent_resolution=MAX_IMAGE_SIZE // 8,
+                max_latent_resolution=builtin.TINY.max_image_size // builtin.PIXELS_PER_LATENT,
                 pooled_text_embed_dim=128,
                 dtype=mx.float32,
                 low_memory_mode=False,

@@ -162,7 +162,8 @@ def _prepare_store(plan: BuildPlan, model: Model, schedule: Schedule) -> None:
         except FileExistsError:  # another builder was faster
             pass
     root = read_root(plan.path)
-    fingerprint = {name: attributes[name] for name in schema.FINGERPRINT}
+    named = [name for name in schema.FORMULAS if name in root.attributes]
+    fingerprint = {name: attributes[name] for name in (*schema.FINGERPRINT, *named)}
     refuse_differences(plan.path, root.attributes, fingerprint)
     if root.num_images < plan.num_images:
         changing = ("num_images", "prompts_sha256", "prompt_source")
@@ -183,6 +184,8 @@ def _manifest(plan: BuildPlan, model: Model) -> dict[str, Any]:
         "latent_dtype": settings.latent_dtype,
         "activation_dtype": model.activation_dtype,
         "sampler": model.sampler,
+        "noise": plan.entry.noise.name,
+        "schedule": plan.entry.schedule.name,
         "seed": settings.seed,
         "batch_size": settings.batch_size,
         "prompts_sha256": prompts_sha256(plan.prompts),

@@ -9,6 +9,7 @@ import numpy as np
 
 from calibzarr.errors import Call, Option, OptionError, at_least, image_range
 from calibzarr.models import registry
+from calibzarr.models.entry import ModelEntry
 from calibzarr.prompts import lists as prompt_lists
 from calibzarr.prompts.lists import PromptList
 from calibzarr.sampling.options import SETTINGS, BuildOptions, Settings, refuse_differences
@@ -35,7 +36,7 @@ class BuildPlan:
 
     path: Path
     root: Root | None
-    entry: registry.ModelEntry
+    entry: ModelEntry
     settings: Settings
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -162,7 +163,7 @@ def _root_to_resume(path: Path, *, resume: bool) -> Root:
 
 
 def _choose_prompts(
-    root: Root | None, entry: registry.ModelEntry, seed: int, options: BuildOptions
+    root: Root | None, entry: ModelEntry, seed: int, options: BuildOptions
 ) -> tuple[Sequence[str], Sequence[int], str]:
     """Prompts and seeds of all images, and where they come from."""
     before, seeds_before = ([], []) if root is None else store.stored_prompts(root)
@@ -215,16 +216,17 @@ def _refuse_other_prompts(
 
 
 def _available_prompts(
-    root: Root | None, entry: registry.ModelEntry, file: str | Path | None
+    root: Root | None, entry: ModelEntry, file: str | Path | None
 ) -> PromptList | None:
     """The prompts to choose from; None where a store alone knows its own."""
     if file is not None:
         return prompt_lists.read_prompts(Path(file))
-    built_in = prompt_lists.shape_captions()
-    if root is not None:
-        return built_in if root.attributes.get("prompt_source") == built_in.source else None
-    if entry.repository is not None:
+    if entry.prompts is not None:
+        own = entry.prompts()
+        if root is None or root.attributes.get("prompt_source") == own.source:
+            return own
+    elif root is None:
         raise OptionError(
             f"{entry.name} has no prompts of its own; give a file with ", Option("prompts")
         )
-    return built_in
+    return None

@@ -39,7 +39,7 @@ def differing(attributes: Mapping[str, Any], copy: Mapping[str, Any]) -> list[st
 
     What the copy says nothing of, as that of an imported store may, is no contradiction.
     """
-    names = ("format", "format_version", *schema.FINGERPRINT)
+    names = ("format", "format_version", *schema.FINGERPRINT, *schema.FORMULAS)
     return [name for name in names if copy.get(name) not in (None, attributes.get(name))]
 
 

@@ -289,3 +289,6 @@ FINGERPRINT = (
     "seed",
     "batch_size",
 )
+
+# The same, in manifests that name them; the first stores did not, and theirs are DiffusionKit's.
+FORMULAS = ("noise", "schedule")

@@ -23,6 +23,7 @@ from benchmarks.measure import (
     peak_memory,
 )
 from calibzarr.models import registry, tiny
+from calibzarr.models.entry import ModelEntry
 from calibzarr.sampling import builder
 from calibzarr.sampling.options import BuildOptions
 from calibzarr.storage import schema, store
@@ -88,7 +89,7 @@ def _bare_image(
     prompt: str,
     seed: int,
     num_steps: int,
-    entry: registry.ModelEntry,
+    entry: ModelEntry,
 ) -> np.ndarray:
     """One picture, by DiffusionKit's own functions."""
     tokens, pooled = pipeline.encode_text(prompt, entry.cfg_weight)

@@ -9,6 +9,7 @@ from benchmarks import data
 from benchmarks.measure import Entry, Figure, Settings, interleave, peak_memory
 from calibzarr.integrity import trajectory_checks
 from calibzarr.integrity.verification import verify
+from calibzarr.models.builtin import NOISE
 from calibzarr.storage import schema, store
 from calibzarr.storage.manifest import prompts_sha256, update_attributes
 
@@ -74,7 +75,7 @@ def _write_store(path: Path, num_images: int, num_steps: int, size: int) -> None
     writer = store.ImageWriter(path)
     for image in range(num_images):
         states = data.trajectory(image, size, num_steps)
-        noise = trajectory_checks.first_state(image, shape[1:], 1.0, np.dtype(np.float32))
+        noise = trajectory_checks.first_state(NOISE, image, shape[1:], 1.0, np.dtype(np.float32))
         states += sigma * (noise - states[0])
         states[0] = noise
         writer.write(image, states, data.picture(image, 8 * size))

@@ -11,6 +11,7 @@ from calibzarr.errors import OptionError
 from calibzarr.integrity import trajectory_checks
 from calibzarr.integrity.verification import verify
 from calibzarr.models import registry
+from calibzarr.models.builtin import NOISE, schedules_of_sampler, sd3_schedule
 from calibzarr.sampling.sampler import euler_states
 from calibzarr.storage import arrays, schema, shards, store
 from calibzarr.storage.manifest import read_root
@@ -35,22 +36,22 @@ def test_noise_is_drawn_as_the_format_documents_it(whole):
         state = dataset.latents[image, 0].values
         np.testing.assert_array_equal(state, (dataset.sigma.values[0] * noise)[0])
         np.testing.assert_array_equal(
-            state, trajectory_checks.first_state(seed, shape, 1.0, state.dtype)
+            state, trajectory_checks.first_state(NOISE, seed, shape, 1.0, state.dtype)
         )
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_noise_of_a_seed_is_told_from_any_other(dtype):
-    state = trajectory_checks.first_state(5, (4, 3, 3), 1.0, np.dtype(dtype))
-    assert trajectory_checks.is_noise_of(state, 5, 1.0)
-    assert not trajectory_checks.is_noise_of(state, 6, 1.0)
-    assert not trajectory_checks.is_noise_of(state, 5, 0.99)
+    state = trajectory_checks.first_state(NOISE, 5, (4, 3, 3), 1.0, np.dtype(dtype))
+    assert trajectory_checks.is_noise_of(state, NOISE, 5, 1.0)
+    assert not trajectory_checks.is_noise_of(state, NOISE, 6, 1.0)
+    assert not trajectory_checks.is_noise_of(state, NOISE, 5, 0.99)
     for value in (np.nan, state[0, 0, 0] * 1.01):
         spoilt = state.copy()
         spoilt[0, 0, 0] = value
-        assert not trajectory_checks.is_noise_of(spoilt, 5, 1.0)
-    assert trajectory_checks.seed_of_noise(state, 1.0, np.array([9, 5, 5, 1])) == 5
-    assert trajectory_checks.seed_of_noise(state, 1.0, np.array([9, 1])) is None
+        assert not trajectory_checks.is_noise_of(spoilt, NOISE, 5, 1.0)
+    assert trajectory_checks.seed_of_noise(state, NOISE, 1.0, np.array([9, 5, 5, 1])) == 5
+    assert trajectory_checks.seed_of_noise(state, NOISE, 1.0, np.array([9, 1])) is None
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 4, 50])
@@ -58,19 +59,23 @@ def test_formula_of_the_schedule_is_diffusionkits(tiny, num_steps):
     from calibzarr.models.diffusionkit import kit
 
     schedule = tiny.schedule(num_steps)
-    assert trajectory_checks.schedule_errors(schedule.sigma, schedule.timestep, tiny.sampler) == []
+    formulas = schedules_of_sampler(tiny.sampler)
+    assert trajectory_checks.schedule_errors(schedule.sigma, schedule.timestep, formulas) == []
     for shift in (1.0, 1.7):
         sampler = kit.sampler.FluxSampler(shift=shift)
         sigma = np.asarray(tiny.pipeline.get_sigmas(sampler, num_steps))
-        assert trajectory_checks.schedule_errors(sigma, 1000 * sigma, f"euler(shift={shift})") == []
+        assert (
+            trajectory_checks.schedule_errors(
+                sigma, 1000 * sigma, schedules_of_sampler(f"euler(shift={shift})")
+            )
+            == []
+        )
     wrong = schedule.sigma.copy()
     wrong[0] *= 1.001
-    assert trajectory_checks.schedule_errors(wrong, 1000 * wrong, tiny.sampler)
+    assert trajectory_checks.schedule_errors(wrong, 1000 * wrong, formulas)
+    assert trajectory_checks.schedule_errors(schedule.sigma, 0.999 * schedule.timestep, formulas)
     assert trajectory_checks.schedule_errors(
-        schedule.sigma, 0.999 * schedule.timestep, tiny.sampler
-    )
-    assert trajectory_checks.schedule_errors(
-        schedule.sigma[::-1], 1000 * schedule.sigma[::-1], "other"
+        schedule.sigma[::-1], 1000 * schedule.sigma[::-1], schedules_of_sampler("other")
     )
 
 
@@ -94,7 +99,7 @@ def test_turns_are_those_of_the_directions_between_states(num_steps, scale, seed
 
 
 def test_a_straight_path_does_not_turn_and_its_reversal_does():
-    sigma = trajectory_checks.shifted_schedules(8, 3.0)[0].astype(np.float32)
+    sigma = sd3_schedule(3.0).sigma(8).astype(np.float32)
     noise, picture = np.random.default_rng(0).standard_normal((2, 4, 3, 3)).astype(np.float32)
     states = sigma[:, None, None, None] * noise + (1 - sigma[:, None, None, None]) * picture
     assert trajectory_checks.turns(states, sigma).max() < 0.01

@@ -10,7 +10,7 @@ import pytest
 import sentencepiece
 from mlx.utils import tree_flatten
 
-from calibzarr.models import registry
+from calibzarr.models import builtin, registry
 from calibzarr.models.compatibility import metal_names
 from calibzarr.models.diffusionkit import DiffusionKitModel, kit
 from calibzarr.sampling.sampler import euler_states
@@ -21,7 +21,9 @@ PROMPT = "The red circle, 7 cats: QX!"
 SEED = 5
 NUM_STEPS = 3
 CFG_WEIGHT = {"sd3-medium": 4.5, "flux-schnell": 0.0}
-REPOSITORY = {name: registry.MODELS[name].repository for name in CFG_WEIGHT}
+ACTIVATION_DTYPE = {"sd3-medium": "float16", "flux-schnell": "bfloat16"}
+SHIFT = {"sd3-medium": 3.0, "flux-schnell": 1.0}
+REPOSITORY = {name: builtin.MODELS[name].repository for name in CFG_WEIGHT}
 
 
 @pytest.fixture(scope="module", params=list(CFG_WEIGHT))
@@ -180,11 +182,11 @@ def test_sampling_leaves_every_parameter_as_it_was(loaded):
 
 
 def test_model_is_what_the_registry_says(loaded):
-    entry = registry.MODELS[loaded.name]
+    entry = builtin.MODELS[loaded.name]
     size = checkpoints.IMAGE_SIZE
-    assert loaded.activation_dtype == entry.activation_dtype
+    assert loaded.activation_dtype == ACTIVATION_DTYPE[loaded.name]
     assert loaded.latent_shape(size) == entry.latent_shape(size)
-    assert loaded.sampler == f"euler(shift={entry.shift})"
+    assert loaded.sampler == f"euler(shift={SHIFT[loaded.name]})"
 
 
 def test_every_linear_layer_and_block_has_a_name_of_its_own(loaded):
@@ -211,7 +213,7 @@ def test_layers_of_a_unified_block(loaded):
 
 
 def test_nothing_is_missing_and_only_listed_files_are_needed(loaded, hub_copy):
-    entry = registry.MODELS[loaded.name]
+    entry = builtin.MODELS[loaded.name]
     assert entry.missing_files() == ()
     listed = {checkpoints.snapshot(hub_copy, repository) / file for repository, file in entry.files}
     unlisted = {path for path in hub_copy.glob("*/snapshots/**/*") if path.is_file()} - listed
@@ -272,9 +274,9 @@ def test_loading_and_encoding_leave_mlx_as_it_was(checkpoint):
 
 
 @pytest.mark.usefixtures("empty_hub")
-@pytest.mark.parametrize("name", [name for name in registry.MODELS if name != "tiny"])
+@pytest.mark.parametrize("name", [name for name in builtin.MODELS if name != "tiny"])
 def test_missing_weights_are_listed_with_the_command_that_fetches_them(name):
-    entry = registry.MODELS[name]
+    entry = builtin.MODELS[name]
     assert entry.missing_files() == entry.files
     with pytest.raises(FileNotFoundError) as caught:
         registry.load(name)

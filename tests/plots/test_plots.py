@@ -53,6 +53,24 @@ def rows_of(num_blocks, streams=("image", "text"), kinds=KINDS):
     return rows + [(f"final_layer.{k}", "final_layer", "image", k, "input") for k in final]
 
 
+def relations_of(rows):
+    """What the layers of :func:`rows_of` share, follow and depend on, as a model would say it."""
+    names = [row[0] for row in rows]
+    projections = ("attn.q_proj", "attn.k_proj", "attn.v_proj")
+    return {
+        "input_group": names,
+        "tied_group": [
+            f"{block}.{stream}.attn.k_proj" if kind in projections else name
+            for name, block, stream, kind, _ in rows
+        ],
+        "follows": [
+            "gelu" if kind == "mlp.fc2" and "_block_" in block else ""
+            for _, block, _, kind, _ in rows
+        ],
+        "text_only": [block in ("y_embedder", "context_embedder") for _, block, *_ in rows],
+    }
+
+
 def raw_activations(rows, num_steps, num_images, seed=0):
     """Shape (layer, step, image, token, feature), of scales that span decades; with outliers."""
     random = np.random.default_rng(seed)
@@ -94,7 +112,7 @@ def statistics_of(rows, raw, model="synthetic"):
         "weight_histogram": ("bin", np.stack([BINS.counts(own) for own in weights])),
         "weight_feature_max": ("feature", np.abs(weights).max(axis=1)),
     }
-    text = dict(zip(NAMES, zip(*rows, strict=True), strict=True))
+    text = dict(zip(NAMES, zip(*rows, strict=True), strict=True)) | relations_of(rows)
     sigma = np.linspace(1, 0, steps) ** 0.7 if steps > 1 else np.ones(1)
     return xr.Dataset(
         {name: (("layer", *dims.split()), values) for name, (dims, values) in variables.items()},

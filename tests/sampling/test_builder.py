@@ -18,7 +18,7 @@ from calibzarr.prompts.lists import shape_captions
 from calibzarr.sampling import builder
 from calibzarr.sampling.sampler import euler_states
 from calibzarr.storage import durable, store
-from calibzarr.storage.manifest import update_attributes
+from calibzarr.storage.manifest import read_root, update_attributes
 from tests.support import children
 from tests.support.stores import open_strictly, snapshot
 
@@ -229,6 +229,20 @@ def test_first_interrupt_completes_the_images_in_work(tmp_path):
     assert 2 <= complete < 40
     assert f"{complete} of 40 images are complete" in ended.stdout
     assert f"go on with: calibzarr build {path} --resume" in ended.stdout
+
+
+def test_stores_that_do_not_name_their_formulas_are_resumed(tmp_path, loaded_once):
+    path = tmp_path / "a.zarr"
+    calibzarr.build(path, num_images=2, num_steps=1, image_size=16, images=(0, 1))
+    manifest = read_root(path).attributes
+    assert manifest["noise"] == "numpy.random.RandomState"
+    assert manifest["schedule"] == "diffusionkit.sd3(shift=3.0)"
+    update_attributes(path, {"noise": None, "schedule": None})
+    assert calibzarr.build(path, resume=True).n_completed == 2
+    assert "noise" not in read_root(path).attributes
+    update_attributes(path, {"schedule": "another"})
+    with pytest.raises(OptionError, match="was begun with schedule 'another'"):
+        calibzarr.build(path, resume=True, num_images=3)
 
 
 def test_second_interrupt_stops_now(tmp_path, run, monkeypatch):

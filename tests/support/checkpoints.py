@@ -19,8 +19,8 @@ import sentencepiece
 from mlx.utils import tree_flatten, tree_unflatten
 from transformers import T5Config
 
+from calibzarr.models.builtin import MODELS
 from calibzarr.models.diffusionkit import kit
-from calibzarr.models.registry import MODELS
 
 IMAGE_SIZE = 64
 T5_LENGTH = 24

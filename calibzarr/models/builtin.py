@@ -1,0 +1,216 @@
+"""The models that calibzarr brings, all of DiffusionKit; MLX is imported when one is loaded."""
+
+import re
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from calibzarr.models import weights
+from calibzarr.models.entry import ModelEntry, Noise, ScheduleFormula
+from calibzarr.prompts.lists import shape_captions
+
+if TYPE_CHECKING:
+    from calibzarr.models.base import Model
+
+PIXELS_PER_LATENT = 8  # of the models' variational autoencoders
+
+_DISCRETE_STEPS = 1000  # timesteps that the models were trained with
+_SAMPLER = re.compile(r"euler\(shift=([0-9.e+-]+)\)")
+
+_CLIP_REPOSITORY = "argmaxinc/stable-diffusion"
+_CLIP_L = ("clip_l/config.json", "clip_l/model.fp16.safetensors")
+_CLIP_L_TOKENIZER = ("tokenizer_l/vocab.json", "tokenizer_l/merges.txt")
+_CLIP_G = ("clip_g/config.json", "clip_g/model.fp16.safetensors")
+_CLIP_G_TOKENIZER = ("tokenizer_g/vocab.json", "tokenizer_g/merges.txt")
+_T5 = ("t5/t5xxl.safetensors",)
+_T5_TOKENIZER = (("google/t5-v1_1-xxl", "config.json"), ("google/t5-v1_1-xxl", "spiece.model"))
+
+_TINY_SHA256 = "610672cc20b68754085f3ee9c524657955240befddf61fe50f0a088b1a56a92a"
+
+
+def _draw(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    # What DiffusionKit's np.random.seed(seed) would draw; NumPy's global generator stays.
+    return np.random.RandomState(seed).randn(*shape).astype(np.float32)
+
+
+NOISE = Noise("numpy.random.RandomState", _draw, sequential=True)
+
+
+def _level(time: np.ndarray, shift: float) -> np.ndarray:
+    """``shift t / (1 + (shift - 1) t)`` (Esser et al. 2024, arXiv 2403.03206, equation 23)."""
+    return shift * time / (1 + (shift - 1) * time)
+
+
+def _timestep(sigma: np.ndarray) -> np.ndarray:
+    return _DISCRETE_STEPS * sigma.astype(np.float64)
+
+
+def sd3_schedule(shift: float) -> ScheduleFormula:
+    """Of ``num_steps`` even times from 1 to the first discrete step's sigma, and a last 0."""
+
+    def sigma(num_steps: int) -> np.ndarray:
+        least = _level(np.array(1 / _DISCRETE_STEPS), shift)
+        return np.append(_level(np.linspace(1, least, num_steps), shift), 0)
+
+    return ScheduleFormula(f"diffusionkit.sd3(shift={shift})", sigma, _timestep)
+
+
+def flux_schedule(shift: float) -> ScheduleFormula:
+    """Of ``num_steps + 1`` even times from 1 to 0."""
+
+    def sigma(num_steps: int) -> np.ndarray:
+        return _level(np.linspace(1, 0, num_steps + 1), shift)
+
+    return ScheduleFormula(f"diffusionkit.flux(shift={shift})", sigma, _timestep)
+
+
+def schedules_of_sampler(sampler: object) -> tuple[ScheduleFormula, ...]:
+    """The formulas that a manifest which names only the sampler may mean."""
+    match = _SAMPLER.fullmatch(str(sampler))
+    if match is None:
+        return ()
+    shift = float(match[1])
+    return sd3_schedule(shift), flux_schedule(shift)
+
+
+def _load_tiny() -> "Model":
+    from calibzarr.models import tiny
+    from calibzarr.models.diffusionkit import DiffusionKitModel
+
+    weights.check_sha256(tiny.WEIGHTS, _TINY_SHA256)
+    return DiffusionKitModel("tiny", tiny.TinyPipeline())
+
+
+def _load_pipeline(
+    name: str, pipeline_class: str, repository: str, files: weights.Files, shift: float
+) -> "Model":
+    weights.download(name, files)
+    from calibzarr.models.compatibility import import_diffusionkit, lenient_updates
+
+    kit: Any = import_diffusionkit()
+    from calibzarr.models.diffusionkit import DiffusionKitModel
+
+    with lenient_updates():
+        pipeline = getattr(kit, pipeline_class)(
+            w16=True,
+            a16=True,
+            shift=shift,
+            use_t5=True,
+            model_version=repository,
+            low_memory_mode=False,
+        )
+    return DiffusionKitModel(name, pipeline)
+
+
+def _sd3(
+    name: str, description: str, repository: str, weights_file: str, image_size: int
+) -> ModelEntry:
+    clip_files = (*_CLIP_L, *_CLIP_L_TOKENIZER, *_CLIP_G, *_CLIP_G_TOKENIZER, *_T5)
+    files = (
+        (repository, "config.json"),
+        (repository, weights_file),
+        *((_CLIP_REPOSITORY, file) for file in clip_files),
+        *_T5_TOKENIZER,
+    )
+    shift = 3.0
+    return ModelEntry(
+        name=name,
+        description=description,
+        load=partial(_load_pipeline, name, "DiffusionPipeline", repository, files, shift),
+        image_size=image_size,
+        max_image_size=1536,
+        image_size_multiple=16,
+        num_steps=50,
+        latent_channels=16,
+        pixels_per_latent=PIXELS_PER_LATENT,
+        noise=NOISE,
+        schedule=sd3_schedule(shift),
+        cfg_weight=7.5,
+        guided=True,
+        repository=repository,
+        files=files,
+        latent_scale=1.5305,
+        latent_shift=0.0609,
+    )
+
+
+def _flux(
+    name: str, description: str, repository: str, weights_file: str, num_steps: int
+) -> ModelEntry:
+    clip_files = (*_CLIP_L, *_CLIP_L_TOKENIZER, *_T5)
+    files = (
+        (repository, "config.json"),
+        (repository, weights_file),
+        (repository, "ae.safetensors"),
+        *((_CLIP_REPOSITORY, file) for file in clip_files),
+        *_T5_TOKENIZER,
+    )
+    shift = 1.0
+    return ModelEntry(
+        name=name,
+        description=description,
+        load=partial(_load_pipeline, name, "FluxPipeline", repository, files, shift),
+        image_size=512,
+        max_image_size=2048,
+        image_size_multiple=16,
+        num_steps=num_steps,
+        latent_channels=16,
+        pixels_per_latent=PIXELS_PER_LATENT,
+        noise=NOISE,
+        schedule=flux_schedule(shift),
+        repository=repository,
+        files=files,
+        latent_scale=0.3611,
+        latent_shift=0.1159,
+    )
+
+
+TINY = ModelEntry(
+    name="tiny",
+    description="embedded, trained on coloured shapes",
+    load=_load_tiny,
+    image_size=64,
+    max_image_size=128,
+    image_size_multiple=16,
+    num_steps=50,
+    latent_channels=16,
+    pixels_per_latent=PIXELS_PER_LATENT,
+    noise=NOISE,
+    schedule=sd3_schedule(3.0),
+    cfg_weight=3.0,
+    guided=True,
+    prompts=shape_captions,
+    latent_scale=1.5305,
+    latent_shift=0.0609,
+)
+SD3_MEDIUM = _sd3(
+    "sd3-medium",
+    "Stable Diffusion 3, 2 billion",
+    "argmaxinc/mlx-stable-diffusion-3-medium",
+    "sd3_medium.safetensors",
+    image_size=512,
+)
+SD35_LARGE = _sd3(
+    "sd3.5-large",
+    "Stable Diffusion 3.5, 8 billion",
+    "argmaxinc/mlx-stable-diffusion-3.5-large",
+    "sd3.5_large.safetensors",
+    image_size=1024,
+)
+FLUX_SCHNELL = _flux(
+    "flux-schnell",
+    "FLUX.1 distilled, 12 billion",
+    "argmaxinc/mlx-FLUX.1-schnell",
+    "flux-schnell.safetensors",
+    num_steps=4,
+)
+FLUX_DEV = _flux(
+    "flux-dev",
+    "FLUX.1, 12 billion",
+    "argmaxinc/mlx-FLUX.1-dev",
+    "flux1-dev.safetensors",
+    num_steps=50,
+)
+
+MODELS = {entry.name: entry for entry in (TINY, SD3_MEDIUM, SD35_LARGE, FLUX_SCHNELL, FLUX_DEV)}
