@@ -151,7 +151,7 @@ def _right_schedule(opened: Opened, copies: dict[str, np.ndarray]) -> dict[str, 
     for source in (copies, opened.coordinates):
         if all(len(source.get(name, ())) == num_states for name in names):
             sigma, timestep = (source[name] for name in names)
-            told = None if "imported" in opened.attributes else timestep
+            told = None if schema.IMPORTED in opened.attributes else timestep
             if not trajectory_checks.schedule_errors(sigma, told, formulas):
                 return {names[0]: sigma, names[1]: timestep, **final}
     if registry.find_if_known(opened.attributes["model"]) is None:

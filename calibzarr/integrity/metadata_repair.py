@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from calibzarr.prompts.lists import shape_captions
 from calibzarr.sampling import builder
 from calibzarr.sampling.plan import plan_of
 from calibzarr.storage import backup, durable, schema, shards, store
-from calibzarr.storage.manifest import prompts_sha256, write_root
+from calibzarr.storage.manifest import made_by, prompts_sha256, write_root
 
 _PROOF = 0.01  # of the greatest value: other machines' rounding is less, other weights are more
 
@@ -210,8 +209,7 @@ def _rebuilt(path: Path, lost: Lost) -> dict[str, Any]:
         "batch_size": lost.batch_size or 1,
         "prompts_sha256": prompts_sha256(texts),
         "prompt_source": built_in.source if own else "unknown",
-        "libraries": {},
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **made_by(()),
         "n_completed": 0,
     }
     _prove(path, attributes, shapes[schema.LATENTS.name], texts, numbers, model)

@@ -145,12 +145,12 @@ def _repair_content(
         if reason is not None:
             _set_aside_statistics(path)
             done.append(f"moved the statistics to {set_aside.directory(Path())}: {reason}")
-            again = _same_collection(attributes[collected.ATTRIBUTE])
+            again = _same_collection(attributes[schema.ACTIVATIONS])
             calls.insert(0, Call("collect", (path,), again))
     if n_completed < len(complete):
         imported = Call("import_legacy", ("DIR", path))
         built = Call("build", (path,), {"resume": True})
-        calls.insert(0, imported if "imported" in attributes else built)
+        calls.insert(0, imported if schema.IMPORTED in attributes else built)
     return RepairResult(
         path,
         len(complete),

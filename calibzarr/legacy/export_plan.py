@@ -1,17 +1,13 @@
 """What an export will write to an old directory: planned, and checked, before it is written."""
 
-import errno
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.filesize import decimal
 
 from calibzarr import parallel
 from calibzarr.errors import (
-    DiskFullError,
     Option,
     OptionError,
     StoreError,
@@ -22,8 +18,6 @@ from calibzarr.legacy import marker, old_format
 from calibzarr.storage import objects, schema, store
 from calibzarr.storage.manifest import read_root
 
-_STORED_FRACTION = 0.93  # of the raw bytes, measured on latents at 16x64x64
-_CLEARLY_TOO_LITTLE = 0.8  # of the estimate
 _NAMES = (
     old_format.SAMPLES,
     old_format.LATENTS,
@@ -155,11 +149,5 @@ def _check_room(plan: ExportPlan) -> None:
     if old_format.SAMPLES not in plan.parts or marker.read(plan.directory) is not None:
         return
     shape = store.array(store.open_group(plan.path, mode="r"), schema.LATENTS.name).shape
-    needed = int(_STORED_FRACTION * 4 * np.prod(shape[1:]) * len(plan.images))
-    free = shutil.disk_usage(objects.existing_parent(plan.directory)).free
-    if free < _CLEARLY_TOO_LITTLE * needed:
-        raise DiskFullError(
-            errno.ENOSPC,
-            f"{plan.directory} needs about {decimal(needed)}, but the disk has {decimal(free)} "
-            f"free; make room, or export fewer images",
-        )
+    needed = objects.STORED_FRACTION * 4 * np.prod(shape[1:]) * len(plan.images)
+    objects.check_room(plan.directory, needed, "make room, or export fewer images")

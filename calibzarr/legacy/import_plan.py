@@ -1,20 +1,15 @@
 """What an import will make of an old directory: planned, and checked, before it is made."""
 
-import errno
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
-from rich.filesize import decimal
 
 from calibzarr import parallel
-from calibzarr.errors import DiskFullError, Message, Option, OptionError, at_least
+from calibzarr.errors import Message, Option, OptionError, at_least
 from calibzarr.legacy import old_directory, old_format, old_statistics, provenance, trajectories
 from calibzarr.legacy.bounded import Unreadable
 from calibzarr.legacy.old_directory import OldManifest, States
@@ -22,11 +17,9 @@ from calibzarr.legacy.provenance import Provenance
 from calibzarr.legacy.trajectories import Reference
 from calibzarr.models.builtin import PIXELS_PER_LATENT
 from calibzarr.storage import objects, schema, store
-from calibzarr.storage.manifest import prompts_sha256, read_root
+from calibzarr.storage.manifest import made_by, prompts_sha256, read_root
 
 _LIBRARIES = ("calibzarr", "numpy", "zarr")
-_STORED_FRACTION = 0.93  # of the raw bytes, measured on latents at 16x64x64
-_CLEARLY_TOO_LITTLE = 0.8  # of the estimate
 _COMPARED = 3  # images of a store that are tried for a comparison with the directory
 
 
@@ -180,8 +173,7 @@ def _attributes(
         "seed": origin.seed,
         "prompts_sha256": prompts_sha256(origin.prompts),
         "prompt_source": origin.prompt_source,
-        "libraries": {name: version(name) for name in _LIBRARIES},
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **made_by(_LIBRARIES),
         "n_completed": 0,
         schema.IMPORTED: {"layout": layout, "manifest": dict(manifest.about)},
     }
@@ -194,14 +186,8 @@ def _check_room(plan: ImportPlan) -> None:
     """Check that the store can be written, and that the disk is not clearly too small."""
     objects.check_writable(plan.path)
     values = len(plan.reference.sigma) * np.prod(plan.reference.latent_shape)
-    needed = int(_STORED_FRACTION * 4 * values * len(plan.missing()))
-    free = shutil.disk_usage(objects.existing_parent(plan.path)).free
-    if free < _CLEARLY_TOO_LITTLE * needed:
-        raise DiskFullError(
-            errno.ENOSPC,
-            f"{plan.path} needs about {decimal(needed)}, but the disk has {decimal(free)} "
-            f"free; make room first",
-        )
+    needed = objects.STORED_FRACTION * 4 * values * len(plan.missing())
+    objects.check_room(plan.path, needed, "make room first")
 
 
 def _check_same(plan: ImportPlan) -> None:

@@ -18,7 +18,7 @@ from calibzarr.sampling.options import BuildOptions, refuse_differences
 from calibzarr.sampling.plan import BuildPlan, plan
 from calibzarr.sampling.sampler import euler_states
 from calibzarr.storage import collected, schema, store
-from calibzarr.storage.manifest import prompts_sha256, provenance, read_root
+from calibzarr.storage.manifest import made_by, prompts_sha256, read_root
 
 _LIBRARIES = ("calibzarr", "diffusionkit", "mlx", "numpy", "xarray", "zarr")
 
@@ -190,7 +190,7 @@ def _manifest(plan: BuildPlan, model: Model) -> dict[str, Any]:
         "batch_size": settings.batch_size,
         "prompts_sha256": prompts_sha256(plan.prompts),
         "prompt_source": plan.prompt_source,
-        **provenance(_LIBRARIES),
+        **made_by(_LIBRARIES),
         "n_completed": 0,
     }
 

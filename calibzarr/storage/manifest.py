@@ -132,7 +132,7 @@ def prompts_sha256(prompts: Sequence[str]) -> str:
     return hashlib.sha256(b"".join(p.encode() + b"\0" for p in prompts)).hexdigest()
 
 
-def provenance(libraries: Iterable[str], moment: str = "created") -> dict[str, Any]:
+def made_by(libraries: Iterable[str], moment: str = "created") -> dict[str, Any]:
     """What made something, and when.
 
     Args:

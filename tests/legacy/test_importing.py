@@ -315,7 +315,9 @@ def test_a_built_store_is_not_touched(tmp_path, loaded_once):
 def test_an_imported_store_is_not_built_on(tmp_path):
     old_directory.write(tmp_path / "old")
     bring_in(tmp_path / "old", tmp_path / "a.zarr")
-    with pytest.raises(OptionError, match=r"was imported, .* only the same import-legacy can add"):
+    with pytest.raises(
+        OptionError, match=r"was imported, .* only the same calibzarr.import_legacy.* can add"
+    ):
         calibzarr.build(tmp_path / "a.zarr", num_images=4, resume=True)
 
 

@@ -78,7 +78,7 @@ def test_publishing_changes_what_is_named_and_nothing_else(path):
     assert list(said["consolidated_metadata"]["metadata"]) == ["latents", "seed"]
 
 
-def test_provenance_names_versions_and_the_moment():
-    made = manifest.provenance(("zarr", "numpy"), "collected")
+def test_a_stamp_names_versions_and_the_moment():
+    made = manifest.made_by(("zarr", "numpy"), "collected")
     assert made["libraries"] == {"zarr": version("zarr"), "numpy": version("numpy")}
     assert re.fullmatch(r"\d{4}(-\d\d){2}T\d\d:\d\d:\d\d\+00:00", made["collected"])
