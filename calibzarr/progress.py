@@ -14,7 +14,7 @@ from rich.text import Text
 _LINE_SECONDS = 10.0  # between plain lines
 
 
-def progress_console(progress: bool | None = None) -> Console:
+def progress_console(progress: bool | None = None) -> Console:  # noqa: FBT001 - its only one
     """The console that progress and notes go to, on standard error.
 
     Args:

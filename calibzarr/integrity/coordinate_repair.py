@@ -133,7 +133,7 @@ def _fitting(opened: Opened, seeds: np.ndarray) -> np.ndarray:
     for image in np.flatnonzero(opened.complete & fits):
         try:
             state = read_states(opened, int(image))[0]
-        except Exception:  # whatever a codec raises
+        except Exception:  # noqa: BLE001 - whatever a codec raises
             continue
         if sigma is not None and noise is not None:
             fits[image] = trajectory_checks.is_noise_of(

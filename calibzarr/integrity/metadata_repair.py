@@ -147,11 +147,11 @@ def _choose_metadata(
         right = [
             each for each in candidates[name] if metadata_checks.difference(each, expected) is None
         ]
-        chosen[name] = right[0] if right else _new(expected, checksums)
+        chosen[name] = right[0] if right else _new(expected, checksums=checksums)
     return chosen
 
 
-def _new(expected: dict[str, Any], checksums: bool) -> dict[str, Any]:
+def _new(expected: dict[str, Any], *, checksums: bool) -> dict[str, Any]:
     """Metadata as the schema has them, in a store whose chunks have checksums or have none."""
     if checksums:
         return expected

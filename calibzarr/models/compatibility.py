@@ -78,7 +78,11 @@ def lenient_updates() -> Iterator[None]:
     """
     original = nn.Module.update
 
-    def update(module: nn.Module, parameters: dict, strict: bool = True) -> nn.Module:
+    def update(
+        module: nn.Module,
+        parameters: dict[str, Any],
+        strict: bool = True,  # noqa: FBT001, FBT002 - as MLX has it
+    ) -> nn.Module:
         if strict:  # a loader; load_weights checks by itself and passes False
             known = {name for name, _ in tree_flatten(module.parameters())}
             given = {name for name, _ in tree_flatten(parameters)}

@@ -34,11 +34,11 @@ class WordTokenizer(kit.tokenizer.Tokenizer):
 
     _told_of_unknown = False  # of all tokenizers in this process
 
-    def __init__(self, pad_with_eos: bool) -> None:
+    def __init__(self, *, pad_with_eos: bool) -> None:
         super().__init__({}, vocabulary(), pad_with_eos)
         self.max_length = TEXT_TOKENS
 
-    def tokenize(self, text: str | list[str], *args: bool, **kwargs: bool) -> list:
+    def tokenize(self, text: str | list[str], *args: bool, **kwargs: bool) -> list[Any]:
         """Ids of a text, or of each of several."""
         if isinstance(text, str) and not WordTokenizer._told_of_unknown:
             unknown = unknown_words(text)
@@ -125,7 +125,10 @@ class TinyPipeline(kit.DiffusionPipeline):
     def check_and_load_models(self) -> None:
         """Everything is loaded from the start."""
 
-    def load_mmdit(self, only_modulation_dict: bool = False) -> list[tuple[str, mx.array]]:
+    def load_mmdit(
+        self,
+        only_modulation_dict: bool = False,  # noqa: FBT001, FBT002 - as DiffusionKit has it
+    ) -> list[tuple[str, mx.array]]:
         """The adaLN weights, which DiffusionKit's own sampler reads again after each image."""
         prefix = "mmdit."
         if self.weights is None:

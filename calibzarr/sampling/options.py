@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from calibzarr.errors import Option, OptionError, at_least
-from calibzarr.models.registry import ModelEntry
+from calibzarr.models.entry import ModelEntry
 from calibzarr.storage import schema
 
 

@@ -50,11 +50,6 @@ class Convergence:
     typical_high: np.ndarray
     mean_error: np.ndarray
 
-    @property
-    def worst_growth(self) -> np.ndarray:
-        """Growth at the step where it is greatest, shape (layer,); NaN if unknown at all."""
-        return np.fmax.reduce(self.growth, axis=-1)
-
 
 def of_images(
     image_min: np.ndarray,
@@ -113,7 +108,8 @@ def enough(growth: np.ndarray, tolerance: float = TOLERANCE) -> np.ndarray:
     """
     if not 0 < tolerance < np.inf:
         raise OptionError(f"tolerance must be a finite number above 0, got {tolerance!r}")
-    return np.fmax.reduce(np.asarray(growth), axis=-1) <= tolerance  # false for NaN
+    worst = np.fmax.reduce(np.asarray(growth), axis=-1)
+    return np.asarray(worst <= tolerance)  # false for NaN
 
 
 def range_curve(
@@ -306,4 +302,4 @@ def _standard_error(means: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = np.sum(means, axis=-1, where=finite, dtype=np.float64) / count
         squares = np.sum((means - mean[..., None]) ** 2, axis=-1, where=finite)
-        return np.sqrt(squares / (count - 1) / count)
+        return np.asarray(np.sqrt(squares / (count - 1) / count))

@@ -201,7 +201,10 @@ class DurableStore(LocalStore):
         super().__init__(root, read_only=read_only)
         self._known = known or {}
 
-    def with_read_only(self, read_only: bool = False) -> "DurableStore":
+    def with_read_only(
+        self,
+        read_only: bool = False,  # noqa: FBT001, FBT002 - as zarr has it
+    ) -> "DurableStore":
         """The same store, to be read alone or not."""
         return DurableStore(self.root, read_only=read_only, known=self._known)
 
