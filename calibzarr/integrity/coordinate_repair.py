@@ -64,9 +64,9 @@ def replace_coordinate(path: Path, variable: schema.Variable, values: np.ndarray
         variable: of the schema.
         values: shape of the variable.
     """
-    for chunk in sorted((path / variable.name).glob("c.*")):
-        if chunk.suffix != ".partial":
-            set_aside.move(path, chunk)
+    for file in sorted((path / variable.name).iterdir()):
+        if variable.index(file.name) is not None:
+            set_aside.move(path, file)
     store.array(store.open_group(path), variable.name)[:] = values
 
 

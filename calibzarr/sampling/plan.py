@@ -222,9 +222,9 @@ def _available_prompts(
     if file is not None:
         return prompt_lists.read_prompts(Path(file))
     if entry.prompts is not None:
-        own = entry.prompts()
-        if root is None or root.attributes.get("prompt_source") == own.source:
-            return own
+        built_in = entry.prompts()
+        if root is None or root.attributes.get("prompt_source") == built_in.source:
+            return built_in
     elif root is None:
         raise OptionError(
             f"{entry.name} has no prompts of its own; give a file with ", Option("prompts")

@@ -120,14 +120,14 @@ BUILD_VARIABLES = (SIGMA, TIMESTEP, FINAL, PROMPT, SEED, COMPLETE, LATENTS, DECO
 
 def _by_layer(name: str, dims: str, dtype: str, description: str, units: str = "") -> Variable:
     """A statistic; one chunk holds all layers of a step, or all there is where that is small."""
-    own = ("layer", *dims.split())
+    all_dims = ("layer", *dims.split())
     return Variable(
         name,
-        own,
+        all_dims,
         dtype,
         description,
         units,
-        chunk={} if own == ("layer", "step") else {"step": 1, "image": IMAGE_CHUNK},
+        chunk={} if all_dims == ("layer", "step") else {"step": 1, "image": IMAGE_CHUNK},
         fill_value=float("nan") if dtype.startswith("float") else 0,
     )
 

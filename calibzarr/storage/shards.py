@@ -21,6 +21,7 @@ import numpy as np
 import zarr
 from numcodecs import blosc
 
+from calibzarr.errors import StoreError
 from calibzarr.storage import schema
 
 _ENTRY = 16  # bytes of a state's offset and length in the index, which ends a shard
@@ -71,7 +72,7 @@ def read_states(
         Shape (image, step, channel, height, width), the store's dtype.
 
     Raises:
-        ValueError: if a shard is damaged; names it.
+        StoreError: if a shard is damaged; names it.
     """
     num_states, *shape = metadata["shape"][1:]
     steps = np.arange(num_states) if steps is None else np.asarray(steps)
@@ -101,7 +102,7 @@ def read_shard(
         checksums: whether each state has its own, as the array's metadata say.
 
     Raises:
-        ValueError: if the shard is damaged; names it.
+        StoreError: if the shard is damaged; names it.
     """
     states.fill(np.nan)
     try:
@@ -125,7 +126,7 @@ def read_shard(
             except (ValueError, RuntimeError) as error:  # the latter is numcodecs' own
                 raise ValueError(f"state {step}: {error}") from None
     except (ValueError, OverflowError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
+        raise StoreError(f"{path} is damaged: {error}") from None
     finally:
         os.close(descriptor)
 
