@@ -7,7 +7,7 @@ import click
 
 from calibzarr.commands.common import (
     command_line,
-    make_console,
+    is_quiet,
     one_line_errors,
     quiet_option,
     store_argument,
@@ -41,7 +41,7 @@ def repair_command(store: Path, dry_run: bool, **options: Any) -> None:
     """
     from calibzarr.integrity.repair import repair
 
-    result = repair(store, dry_run=dry_run, console=make_console(), **options)
+    result = repair(store, dry_run=dry_run, progress=not is_quiet(), **options)
     would = "would have " if dry_run else ""
     for action in result.actions:
         click.echo(f"{would}{action}")

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from calibzarr.errors import Message, Option, StoreError
 from calibzarr.integrity import set_aside, trajectory_checks
-from calibzarr.integrity.opened import Opened, read_states
+from calibzarr.integrity.opened import Opened, codec_errors_named, read_states
 from calibzarr.models import registry
 from calibzarr.prompts import lists as prompt_lists
 from calibzarr.prompts.lists import MAX_SEED
@@ -14,7 +15,7 @@ from calibzarr.storage import backup, schema, store
 from calibzarr.storage.manifest import prompts_sha256
 
 
-def repair_coordinates(opened: Opened, file: Path | None) -> tuple[list[str], list[str]]:
+def repair_coordinates(opened: Opened, file: Path | None) -> tuple[list[str], list[str | Message]]:
     """Put prompts, seeds and the schedule in order, and keep copies of them.
 
     Args:
@@ -25,19 +26,20 @@ def repair_coordinates(opened: Opened, file: Path | None) -> tuple[list[str], li
         What was done, and what only the user can mend, in words.
 
     Raises:
-        ValueError: if ``file`` is not the one that the store was built from.
+        StoreError: if ``file`` is not the one that the store was built from.
     """
     copies = backup.read_coordinates(opened.path)
     given = _from_file(opened, file) if file is not None else {}
-    right, needed = {}, []
+    right: dict[str, np.ndarray] = {}
+    needed: list[str | Message] = []
     texts = _right_prompts(opened, copies, given)
     if texts is None:
-        needed.append(f"the prompts are damaged: {_give_file(opened.path)}")
+        needed.append(Message("the prompts are damaged: ", _give_file(opened.path)))
     else:
         right[schema.PROMPT.name] = texts
     seeds = _right_seeds(opened, copies, given)
     if seeds is None:
-        needed.append(f"the seeds are damaged: {_give_file(opened.path)}")
+        needed.append(Message("the seeds are damaged: ", _give_file(opened.path)))
     else:
         right[schema.SEED.name] = seeds
     right.update(_right_schedule(opened, copies))
@@ -74,8 +76,8 @@ def _equal(stored: np.ndarray | None, right: np.ndarray) -> bool:
     return stored is not None and np.array_equal(stored[: len(right)], right)
 
 
-def _give_file(path: Path) -> str:
-    return f"give the file that {path} was built from, by --prompts"
+def _give_file(path: Path) -> Message:
+    return Message(f"give the file that {path} was built from, by ", Option("prompts"))
 
 
 def _from_file(opened: Opened, file: Path) -> dict[str, np.ndarray]:
@@ -85,7 +87,7 @@ def _from_file(opened: Opened, file: Path) -> dict[str, np.ndarray]:
     first = attributes["seed"] or 0  # an imported store may not know it
     texts, seeds = prompt_lists.assign(available, num_images, first, repeat=True)
     if prompts_sha256(texts) != attributes["prompts_sha256"]:
-        raise ValueError(
+        raise StoreError(
             f"{file} is not what {opened.path} was built from: its prompts have another SHA-256"
         )
     return {
@@ -132,8 +134,9 @@ def _fitting(opened: Opened, seeds: np.ndarray) -> np.ndarray:
     fits = (seeds >= 0) & (seeds <= MAX_SEED)
     for image in np.flatnonzero(opened.complete & fits):
         try:
-            state = read_states(opened, int(image))[0]
-        except Exception:  # noqa: BLE001 - whatever a codec raises
+            with codec_errors_named():
+                state = read_states(opened, int(image))[0]
+        except StoreError:
             continue
         if sigma is not None and noise is not None:
             fits[image] = trajectory_checks.is_noise_of(

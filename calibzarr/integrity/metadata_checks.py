@@ -11,7 +11,7 @@ from zarr.storage import MemoryStore
 from calibzarr.models import registry
 from calibzarr.statistics.histogram import LogBins
 from calibzarr.storage import arrays, backup, schema, store
-from calibzarr.storage.manifest import read_root
+from calibzarr.storage.manifest import FILE, Root, read_root
 
 _BUILD = tuple(variable.name for variable in schema.BUILD_VARIABLES)
 _DECISIVE = (
@@ -33,8 +33,11 @@ def has_statistics(attributes: Mapping[str, Any]) -> bool:
     return attributes.get(schema.ACTIVATIONS) is not None
 
 
-def manifest_errors(path: Path) -> list[str]:
-    """What is wrong with the root's attributes, in words.
+def checked_root(path: Path) -> tuple[Root | None, list[str]]:
+    """What a store's root says, and what is wrong with its attributes, in words.
+
+    Returns:
+        None for a root that cannot be used at all; and the errors.
 
     Raises:
         FileNotFoundError: if nothing is at ``path``.
@@ -42,12 +45,12 @@ def manifest_errors(path: Path) -> list[str]:
     """
     copy = backup.read_root(path)
     try:
-        attributes = read_root(path).attributes
+        root = read_root(path)
     except ValueError as error:
-        if _is_newer(read(path / "zarr.json"), copy) or not _looks_like_a_store(path):
+        if _is_newer(read(path / FILE), copy) or not _looks_like_a_store(path):
             raise
-        return [str(error)]
-    return attribute_errors(attributes, copy)
+        return None, [str(error)]
+    return root, attribute_errors(root.attributes, copy)
 
 
 def attribute_errors(attributes: Mapping[str, Any], copy: Mapping[str, Any] | None) -> list[str]:
@@ -98,18 +101,16 @@ def _looks_like_a_store(path: Path) -> bool:
     return any((path / name).is_dir() for name in _BUILD)
 
 
-def metadata_errors(path: Path, attributes: dict[str, Any]) -> tuple[list[str], list[str]]:
+def metadata_errors(root: Root) -> tuple[list[str], list[str]]:
     """What is wrong with the metadata of the arrays, in the root and of their own, in words.
 
     Args:
-        path: directory of the store.
-        attributes: its manifest, without errors.
+        root: of the store, its attributes without errors.
     """
-    published = read_root(path).arrays
-    wanted, in_root = wanted_metadata(attributes, published)
+    wanted, in_root = wanted_metadata(root.attributes, root.arrays)
     of_arrays = []
     for name, metadata in wanted.items():
-        stored, listed = read(path / name / "zarr.json"), published.get(name)
+        stored, listed = read(root.path / name / FILE), root.arrays.get(name)
         wrong = difference(listed, metadata)
         if wrong is not None:
             in_root.append(f"{name}, in the root's metadata: {wrong}")

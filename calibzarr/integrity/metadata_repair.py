@@ -1,7 +1,7 @@
 """Putting a store's metadata in order: the manifest, and what describes the arrays."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,17 +9,29 @@ from typing import Any
 import numpy as np
 import zarr
 
-from calibzarr.errors import OptionError
-from calibzarr.integrity import metadata_checks, set_aside
-from calibzarr.integrity.metadata_checks import attribute_errors, manifest_errors, wanted_metadata
+from calibzarr.errors import Option, OptionError, StoreError
+from calibzarr.integrity import set_aside
+from calibzarr.integrity.metadata_checks import (
+    attribute_errors,
+    checked_root,
+    checksummed,
+    cut,
+    cut_like,
+    difference,
+    has_statistics,
+    read,
+    wanted_metadata,
+)
+from calibzarr.integrity.opened import codec_errors_named
 from calibzarr.models import registry
 from calibzarr.models.base import Model
+from calibzarr.models.entry import ModelEntry
 from calibzarr.progress import Silent
-from calibzarr.prompts.lists import shape_captions
 from calibzarr.sampling import builder
-from calibzarr.sampling.plan import plan_of
+from calibzarr.sampling.options import Settings
+from calibzarr.sampling.plan import BuildPlan
 from calibzarr.storage import backup, durable, schema, shards, store
-from calibzarr.storage.manifest import made_by, prompts_sha256, write_root
+from calibzarr.storage.manifest import FILE, consolidated, write_root
 
 _PROOF = 0.01  # of the greatest value: other machines' rounding is less, other weights are more
 
@@ -53,59 +65,59 @@ def repair_metadata(path: Path, lost: Lost) -> list[str]:
         OptionError: if the manifest is lost, and ``lost`` does not name a model.
         ValueError: if ``path`` is no store, or the manifest cannot be rebuilt.
     """
-    manifest_errors(path)  # refuses what is no store, or a newer one
-    root, copy = metadata_checks.read(path / "zarr.json"), backup.read_root(path)
-    done = []
-    attributes = _dictionary(root, "attributes")
-    if attribute_errors(attributes, copy):
-        if copy is not None and not attribute_errors(copy["attributes"], copy):
-            attributes = copy["attributes"]
-            done.append("restored the manifest from its copy")
-        else:
-            attributes = _rebuilt(path, lost)
-            done.append("rebuilt the manifest from the arrays and the model")
-    listed = _listed(root)
-    chosen = _choose_metadata(path, attributes, listed, copy)
-    broken = [name for name, right in chosen.items() if not _says(_own(path, name), right)]
+    checked_root(path)  # refuses what is no store, or a newer one
+    root, copy = read(path / FILE), backup.read_root(path)
+    attributes, done = _right_attributes(path, root, copy, lost)
+    right, listed = _right_metadata(path, attributes, root, copy), _listed(root)
+    broken = [name for name in right if not _is_right(_stored(path, name), right[name])]
     for name in broken:
-        set_aside.copy(path, path / name / "zarr.json")
-        durable.write(path / name / "zarr.json", json.dumps(chosen[name], indent=2).encode())
+        set_aside.copy(path, path / name / FILE)
+        durable.write(path / name / FILE, json.dumps(right[name], indent=2).encode())
     if broken:
         done.append(f"restored the metadata of {', '.join(broken)}")
-    unlisted = [name for name, right in chosen.items() if listed.get(name) != right]
-    if done or unlisted or set(listed) != set(chosen):
+    if done or listed != right:
         new = {
             "zarr_format": 3,
             "node_type": "group",
             "attributes": attributes,
-            "consolidated_metadata": {
-                "kind": "inline",
-                "must_understand": False,
-                "metadata": dict(sorted(chosen.items())),
-            },
+            "consolidated_metadata": consolidated(dict(sorted(right.items()))),
         }
         if new != root:
-            set_aside.copy(path, path / "zarr.json")
+            set_aside.copy(path, path / FILE)
             write_root(path, new)
             done.append("consolidated the metadata in the root")
     if backup.read_root(path) is None:
-        backup.write_root(path, metadata_checks.read(path / "zarr.json") or {})
+        backup.write_root(path, read(path / FILE) or {})
         done.append("kept a copy of the root's metadata")
     return done
 
 
-def _own(path: Path, name: str) -> dict[str, Any] | None:
-    return metadata_checks.read(path / name / "zarr.json")
+def _right_attributes(
+    path: Path, root: dict[str, Any] | None, copy: dict[str, Any] | None, lost: Lost
+) -> tuple[dict[str, Any], list[str]]:
+    """The manifest as it must be, and what was done for it, in words."""
+    attributes = _dictionary(root, "attributes")
+    if not attribute_errors(attributes, copy):
+        return attributes, []
+    if copy is not None and not attribute_errors(copy["attributes"], copy):
+        return copy["attributes"], ["restored the manifest from its copy"]
+    return _rebuilt(path, lost), ["rebuilt the manifest from the arrays and the model"]
 
 
-def _says(own: dict[str, Any] | None, right: dict[str, Any]) -> bool:
+def _stored(path: Path, name: str) -> dict[str, Any] | None:
+    """An array's own metadata, beside its chunks."""
+    return read(path / name / FILE)
+
+
+def _all_stored(path: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    found = {name: _stored(path, name) for name in names}
+    return {name: metadata for name, metadata in found.items() if metadata is not None}
+
+
+def _is_right(stored: dict[str, Any] | None, right: dict[str, Any]) -> bool:
     """Whether an array's own metadata are right, or those of an unfinished extension."""
-    sizes = dict(zip(right["dimension_names"], right["shape"], strict=True))
-    if own is not None and "image" in sizes:
-        own = metadata_checks.cut(own, sizes["image"])
-    return metadata_checks.difference(own, right) is None and (
-        metadata_checks.checksummed(own or {}) == metadata_checks.checksummed(right)
-    )
+    stored = cut_like(stored, right)
+    return difference(stored, right) is None and checksummed(stored or {}) == checksummed(right)
 
 
 def _dictionary(container: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
@@ -115,40 +127,47 @@ def _dictionary(container: Mapping[str, Any] | None, name: str) -> dict[str, Any
 
 def _listed(root: Mapping[str, Any] | None) -> dict[str, Any]:
     """Metadata of the arrays in a root, as far as they are of the right form."""
-    metadata = _dictionary(_dictionary(root, "consolidated_metadata"), "metadata")
-    return {name: own for name, own in metadata.items() if isinstance(own, dict)}
+    arrays = _dictionary(_dictionary(root, "consolidated_metadata"), "metadata")
+    return {name: metadata for name, metadata in arrays.items() if isinstance(metadata, dict)}
 
 
-def _choose_metadata(
-    path: Path, attributes: dict[str, Any], listed: dict[str, Any], copy: dict[str, Any] | None
+def _right_metadata(
+    path: Path,
+    attributes: dict[str, Any],
+    root: dict[str, Any] | None,
+    copy: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """The right metadata of every array, by name."""
-    names = [variable.name for variable in schema.BUILD_VARIABLES]
-    if metadata_checks.has_statistics(attributes):
-        names += [variable.name for variable in schema.COLLECTED_VARIABLES]
-    candidates = {
-        name: [
-            metadata_checks.cut(each, attributes["num_images"])
-            for each in (listed.get(name), _own(path, name), _listed(copy).get(name))
-            if each is not None
-        ]
+    """The metadata of every array as they must be, by name."""
+    variables = [*schema.BUILD_VARIABLES]
+    if has_statistics(attributes):
+        variables += schema.COLLECTED_VARIABLES
+    names = [variable.name for variable in variables]
+    places = (_listed(root), _all_stored(path, names), _listed(copy))
+    sources = {
+        name: [cut(place[name], attributes["num_images"]) for place in places if name in place]
         for name in names
     }
-    for place in range(3):  # some sizes only arrays tell: from the first place where they fit
-        known = {name: each[min(place, len(each) - 1)] for name, each in candidates.items() if each}
+    wanted = _wanted(path, attributes, sources)
+    checksums = all(map(checksummed, sources[schema.LATENTS.name]))
+    right = {}
+    for name, expected in wanted.items():
+        fitting = [found for found in sources[name] if difference(found, expected) is None]
+        right[name] = fitting[0] if fitting else _new(expected, checksums=checksums)
+    return right
+
+
+def _wanted(
+    path: Path, attributes: dict[str, Any], sources: Mapping[str, Sequence[dict[str, Any]]]
+) -> dict[str, dict[str, Any]]:
+    """What the metadata must say; some sizes only arrays tell, from the first source that fits."""
+    for index in range(3):
+        known = {
+            name: found[min(index, len(found) - 1)] for name, found in sources.items() if found
+        }
         wanted, errors = wanted_metadata(attributes, known)
         if not errors:
-            break
-    else:
-        raise ValueError(f"{path} is damaged: {errors[0]}, and no copy tells")
-    checksums = all(metadata_checks.checksummed(each) for each in candidates[schema.LATENTS.name])
-    chosen = {}
-    for name, expected in wanted.items():
-        right = [
-            each for each in candidates[name] if metadata_checks.difference(each, expected) is None
-        ]
-        chosen[name] = right[0] if right else _new(expected, checksums=checksums)
-    return chosen
+            return wanted
+    raise StoreError(f"{path} is damaged: {errors[0]}, and no copy tells")
 
 
 def _new(expected: dict[str, Any], *, checksums: bool) -> dict[str, Any]:
@@ -159,7 +178,7 @@ def _new(expected: dict[str, Any], *, checksums: bool) -> dict[str, Any]:
     for codec in codecs:
         inner = codec.get("configuration", {}).get("codecs")
         if inner:
-            inner[:] = [own for own in inner if own.get("name") != "crc32c"]
+            inner[:] = [codec for codec in inner if codec.get("name") != "crc32c"]
     return {**expected, "codecs": codecs}
 
 
@@ -167,79 +186,78 @@ def _rebuilt(path: Path, lost: Lost) -> dict[str, Any]:
     """A manifest from the arrays' own metadata, the prompts, and what the user knows."""
     if lost.model is None:
         raise OptionError(
-            f"{path} has lost its manifest and the copy of it; say what it was built with, by "
-            f"--model, and by --cfg-weight and --batch-size where they were not the defaults"
+            f"{path} has lost its manifest and the copy of it; say what it was built with, by ",
+            *(Option("model"), ", and by ", Option("cfg_weight"), " and ", Option("batch_size")),
+            " where they were not the defaults",
         )
-    entry = registry.find(lost.model)
-    try:
-        shapes = {
-            variable.name: metadata_checks.read(path / variable.name / "zarr.json") or {}
-            for variable in (schema.LATENTS, schema.DECODED)
-        }
-        num_images, num_states, *_ = shapes[schema.LATENTS.name]["shape"]
-        latent_dtype = shapes[schema.LATENTS.name]["data_type"]
-        image_size = shapes[schema.DECODED.name]["shape"][1]
-        prompts, seeds = (
-            np.asarray(zarr.open_array(path / variable.name, mode="r")[:num_images])
-            for variable in (schema.PROMPT, schema.SEED)
-        )
-    except Exception as error:  # whatever zarr raises
-        raise ValueError(
-            f"{path} has lost its manifest, and what would tell it cannot be read: {error}"
-        ) from error
-    texts, numbers = [str(prompt) for prompt in prompts], [int(seed) for seed in seeds]
-    model = registry.load(entry.name)
-    built_in = shape_captions()
-    own = texts == list(built_in.prompts[: len(texts)])
-    attributes = {
+    plan = _plan_of_remains(path, registry.find(lost.model), lost)
+    model = registry.load(plan.entry.name)
+    _prove(plan, model)
+    return {
         "format": schema.FORMAT,
         "format_version": schema.FORMAT_VERSION,
-        "model": entry.name,
-        "model_fingerprint": model.fingerprint,
-        "num_images": num_images,
-        "num_steps": num_states - 1,
-        "cfg_weight": entry.cfg_weight if lost.cfg_weight is None else float(lost.cfg_weight),
-        "image_size": image_size,
-        "latent_dtype": latent_dtype,
-        "activation_dtype": model.activation_dtype,
-        "sampler": model.sampler,
-        "noise": entry.noise.name,
-        "schedule": entry.schedule.name,
-        "seed": numbers[0] if (np.diff(numbers) == 1).all() else 0,
-        "batch_size": lost.batch_size or 1,
-        "prompts_sha256": prompts_sha256(texts),
-        "prompt_source": built_in.source if own else "unknown",
-        **made_by(()),
-        "n_completed": 0,
+        **builder.manifest(plan, model),
+        "libraries": {},  # not known
     }
-    _prove(path, attributes, shapes[schema.LATENTS.name], texts, numbers, model)
-    return attributes
 
 
-def _prove(
-    path: Path,
-    attributes: dict[str, Any],
-    latents: dict[str, Any],
-    prompts: list[str],
-    seeds: list[int],
-    model: Model,
-) -> None:
-    """Check that a guessed manifest makes the first image that is there.
+def _plan_of_remains(path: Path, entry: ModelEntry, lost: Lost) -> BuildPlan:
+    """The plan that a store was built by, as its arrays tell, and the user or defaults."""
+    try:
+        with codec_errors_named():
+            latents, decoded = (
+                _stored(path, variable.name) or {} for variable in (schema.LATENTS, schema.DECODED)
+            )
+            num_images, num_states, *_ = latents["shape"]
+            image_size, latent_dtype = decoded["shape"][1], latents["data_type"]
+            texts, seeds = (
+                np.asarray(zarr.open_array(path / variable.name, mode="r")[:num_images])
+                for variable in (schema.PROMPT, schema.SEED)
+            )
+    except StoreError as error:
+        raise StoreError(
+            f"{path} has lost its manifest, and what would tell it cannot be read: {error}"
+        ) from error
+    prompts, built_in = tuple(map(str, texts)), entry.prompts() if entry.prompts else None
+    is_built_in = built_in and prompts == built_in.prompts[: len(prompts)]
+    settings = Settings(
+        num_steps=num_states - 1,
+        cfg_weight=entry.cfg_weight if lost.cfg_weight is None else float(lost.cfg_weight),
+        seed=int(seeds[0]) if (np.diff(seeds) == 1).all() else 0,
+        image_size=image_size,
+        batch_size=lost.batch_size or 1,
+        latent_dtype=latent_dtype,
+    )
+    return BuildPlan(
+        path=path,
+        root=None,
+        entry=entry,
+        settings=settings,
+        prompts=prompts,
+        seeds=tuple(seeds.tolist()),
+        prompt_source=built_in.source if built_in and is_built_in else "unknown",
+        images=range(len(prompts)),
+    )
+
+
+def _prove(plan: BuildPlan, model: Model) -> None:
+    """Check that a guessed plan makes the first image that is there.
 
     Raises:
-        ValueError: if not.
+        StoreError: if not.
     """
-    images = np.flatnonzero(store.completed(path, len(prompts))).tolist()
+    images = np.flatnonzero(store.completed(plan.path, plan.num_images))[:1].tolist()
     if not images:
         return
-    (states,) = shards.read_states(path, latents, images[:1])
-    plan = plan_of(path, attributes, prompts, seeds)
-    schedule = model.schedule(attributes["num_steps"])
-    (made,) = builder.sample_group(plan, images[:1], model, schedule, Silent())
+    metadata = _stored(plan.path, schema.LATENTS.name) or {}
+    (states,) = shards.read_states(plan.path, metadata, images)
+    schedule = model.schedule(plan.settings.num_steps)
+    (made,) = builder.sample_group(plan, images, model, schedule, Silent())
     final = states[-1].astype(np.float32)
     if not np.abs(made[-1] - final).max() <= _PROOF * np.abs(final).max():
-        raise ValueError(
-            f"{path} has lost its manifest, and image {images[0]} is not what {model.name} makes "
-            f"with guidance weight {attributes['cfg_weight']} at batch size "
-            f"{attributes['batch_size']}; give the right --model, --cfg-weight and --batch-size"
+        raise StoreError(
+            f"{plan.path} has lost its manifest, and image {images[0]} is not what {model.name} "
+            f"makes with guidance weight {plan.settings.cfg_weight} at batch size "
+            f"{plan.settings.batch_size}; give the right ",
+            *(Option("model"), ", ", Option("cfg_weight"), " and ", Option("batch_size")),
         )

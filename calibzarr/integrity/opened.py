@@ -11,7 +11,7 @@ import zarr
 
 from calibzarr.errors import StoreError
 from calibzarr.storage import schema, shards, store
-from calibzarr.storage.manifest import read_root
+from calibzarr.storage.manifest import Root
 
 _COORDINATES = tuple(variable for variable in schema.BUILD_VARIABLES if variable.coordinate)
 
@@ -34,9 +34,7 @@ class Opened:
     """A store whose metadata can be read.
 
     Attributes:
-        path: its directory.
-        attributes: the manifest.
-        metadata: of ``latents``.
+        root: what its root says.
         group: the root group.
         arrays: of the build, by name.
         complete: which images are complete, shape (image,).
@@ -44,34 +42,39 @@ class Opened:
         unreadable: why the others cannot, by name.
     """
 
-    path: Path
-    attributes: dict[str, Any]
-    metadata: dict[str, Any]
+    root: Root
     group: zarr.Group
     arrays: dict[str, zarr.Array[Any]]
     complete: np.ndarray
     coordinates: dict[str, np.ndarray]
     unreadable: dict[str, str]
 
+    @property
+    def path(self) -> Path:
+        """Directory of the store."""
+        return self.root.path
 
-def open_for_checks(path: Path, attributes: dict[str, Any], complete: np.ndarray) -> Opened:
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The manifest."""
+        return self.root.attributes
+
+
+def open_for_checks(root: Root, complete: np.ndarray) -> Opened:
     """Open a store whose manifest is in order.
 
     Args:
-        path: its directory.
-        attributes: the manifest.
+        root: what its root says.
         complete: which images are complete, shape (image,).
 
     Raises:
         StoreError: if metadata make no sense to zarr.
     """
     with codec_errors_named():
-        root = read_root(path)
         group = store.open_group(root, mode="r")
         arrays = {
             variable.name: store.array(group, variable.name) for variable in schema.BUILD_VARIABLES
         }
-        metadata = root.arrays[schema.LATENTS.name]
     coordinates, unreadable = {}, {}
     for variable in _COORDINATES:
         try:
@@ -79,7 +82,7 @@ def open_for_checks(path: Path, attributes: dict[str, Any], complete: np.ndarray
                 coordinates[variable.name] = np.asarray(arrays[variable.name][:])
         except StoreError as error:
             unreadable[variable.name] = str(error)
-    return Opened(path, attributes, metadata, group, arrays, complete, coordinates, unreadable)
+    return Opened(root, group, arrays, complete, coordinates, unreadable)
 
 
 def read_states(opened: Opened, image: int) -> np.ndarray:
@@ -88,5 +91,6 @@ def read_states(opened: Opened, image: int) -> np.ndarray:
     Raises:
         ValueError: if its shard is damaged.
     """
-    (states,) = shards.read_states(opened.path, opened.metadata, [image])
+    metadata = opened.root.arrays[schema.LATENTS.name]
+    (states,) = shards.read_states(opened.path, metadata, [image])
     return np.asarray(states)

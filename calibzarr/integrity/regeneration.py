@@ -56,19 +56,19 @@ def check(
         return tally
     schedule = model.schedule(opened.attributes["num_steps"])
     try:
-        prompts, seeds = store.stored_prompts(opened.path)
+        prompts, seeds = store.stored_prompts(opened.root)
     except ValueError as error:
         tally.record("model", [str(error)])
         return tally
     plan = plan_of(opened.path, opened.attributes, prompts, seeds)
     with reporting(console, "make again", "image", len(chosen)) as report:
         for image in sorted(int(image) for image in chosen):
-            compare(opened, plan, model, schedule, image, tolerance, tally)
+            _compare(opened, plan, model, schedule, image, tolerance, tally)
             report.advance(1)
     return tally
 
 
-def compare(
+def _compare(
     opened: Opened,
     plan: BuildPlan,
     model: Model,
@@ -82,13 +82,13 @@ def compare(
     (made,) = builder.sample_group(plan, [image], model, schedule, Silent())
     error = np.abs(stored.astype(np.float32) - made.astype(stored.dtype).astype(np.float32))
     bound = tolerance + np.finfo(np.float16).eps * np.abs(made) * (stored.dtype == np.float16)
-    off = ~(error <= bound).all(axis=(1, 2, 3))
-    step = int(off.argmax())
+    differing = ~(error <= bound).all(axis=(1, 2, 3))
+    step = int(differing.argmax())
     message = (
-        f"{int(off.sum())} of its states are not those that the model makes, from state {step}, "
-        f"which is off by {error[step].max():.2g}; {tolerance:g} are let pass"
+        f"{int(differing.sum())} of its states are not those that the model makes, from state "
+        f"{step}, which is off by {error[step].max():.2g}; {tolerance:g} are let pass"
     )
-    tally.record("model", [message] if off.any() else [], image)
+    tally.record("model", [message] if differing.any() else [], image)
     # Pictures are made from states before these are rounded to float16.
     final = made[-1] if stored.dtype == np.float16 else stored[-1]
     made_picture = model.decode(final.astype(np.float32)).astype(np.int16)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from calibzarr.errors import Call
+from calibzarr.errors import Call, Explained, Message, OptionError, StoreError, at_least
 from calibzarr.integrity import set_aside, statistics_checks
 from calibzarr.integrity.coordinate_repair import repair_coordinates, replace_coordinate
 from calibzarr.integrity.findings import Finding
@@ -19,8 +19,11 @@ from calibzarr.integrity.image_checks import check_images
 from calibzarr.integrity.metadata_checks import has_statistics
 from calibzarr.integrity.metadata_repair import Lost, repair_metadata
 from calibzarr.integrity.opened import Opened, open_for_checks
+from calibzarr.progress import progress_console
 from calibzarr.storage import collected, durable, objects, schema, staging, store
-from calibzarr.storage.manifest import publish, read_root
+from calibzarr.storage.manifest import Root, publish, read_root
+
+_ASIDE = set_aside.directory(Path())  # as users know it, within the store
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class RepairResult:
     n_completed: int
     actions: tuple[str, ...]
     set_aside: tuple[int, ...]
-    needed: tuple[str, ...]
+    needed: tuple[str | Message, ...]
     calls: tuple[Call, ...]
 
 
@@ -54,12 +57,12 @@ def repair(
     model: str | None = None,
     cfg_weight: float | None = None,
     batch_size: int | None = None,
-    console: Console | None = None,
+    progress: bool | None = None,
 ) -> RepairResult:
     """Bring a store in order: metadata, coordinates, what is complete. Nothing is deleted.
 
-    Images that are damaged are moved into ``latents/damaged``: ``build --resume`` makes them again.
-    May be interrupted at any moment, and given again.
+    Images that are damaged are moved into ``latents/damaged``: ``build`` with ``resume`` makes them
+    again. May be interrupted at any moment, and given again.
 
     Args:
         path: directory of the store.
@@ -68,7 +71,7 @@ def repair(
         model: what it was built with, if the manifest is lost with its copy.
         cfg_weight: the same; the model's default if not given.
         batch_size: the same; 1 if not given.
-        console: where to report progress; silent if not given.
+        progress: whether to tell of it; if None, only on a terminal.
 
     Raises:
         FileNotFoundError: if nothing is at ``path``.
@@ -76,7 +79,9 @@ def repair(
         ValueError: if it is no calibzarr store, or what was given is not what it was built with.
         OSError: if it cannot be written.
     """
-    path, console = Path(path), console or Console(quiet=True)
+    path, console = Path(path), progress_console(progress)
+    if batch_size is not None:
+        at_least("batch_size", batch_size, 1)
     lost = Lost(model, cfg_weight, batch_size)
     file = None if prompts is None else Path(prompts)
     if not dry_run:
@@ -86,12 +91,14 @@ def repair(
         try:
             found = _repair(mirror, lost, file, console)
         except ValueError as error:
-            raise type(error)(str(error).replace(str(mirror), str(path))) from error
-    calls = tuple(
-        replace(call, arguments=tuple(path if word == mirror else word for word in call.arguments))
-        for call in found.calls
+            raise _of_store(error, mirror, path) from error
+    return replace(
+        found,
+        path=path,
+        actions=tuple(action.replace(str(mirror), str(path)) for action in found.actions),
+        needed=tuple(_renamed(Message(need), mirror, path) for need in found.needed),
+        calls=tuple(_renamed_call(call, mirror, path) for call in found.calls),
     )
-    return replace(found, path=path, calls=calls)
 
 
 @contextmanager
@@ -110,85 +117,102 @@ def _mirror(path: Path) -> Iterator[Path]:
         yield mirror
 
 
+def _of_store(error: ValueError, mirror: Path, path: Path) -> ValueError:
+    """An error about a mirror as one about the store itself."""
+    message = error.message if isinstance(error, Explained) else Message(str(error))
+    kind = OptionError if isinstance(error, OptionError) else StoreError
+    return kind(_renamed(message, mirror, path))
+
+
+def _renamed(message: Message, mirror: Path, path: Path) -> Message:
+    """A message about a mirror as one about the store itself."""
+    return Message(
+        *(
+            part.replace(str(mirror), str(path))
+            if isinstance(part, str)
+            else _renamed_call(part, mirror, path)
+            if isinstance(part, Call)
+            else part
+            for part in message.parts
+        )
+    )
+
+
+def _renamed_call(call: Call, mirror: Path, path: Path) -> Call:
+    return replace(
+        call, arguments=tuple(path if word == mirror else word for word in call.arguments)
+    )
+
+
 def _repair(path: Path, lost: Lost, prompts: Path | None, console: Console) -> RepairResult:
     with durable.locked(path) if path.is_dir() else nullcontext():
         actions = repair_metadata(path, lost)
-    if collected.install(path):
-        actions.append("put new statistics into their place")
+    actions += _install_statistics(path)
     removed = store.remove_leftovers(path)
     if removed:
         actions.append(f"removed {removed} leftovers of interrupted writes")
     with durable.locked(path):
-        return _repair_content(path, actions, prompts, console)
+        return _repair_content(read_root(path), actions, prompts, console)
+
+
+def _install_statistics(path: Path) -> list[str]:
+    """Put statistics that a killed collection left into their place, or aside if damaged."""
+    try:
+        installed = collected.install(path)
+    except (ValueError, LookupError, FileNotFoundError) as error:  # JSON's are ValueErrors
+        set_aside.move(path, path / schema.COLLECTION.staged)
+        return [f"moved new statistics to {_ASIDE}, for they are damaged: {error}"]
+    return ["put new statistics into their place"] if installed else []
 
 
 def _repair_content(
-    path: Path, actions: list[str], prompts: Path | None, console: Console
+    root: Root, actions: list[str], prompts: Path | None, console: Console
 ) -> RepairResult:
-    attributes = read_root(path).attributes
-    complete = store.completed(path, attributes["num_images"])
-    opened = open_for_checks(path, attributes, complete)
-    done, needed = repair_coordinates(opened, prompts)
-    opened = open_for_checks(path, attributes, complete)
-    found = check_images(opened, console)
-    doubtful, reasons = _doubtful_images(opened, found.findings)
-    for image in doubtful:
-        set_aside.move(path, path / schema.LATENTS.name / schema.LATENTS.key(image))
-        set_aside.move(path, path / schema.DECODED.name / schema.DECODED.key(image))
-        done.append(f"moved image {image} to {set_aside.directory(Path())}: {reasons[image]}")
-    needed += [reason for image, reason in reasons.items() if image not in doubtful]
+    complete = store.completed(root.path, root.attributes["num_images"])
+    done, needed = repair_coordinates(open_for_checks(root, complete), prompts)
+    opened = open_for_checks(root, complete)  # with the coordinates as they are now
+    damaged, reasons = _damaged_images(opened, check_images(opened, console).findings)
+    for image in damaged:
+        for variable in (schema.LATENTS, schema.DECODED):
+            set_aside.move(root.path, root.path / variable.name / variable.key(image))
+        done.append(f"moved image {image} to {_ASIDE}: {reasons[image]}")
+    needed += [reason for image, reason in reasons.items() if image not in damaged]
     n_completed = _mark_complete(opened, done)
-    calls = [Call("verify", (path,))]
-    if has_statistics(attributes):
-        wrong = statistics_checks.check(opened.group, attributes, complete).findings
-        reason = next((each.message for each in wrong if each.image is None), None)
-        if reason is not None:
-            _set_aside_statistics(path)
-            done.append(f"moved the statistics to {set_aside.directory(Path())}: {reason}")
-            again = _same_collection(attributes[schema.ACTIVATIONS])
-            calls.insert(0, Call("collect", (path,), again))
-    if n_completed < len(complete):
-        imported = Call("import_legacy", ("DIR", path))
-        built = Call("build", (path,), {"resume": True})
-        calls.insert(0, imported if schema.IMPORTED in attributes else built)
+    error = _statistics_error(opened)
+    if error is not None:
+        _set_aside_statistics(root.path)
+        done.append(f"moved the statistics to {_ASIDE}: {error}")
+    calls = [
+        *([_call_for_images(root)] if n_completed < len(complete) else []),
+        *([_call_for_statistics(root)] if error is not None else []),
+        Call("verify", (root.path,)),
+    ]
     return RepairResult(
-        path,
-        len(complete),
-        n_completed,
-        (*actions, *done),
-        tuple(doubtful),
-        tuple(needed),
-        tuple(calls),
+        path=root.path,
+        num_images=len(complete),
+        n_completed=n_completed,
+        actions=(*actions, *done),
+        set_aside=tuple(damaged),
+        needed=tuple(needed),
+        calls=tuple(calls),
     )
 
 
-def _set_aside_statistics(path: Path) -> None:
-    staging.unpublish(path, schema.COLLECTION)
-    for name in schema.COLLECTION.names:
-        set_aside.move(path, path / name)
-
-
-def _same_collection(activations: Any) -> dict[str, Any]:
-    """Keywords that collect the same steps of as many images, where that is known."""
-    try:
-        steps = [int(step) for step in activations["steps"]]
-        return {"num_images": int(activations["num_images"]), "steps": steps}
-    except (KeyError, TypeError, ValueError):
-        return {}
-
-
-def _doubtful_images(
+def _damaged_images(
     opened: Opened, findings: Sequence[Finding]
 ) -> tuple[list[int], dict[int, str]]:
     """Images that are damaged, in order, and the first reason for each image with a finding."""
-    reasons = {finding.image: finding.message for finding in reversed(findings)}
-    known = {image: reason for image, reason in reasons.items() if image is not None}
-    if len(known) > 1 and len(known) == opened.complete.sum():
+    reasons = {
+        finding.image: finding.message
+        for finding in reversed(findings)
+        if finding.image is not None
+    }
+    if len(reasons) > 1 and len(reasons) == opened.complete.sum():
         checks = {finding.check for finding in findings}
         if checks <= {"noise", "euler"}:  # then it is the seeds or the schedule that are wrong
-            first = min(known)
-            return [], {first: f"no image fits its seed or the schedule: {known[first]}"}
-    return sorted(known), known
+            first = min(reasons)
+            return [], {first: f"no image fits its seed or the schedule: {reasons[first]}"}
+    return sorted(reasons), reasons
 
 
 def _mark_complete(opened: Opened, done: list[str]) -> int:
@@ -203,3 +227,35 @@ def _mark_complete(opened: Opened, done: list[str]) -> int:
         publish(opened.path, {"n_completed": n_completed})
         done.append(f"set n_completed to {n_completed}")
     return n_completed
+
+
+def _statistics_error(opened: Opened) -> str | None:
+    """What is wrong with the statistics, but for images that they cover and that are not there."""
+    if not has_statistics(opened.attributes):
+        return None
+    found = statistics_checks.check(opened.group, opened.attributes, opened.complete).findings
+    return next((finding.message for finding in found if finding.image is None), None)
+
+
+def _set_aside_statistics(path: Path) -> None:
+    staging.unpublish(path, schema.COLLECTION)
+    for name in schema.COLLECTION.names:
+        set_aside.move(path, path / name)
+
+
+def _call_for_images(root: Root) -> Call:
+    """The call that makes the missing images."""
+    if schema.IMPORTED in root.attributes:
+        return Call("import_legacy", ("DIR", root.path))
+    return Call("build", (root.path,), {"resume": True})
+
+
+def _call_for_statistics(root: Root) -> Call:
+    """The call that collects the same steps of as many images, where that is known."""
+    activations: Any = root.attributes[schema.ACTIVATIONS]
+    try:
+        steps = [int(step) for step in activations["steps"]]
+        same = {"num_images": int(activations["num_images"]), "steps": steps}
+    except (KeyError, TypeError, ValueError):
+        same = {}
+    return Call("collect", (root.path,), same)

@@ -32,7 +32,7 @@ def copy(path: Path, file: Path) -> bool:
 def _free_name(path: Path, file: Path) -> Path:
     name = ".".join(file.relative_to(path).parts)
     candidates = [name, *(f"{name}.{number}" for number in range(1, 1000))]
-    free = [each for each in candidates if not (directory(path) / each).exists()]
-    if not free:
-        raise OSError(f"{directory(path)} holds too many damaged files; move them elsewhere")
-    return directory(path) / free[0]
+    for candidate in candidates:
+        if not (directory(path) / candidate).exists():
+            return directory(path) / candidate
+    raise OSError(f"{directory(path)} holds too many damaged files; move them elsewhere")

@@ -9,11 +9,10 @@ from calibzarr.integrity import statistics_checks
 from calibzarr.integrity.coordinate_checks import check_coordinates
 from calibzarr.integrity.findings import CHECKS, Report, Tally
 from calibzarr.integrity.image_checks import check_images
-from calibzarr.integrity.metadata_checks import has_statistics, manifest_errors, metadata_errors
+from calibzarr.integrity.metadata_checks import checked_root, has_statistics, metadata_errors
 from calibzarr.integrity.opened import Opened, open_for_checks
 from calibzarr.progress import progress_console
 from calibzarr.storage import store
-from calibzarr.storage.manifest import read_root
 
 
 def verify(
@@ -48,24 +47,24 @@ def verify(
     if not 0 <= tolerance < float("inf"):
         raise OptionError(Option("tolerance"), f" must be 0 or more, got {tolerance}")
     tally = Tally()
-    tally.record("manifest", manifest_errors(path))
-    if tally.findings:
+    root, errors = checked_root(path)
+    tally.record("manifest", errors)
+    if root is None or errors:
         return _report(path, np.zeros(0, dtype=bool), tally)
-    attributes = read_root(path).attributes
-    complete = store.completed(path, attributes["num_images"])
-    in_root, of_arrays = metadata_errors(path, attributes)
+    complete = store.completed(path, root.attributes["num_images"])
+    in_root, of_arrays = metadata_errors(root)
     tally.record("metadata", in_root + of_arrays)
     if in_root:  # readers go by it: values would mean nothing
         return _report(path, complete, tally)
     try:
-        opened = open_for_checks(path, attributes, complete)
+        opened = open_for_checks(root, complete)
     except StoreError as error:
         tally.record("metadata", [f"the arrays cannot be opened: {error}"])
         return _report(path, complete, tally)
     tally.add(check_coordinates(opened))
     tally.add(check_images(opened, console))
-    if has_statistics(attributes):
-        tally.add(statistics_checks.check(opened.group, attributes, complete))
+    if has_statistics(root.attributes):
+        tally.add(statistics_checks.check(opened.group, root.attributes, complete))
     if model:
         from calibzarr.integrity import regeneration  # and the model's framework
 

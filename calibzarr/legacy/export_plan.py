@@ -16,7 +16,7 @@ from calibzarr.errors import (
 )
 from calibzarr.legacy import marker, old_format
 from calibzarr.storage import objects, schema, store
-from calibzarr.storage.manifest import read_root
+from calibzarr.storage.manifest import Root, read_root
 
 _NAMES = (
     old_format.SAMPLES,
@@ -32,7 +32,7 @@ class ExportPlan:
     """What an export will write, planned and checked before anything is written.
 
     Attributes:
-        path: directory of the store.
+        root: of the store, as it is now.
         directory: where to.
         images: those to export, complete ones all.
         left_out: images that were asked for and are not complete.
@@ -42,7 +42,7 @@ class ExportPlan:
         workers: processes.
     """
 
-    path: Path
+    root: Root
     directory: Path
     images: tuple[int, ...]
     left_out: tuple[int, ...]
@@ -50,6 +50,11 @@ class ExportPlan:
     layout: str
     force: bool
     workers: int
+
+    @property
+    def path(self) -> Path:
+        """Directory of the store."""
+        return self.root.path
 
 
 def plan(
@@ -64,17 +69,16 @@ def plan(
     workers: int | None = None,
 ) -> ExportPlan:
     """Plan what to export; write nothing. See :func:`calibzarr.legacy.exporting.export_legacy`."""
-    path, directory = Path(path), Path(directory)
-    read_root(path)  # refuses what is no store
-    prompts, _ = store.stored_prompts(path)
+    root, directory = read_root(Path(path)), Path(directory)
+    prompts, _ = store.stored_prompts(root)
     if layout not in old_format.LAYOUTS:
         allowed = " or ".join(old_format.LAYOUTS)
         raise OptionError(Option("layout"), f" must be {allowed}, got {layout!r}")
     if workers is not None:
         at_least("workers", workers, 1)
-    chosen, left_out = _choose_images(path, len(prompts), num_images, images)
+    chosen, left_out = _choose_images(root.path, len(prompts), num_images, images)
     plan = ExportPlan(
-        path=path,
+        root=root,
         directory=directory,
         images=tuple(chosen),
         left_out=tuple(left_out),
@@ -133,7 +137,7 @@ def _check_directory(plan: ExportPlan) -> None:
 
 def _held_besides(plan: ExportPlan) -> str | None:
     """What a directory holds that is not of this export, in words; None if there is nothing."""
-    there, ours = marker.read(plan.directory), marker.begun(plan.path, plan.layout)
+    there, ours = marker.read(plan.directory), marker.begun(plan.root, plan.layout)
     if there is not None:
         if there.is_of(ours):
             return None
@@ -148,6 +152,6 @@ def _check_room(plan: ExportPlan) -> None:
     """Check that the disk is not clearly too small for an export that is not there yet."""
     if old_format.SAMPLES not in plan.parts or marker.read(plan.directory) is not None:
         return
-    shape = store.array(store.open_group(plan.path, mode="r"), schema.LATENTS.name).shape
+    shape = plan.root.arrays[schema.LATENTS.name]["shape"]
     needed = objects.STORED_FRACTION * 4 * np.prod(shape[1:]) * len(plan.images)
     objects.check_room(plan.directory, needed, "make room, or export fewer images")

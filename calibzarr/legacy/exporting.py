@@ -18,7 +18,7 @@ from calibzarr.long_run import long_run
 from calibzarr.models import builtin, registry
 from calibzarr.progress import progress_console
 from calibzarr.storage import durable, schema, store
-from calibzarr.storage.manifest import read_root
+from calibzarr.storage.manifest import Root
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _prepare(plan: ExportPlan) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     if plan.force:
         (directory / old_format.MANIFEST).unlink(missing_ok=True)
-        num_states = len(_levels(plan.path)[0])
+        num_states = plan.root.arrays[schema.LATENTS.name]["shape"][1]
         for image in plan.images:
             for _, name in image_files.names(plan.parts, image, num_states):
                 (directory / name).unlink(missing_ok=True)
@@ -133,14 +133,14 @@ def _prepare(plan: ExportPlan) -> None:
         if name in plan.parts:
             (directory / name).mkdir(exist_ok=True)
             durable.remove_abandoned((directory / name).glob("*.partial"))
-    there, begun = marker.read(directory), marker.begun(plan.path, plan.layout)
+    there, begun = marker.read(directory), marker.begun(plan.root, plan.layout)
     if there is None or not there.is_of(begun):
         marker.write(directory, begun)
 
 
-def _levels(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _levels(root: Root) -> tuple[np.ndarray, np.ndarray]:
     """Sigma and timestep of every state."""
-    group = store.open_group(path, mode="r")
+    group = store.open_group(root, mode="r")
     sigma, timestep = (
         np.asarray(store.array(group, variable.name)[:])
         for variable in (schema.SIGMA, schema.TIMESTEP)
@@ -151,12 +151,12 @@ def _levels(path: Path) -> tuple[np.ndarray, np.ndarray]:
 def _export_images(plan: ExportPlan, console: Console) -> bool:
     """Write the files of all images; return whether the user stopped it."""
     entry = (
-        registry.find_if_known(read_root(plan.path).attributes["model"])
+        registry.find_if_known(plan.root.attributes["model"])
         or builtin.SD3_MEDIUM  # whose latents they are where the model is not known
     )
-    sigma, timestep = _levels(plan.path)
+    sigma, timestep = _levels(plan.root)
     work = image_files.Work(
-        path=plan.path,
+        root=plan.root,
         directory=plan.directory,
         parts=plan.parts,
         layout=plan.layout,
@@ -178,7 +178,7 @@ def _export_images(plan: ExportPlan, console: Console) -> bool:
 
 def _mark_images(plan: ExportPlan) -> None:
     """Add the images to those of earlier exports in the marker."""
-    begun = marker.begun(plan.path, plan.layout)
+    begun = marker.begun(plan.root, plan.layout)
     images = {*_marked_images(plan.directory), *plan.images}
     marker.write(plan.directory, replace(begun, images=tuple(images)))
 
@@ -191,7 +191,7 @@ def _marked_images(directory: Path) -> tuple[int, ...]:
 def _write_statistics(plan: ExportPlan) -> bool:
     if old_format.ACTIVATIONS not in plan.parts:
         return False
-    content = old_statistics.from_store(plan.path) or {}
+    content = old_statistics.from_store(plan.root) or {}
     folder = plan.directory / old_format.ACTIVATIONS
     for name, value in content.items():
         durable.write(folder / name, json.dumps(value, indent=2).encode())
@@ -200,7 +200,7 @@ def _write_statistics(plan: ExportPlan) -> bool:
 
 def _write_manifest(plan: ExportPlan) -> None:
     """Write the manifest of all images that are there, those of earlier exports among them."""
-    prompts, seeds = store.stored_prompts(plan.path)
+    prompts, seeds = store.stored_prompts(plan.root)
     there = set(_marked_images(plan.directory))
     exported = [image in there for image in range(len(prompts))]
     manifest = old_format.manifest(_about(plan), list(zip(prompts, seeds, strict=True)), exported)
@@ -210,8 +210,8 @@ def _write_manifest(plan: ExportPlan) -> None:
 
 def _about(plan: ExportPlan) -> dict[str, Any]:
     """Values of the manifest's keys that are not about images."""
-    attributes = read_root(plan.path).attributes
-    shape = store.array(store.open_group(plan.path, mode="r"), schema.LATENTS.name).shape
+    attributes = plan.root.attributes
+    shape = plan.root.arrays[schema.LATENTS.name]["shape"]
     entry = registry.find_if_known(attributes["model"])
     old = (attributes.get(schema.IMPORTED) or {}).get("manifest", {})
     version = (entry.repository or entry.name) if entry else None
@@ -219,7 +219,7 @@ def _about(plan: ExportPlan) -> dict[str, Any]:
     return {
         "num_steps": attributes["num_steps"],
         "cfg_scale": attributes["cfg_weight"],
-        "latent_size": old.get("latent_size", list(shape[-2:])),
+        "latent_size": old.get("latent_size", shape[-2:]),
         "prompt_path": attributes["prompt_source"],
         "model_version": old.get("model_version", version),
         "use_t5": old.get("use_t5", with_t5),
@@ -234,7 +234,7 @@ def _others(plan: ExportPlan) -> int:
     folder = plan.directory / old_format.SAMPLES
     if not plan.force or not folder.is_dir():
         return 0
-    num_states = len(_levels(plan.path)[0])
+    num_states = plan.root.arrays[schema.LATENTS.name]["shape"][1]
     parsed = (old_format.parse_state_name(file.name) for file in folder.iterdir())
     images = set(plan.images)
     return sum(

@@ -11,7 +11,7 @@ from PIL import Image
 
 from calibzarr.legacy import npz, old_format
 from calibzarr.storage import durable, schema, shards, store
-from calibzarr.storage.manifest import read_root
+from calibzarr.storage.manifest import Root
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Work:
     """What a worker must know to export an image.
 
     Attributes:
-        path: directory of the store.
+        root: of the store.
         directory: where to.
         parts: of ``old_format.PARTS``.
         layout: of the states, one of ``old_format.LAYOUTS``.
@@ -29,7 +29,7 @@ class Work:
         shift: of the same.
     """
 
-    path: Path
+    root: Root
     directory: Path
     parts: tuple[str, ...]
     layout: str
@@ -64,11 +64,10 @@ def export_image(work: Work, image: int) -> None:
         if not (work.directory / name).exists()
     ]
     if missing:
-        root = read_root(work.path)
-        group = store.open_group(root, mode="r")
+        group = store.open_group(work.root, mode="r")
         steps = np.unique([step for step, _ in missing])
-        metadata = root.arrays[schema.LATENTS.name]
-        (stored,) = shards.read_states(root.path, metadata, [image], steps)
+        metadata = work.root.arrays[schema.LATENTS.name]
+        (stored,) = shards.read_states(work.root.path, metadata, [image], steps)
         states = dict(zip(steps.tolist(), stored.astype(np.float32, copy=False), strict=True))
         durable.write_all(
             (work.directory / name, _content(work, group, image, step, states[step], name))

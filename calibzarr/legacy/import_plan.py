@@ -10,14 +10,14 @@ import zarr
 
 from calibzarr import parallel
 from calibzarr.errors import Message, Option, OptionError, at_least
-from calibzarr.legacy import old_directory, old_format, old_statistics, provenance, trajectories
+from calibzarr.legacy import old_directory, old_format, old_statistics, trajectories
 from calibzarr.legacy.bounded import Unreadable
 from calibzarr.legacy.old_directory import OldManifest, States
-from calibzarr.legacy.provenance import Provenance
+from calibzarr.legacy.origin import Origin, find_origin
 from calibzarr.legacy.trajectories import Reference
 from calibzarr.models.builtin import PIXELS_PER_LATENT
 from calibzarr.storage import objects, schema, store
-from calibzarr.storage.manifest import made_by, prompts_sha256, read_root
+from calibzarr.storage.manifest import Root, made_by, prompts_sha256, read_root
 
 _LIBRARIES = ("calibzarr", "numpy", "zarr")
 _COMPARED = 3  # images of a store that are tried for a comparison with the directory
@@ -33,7 +33,7 @@ class ImportPlan:
         exists: whether the store is there, from an earlier run of this import.
         reference: what the images have in common.
         sizes: sizes of the store's dimensions.
-        provenance: where the images come from.
+        origin: where the images come from.
         attributes: the store's manifest.
         candidates: images of which all states are there.
         left_out: the others, and what is missing of each.
@@ -47,7 +47,7 @@ class ImportPlan:
     exists: bool
     reference: Reference
     sizes: store.Sizes
-    provenance: Provenance
+    origin: Origin
     attributes: Mapping[str, Any]
     candidates: tuple[int, ...]
     left_out: Mapping[int, str]
@@ -88,42 +88,66 @@ def plan(
     """Plan what to import; create nothing. See :func:`calibzarr.legacy.importing.import_legacy`."""
     directory, path = Path(directory), Path(path)
     _check_options(directory, layout, workers)
-    manifest, states = old_directory.read_manifest(directory), old_directory.list_states(directory)
-    num_states = _num_states(manifest, states)
-    candidates = states.images[states.begun >= num_states].tolist()
-    reference = trajectories.find(directory, candidates, num_states, layout)
-    num_images = 1 + max(int(states.images[-1]), *manifest.images, 0)
-    image_size = PIXELS_PER_LATENT * reference.latent_shape[1]
-    origin = provenance.find(
+    found = _explore(directory, layout)
+    origin = find_origin(
         directory,
-        manifest,
-        candidates,
-        num_images,
+        found.manifest,
+        found.candidates,
+        found.sizes.num_images,
         prompts=None if prompts is None else Path(prompts),
         model=model,
         cfg_weight=cfg_weight,
         seed=seed,
     )
     statistics, problems = old_statistics.read(directory)
-    sizes = store.Sizes(num_images, num_states - 1, reference.latent_shape, image_size)
     plan = ImportPlan(
         directory=directory,
         path=path,
         exists=objects.exists(path),
-        reference=reference,
-        sizes=sizes,
-        provenance=origin,
-        attributes=_attributes(sizes, origin, reference.layout, manifest, statistics),
-        candidates=tuple(candidates),
-        left_out=_missing_states(manifest, states, num_states),
-        manifest=manifest,
-        notes=(*manifest.problems, *problems, *origin.notes),
+        reference=found.reference,
+        sizes=found.sizes,
+        origin=origin,
+        attributes=_attributes(found, origin, statistics),
+        candidates=found.candidates,
+        left_out=found.left_out,
+        manifest=found.manifest,
+        notes=(*found.manifest.problems, *problems, *origin.notes),
         workers=workers or parallel.default_workers(),
     )
     if plan.exists:
         _check_same(plan)
     _check_room(plan)
     return plan
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What an old directory holds; its attributes are those of :class:`ImportPlan`."""
+
+    manifest: OldManifest
+    reference: Reference
+    sizes: store.Sizes
+    candidates: tuple[int, ...]
+    left_out: Mapping[int, str]
+
+
+def _explore(directory: Path, layout: str | None) -> _Found:
+    manifest, states = old_directory.read_manifest(directory), old_directory.list_states(directory)
+    num_states = _num_states(manifest, states)
+    candidates = states.images[states.begun >= num_states].tolist()
+    reference = trajectories.find(directory, candidates, num_states, layout)
+    return _Found(
+        manifest=manifest,
+        reference=reference,
+        sizes=store.Sizes(
+            num_images=1 + max(int(states.images[-1]), *manifest.images, 0),
+            num_steps=num_states - 1,
+            latent_shape=reference.latent_shape,
+            image_size=PIXELS_PER_LATENT * reference.latent_shape[1],
+        ),
+        candidates=tuple(candidates),
+        left_out=_missing_states(manifest, states, num_states),
+    )
 
 
 def _check_options(directory: Path, layout: str | None, workers: int | None) -> None:
@@ -155,27 +179,26 @@ def _missing_states(manifest: OldManifest, states: States, num_states: int) -> d
 
 
 def _attributes(
-    sizes: store.Sizes,
-    origin: Provenance,
-    layout: str,
-    manifest: OldManifest,
-    statistics: Mapping[str, Any] | None,
+    found: _Found, origin: Origin, statistics: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """The store's manifest; what is not known is None."""
     attributes: dict[str, Any] = {
         **dict.fromkeys(schema.FINGERPRINT),
         "model": origin.model,
-        "num_images": sizes.num_images,
-        "num_steps": sizes.num_steps,
+        "num_images": found.sizes.num_images,
+        "num_steps": found.sizes.num_steps,
         "cfg_weight": origin.cfg_weight,
-        "image_size": sizes.image_size,
+        "image_size": found.sizes.image_size,
         "latent_dtype": "float32",
         "seed": origin.seed,
         "prompts_sha256": prompts_sha256(origin.prompts),
         "prompt_source": origin.prompt_source,
         **made_by(_LIBRARIES),
         "n_completed": 0,
-        schema.IMPORTED: {"layout": layout, "manifest": dict(manifest.about)},
+        schema.IMPORTED: {
+            "layout": found.reference.layout,
+            "manifest": dict(found.manifest.about),
+        },
     }
     if statistics is not None:
         attributes[old_statistics.ATTRIBUTE] = statistics
@@ -196,9 +219,10 @@ def _check_same(plan: ImportPlan) -> None:
     Raises:
         OptionError: if it is another; says in what.
     """
-    if schema.IMPORTED not in read_root(plan.path).attributes:
+    root = read_root(plan.path)
+    if schema.IMPORTED not in root.attributes:
         raise OptionError(f"{plan.path} exists already, and was not imported; choose another path")
-    differing = _differences(plan)
+    differing = _differences(plan, root)
     if differing:
         raise OptionError(
             f"{plan.path} differs from {plan.directory} in {', '.join(differing)}, and is no "
@@ -206,20 +230,20 @@ def _check_same(plan: ImportPlan) -> None:
         )
 
 
-def _differences(plan: ImportPlan) -> list[str]:
+def _differences(plan: ImportPlan, root: Root) -> list[str]:
     """Names of what differs between the store and the directory."""
-    stored, planned = read_root(plan.path).attributes, plan.attributes
-    group = store.open_group(plan.path, mode="r")
-    prompts, seeds = store.stored_prompts(plan.path)
+    stored, planned = root.attributes, plan.attributes
+    group = store.open_group(root, mode="r")
+    prompts, seeds = store.stored_prompts(root)
     common = min(len(prompts), plan.num_images)
     differing = [
         name
         for name in ("model", "num_steps", "cfg_weight", "image_size", "latent_dtype")
         if None not in (stored.get(name), planned[name]) and stored[name] != planned[name]
     ]
-    if tuple(prompts[:common]) != plan.provenance.prompts[:common]:
+    if tuple(prompts[:common]) != plan.origin.prompts[:common]:
         differing.append("prompts")
-    if tuple(seeds[:common]) != plan.provenance.seeds[:common]:
+    if tuple(seeds[:common]) != plan.origin.seeds[:common]:
         differing.append("seeds")
     if not np.array_equal(store.array(group, schema.SIGMA.name)[:], plan.reference.sigma):
         differing.append("sigma")

@@ -157,7 +157,7 @@ def _prepare_store(plan: ImportPlan) -> None:
         changing = ("num_images", "prompts_sha256", "prompt_source")
         collected.install(plan.path)
         new = {name: plan.attributes[name] for name in changing}
-        store.extend(plan.path, plan.provenance.prompts, plan.provenance.seeds, new)
+        store.extend(plan.path, plan.origin.prompts, plan.origin.seeds, new)
     learned = {
         name: value
         for name, value in plan.attributes.items()
@@ -173,8 +173,8 @@ def _create_store(plan: ImportPlan) -> None:
         schema.SIGMA.name: plan.reference.sigma,
         schema.TIMESTEP.name: plan.reference.timestep,
         schema.FINAL.name: np.arange(last + 1) == last,
-        schema.PROMPT.name: np.asarray(plan.provenance.prompts, dtype=object),
-        schema.SEED.name: np.asarray(plan.provenance.seeds, dtype=np.int64),
+        schema.PROMPT.name: np.asarray(plan.origin.prompts, dtype=object),
+        schema.SEED.name: np.asarray(plan.origin.seeds, dtype=np.int64),
     }
     try:
         store.create(plan.path, plan.sizes, coordinates, plan.attributes)

@@ -9,7 +9,7 @@ from typing import Any
 from calibzarr.legacy import old_format
 from calibzarr.legacy.bounded import Unreadable, read_json
 from calibzarr.storage import durable, schema
-from calibzarr.storage.manifest import read_root
+from calibzarr.storage.manifest import Root
 
 NAME = ".calibzarr-export.json"
 
@@ -36,15 +36,14 @@ class Marker:
         return (self.store, self.layout) == (other.store, other.layout)
 
 
-def begun(path: Path, layout: str) -> Marker:
+def begun(root: Root, layout: str) -> Marker:
     """That of an export that has written nothing yet.
 
     Args:
-        path: directory of the store.
+        root: of the store.
         layout: of the states.
     """
-    attributes = read_root(path).attributes
-    return Marker({name: attributes.get(name) for name in _IDENTITY}, layout)
+    return Marker({name: root.attributes.get(name) for name in _IDENTITY}, layout)
 
 
 def read(directory: Path) -> Marker | None:

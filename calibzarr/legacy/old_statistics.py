@@ -12,7 +12,7 @@ from calibzarr.legacy import old_format
 from calibzarr.legacy.bounded import Unreadable, read_json
 from calibzarr.statistics.histogram import quantile
 from calibzarr.storage import schema, store
-from calibzarr.storage.manifest import read_root
+from calibzarr.storage.manifest import Root
 
 ATTRIBUTE = "legacy_statistics"
 """Root attribute of a store: the old statistics that were imported with it, file by file."""
@@ -21,16 +21,15 @@ _FILES = (old_format.LAYER_STATISTICS, old_format.COLLECTION)
 _MOST_BYTES = 1 << 20  # of both: they become part of the metadata, which every reader loads
 
 
-def from_store(path: Path) -> dict[str, Any] | None:
+def from_store(root: Root) -> dict[str, Any] | None:
     """Content of the two files, by name; None where a store has no statistics at all.
 
     What was collected comes before what was imported.
     """
-    attributes = read_root(path).attributes
-    if schema.ACTIVATIONS not in attributes:
-        imported = attributes.get(ATTRIBUTE)
+    if schema.ACTIVATIONS not in root.attributes:
+        imported = root.attributes.get(ATTRIBUTE)
         return dict(imported) if isinstance(imported, dict) else None
-    group = store.open_group(path, mode="r")
+    group = store.open_group(root, mode="r")
     steps, images = (
         np.flatnonzero(_values(group, variable.name)).tolist()
         for variable in (schema.COLLECTED, schema.COLLECTED_IMAGE)

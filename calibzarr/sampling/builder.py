@@ -147,7 +147,7 @@ def resume_call(plan: BuildPlan) -> Call:
 
 def _prepare_store(plan: BuildPlan, model: Model, schedule: Schedule) -> None:
     """Create the store, or check that it goes on as it was begun and let it grow."""
-    attributes = _manifest(plan, model)
+    attributes = manifest(plan, model)
     if plan.root is None:
         coordinates = {
             schema.SIGMA.name: schedule.sigma,
@@ -172,7 +172,8 @@ def _prepare_store(plan: BuildPlan, model: Model, schedule: Schedule) -> None:
         store.extend(plan.path, plan.prompts, plan.seeds, new)
 
 
-def _manifest(plan: BuildPlan, model: Model) -> dict[str, Any]:
+def manifest(plan: BuildPlan, model: Model) -> dict[str, Any]:
+    """The manifest of a store that is built by a plan, without its format."""
     settings = plan.settings
     return {
         "model": plan.entry.name,

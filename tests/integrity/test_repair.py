@@ -13,7 +13,7 @@ import xarray as xr
 import zarr
 
 import calibzarr
-from calibzarr.errors import Call, OptionError
+from calibzarr.errors import Call, OptionError, StoreError
 from calibzarr.integrity.repair import repair
 from calibzarr.integrity.verification import verify
 from calibzarr.models import registry
@@ -132,7 +132,7 @@ def test_lost_prompts_without_a_copy_come_from_their_file(path, whole):
         (path / name / "c.0").unlink()
     result = repair(path)
     assert len(result.needed) == 2
-    assert "by --prompts" in result.needed[0]
+    assert "by prompts" in str(result.needed[0])
     wrong = path.parent / "wrong.csv"
     wrong.write_text("prompt\na\nb\nc\n")
     with pytest.raises(ValueError, match=r"wrong\.csv is not what .* was built from"):
@@ -163,7 +163,7 @@ def test_a_manifest_lost_with_its_copy_is_rebuilt_with_the_model(path, whole):
     shutil.rmtree(path / "prompt" / "backup")
     (path / "zarr.json").write_text("")
     before = snapshot(path)
-    with pytest.raises(OptionError, match="say what it was built with, by --model"):
+    with pytest.raises(OptionError, match="say what it was built with, by model"):
         repair(path)
     with pytest.raises(ValueError, match="image 0 is not what tiny makes with guidance weight 7"):
         repair(path, model="tiny", cfg_weight=7.0)
@@ -205,6 +205,35 @@ def test_staged_statistics_are_put_into_their_place(path, monkeypatch):
     repair(path)
     assert values(path).collected_image.sum() == 2
     assert verify(path).ok
+
+
+def test_staged_statistics_that_are_damaged_are_kept_aside(path, whole, monkeypatch):
+    monkeypatch.setattr(collected, "install", lambda path: False)
+    calibzarr.collect(path, num_images=2, steps=[0])
+    monkeypatch.undo()
+    (path / "statistics.staged" / "zarr.json").write_text("{")
+    before = snapshot(path)
+    told = repair(path, dry_run=True)
+    assert snapshot(path) == before
+    assert told.actions[0].startswith("moved new statistics to latents/damaged, for they are dam")
+    assert repair(path) == told
+    assert (path / "latents" / "damaged" / "statistics.staged" / "zarr.json").read_text() == "{"
+    assert verify(path).ok
+    xr.testing.assert_identical(values(path), values(whole))
+
+
+def test_a_dry_run_fails_as_the_repair_would(path, monkeypatch):
+    wrong = path.parent / "wrong.csv"
+    wrong.write_text("prompt\na\nb\nc\n")
+    with pytest.raises(StoreError, match=rf"wrong\.csv is not what {path} was built from"):
+        repair(path, prompts=wrong, dry_run=True)
+    monkeypatch.setattr(store, "remove_leftovers", lambda path: json.loads("{"))
+    with pytest.raises(ValueError, match="Expecting property name"):
+        repair(path, dry_run=True)
+    shutil.rmtree(path / "prompt" / "backup")
+    (path / "zarr.json").write_text("")
+    with pytest.raises(OptionError, match=f"{path} has lost its manifest .*, by model, and by"):
+        repair(path, dry_run=True)
 
 
 def test_what_a_live_builder_writes_stays(path):

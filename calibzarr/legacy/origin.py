@@ -11,7 +11,7 @@ from calibzarr.prompts.lists import MAX_SEED, PromptList, read_prompts
 
 
 @dataclass(frozen=True)
-class Provenance:
+class Origin:
     """Where the images of an old directory come from.
 
     Attributes:
@@ -33,7 +33,7 @@ class Provenance:
     notes: tuple[Message, ...]
 
 
-def find(
+def find_origin(
     directory: Path,
     manifest: OldManifest,
     candidates: Sequence[int],
@@ -43,7 +43,7 @@ def find(
     model: str | None,
     cfg_weight: float | None,
     seed: int | None,
-) -> Provenance:
+) -> Origin:
     """Find out where images come from; what is given counts where the manifest says nothing.
 
     Args:
@@ -70,7 +70,7 @@ def find(
     name, model_notes = _model(manifest, model)
     weight, weight_notes = _cfg_weight(manifest, cfg_weight)
     source = manifest.about.get("prompt_path")
-    return Provenance(
+    return Origin(
         prompts=tuple(texts),
         seeds=tuple(
             first + image if known is None else known for image, known in enumerate(known_seeds)
