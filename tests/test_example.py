@@ -73,6 +73,7 @@ def test_pictures_show_what_their_captions_say(example):
         assert check.look(picture).scene == by_caption[prompt]
 
 
+@pytest.mark.slow
 def test_its_states_and_pictures_are_those_of_a_fresh_build(example, fresh):
     for name in ("prompt", "seed", "sigma", "timestep", "final"):
         np.testing.assert_array_equal(fresh[name], example[name])
@@ -83,6 +84,7 @@ def test_its_states_and_pictures_are_those_of_a_fresh_build(example, fresh):
     assert (difference <= 1).mean() > 0.999
 
 
+@pytest.mark.slow
 def test_its_statistics_are_those_of_a_fresh_collection(example, fresh):
     for name in ("layer", "module", "kind", "collected", "bin_low", "value_count"):
         np.testing.assert_array_equal(fresh[name], example[name])

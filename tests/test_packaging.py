@@ -13,6 +13,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCK = tomllib.loads((ROOT / "uv.lock").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("UV" not in os.environ, reason="needs uv: run scripts/test or uv run pytest")
 def test_built_wheel_installed_as_the_readme_says_builds_a_store(tmp_path):
     def uv(*arguments):

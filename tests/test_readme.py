@@ -1,16 +1,14 @@
 import re
 import shlex
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import xarray as xr
 
 from calibzarr.cli import cli
+from tests.support import children
 from tests.support.files import ROOT
-from tests.support.stores import wait_for_images
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -23,14 +21,15 @@ def blocks(language):
 def interrupted_and_resumed(tmp_path_factory):
     """The README's default build of 16 images, with fewer steps, stopped once and gone on with."""
     directory = tmp_path_factory.mktemp("readme")
-    command = [sys.executable, "-m", "calibzarr", "build"]
-    process = subprocess.Popen([*command, "--num-steps", "6"], cwd=directory)
     path = directory / "stores" / "tiny.zarr"
-    wait_for_images(process, path, 2)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
-    assert len(list(path.glob("latents/c.*"))) < 16
-    subprocess.run([*command, str(path), "--resume"], check=True, cwd=directory)
+    ended = children.run(
+        *(children.command_in, directory, "build", "--num-steps", 6),
+        below=path / "latents",
+        signals={3: signal.SIGINT},  # when the second image is about to be complete
+    )
+    assert ended.code == 130
+    assert 2 <= len(list(path.glob("latents/c.*"))) < 16
+    assert children.run(children.command, "build", path, "--resume").code == 0
     return directory
 
 
@@ -52,10 +51,18 @@ def test_python_example_slices_the_example_store_by_prompt_and_by_sigma(monkeypa
     assert "a red" in printed
 
 
-def test_statistics_examples_say_what_they_print(interrupted_and_resumed, monkeypatch, capsys):
-    monkeypatch.chdir(interrupted_and_resumed)
-    command = [sys.executable, "-m", "calibzarr", "collect", "stores/tiny.zarr", "--num-images"]
-    subprocess.run([*command, "4", "--steps", "0,3,6"], check=True)
+@pytest.fixture(scope="module")
+def collected(interrupted_and_resumed):
+    """The same, with statistics of 4 images at 3 steps."""
+    path = interrupted_and_resumed / "stores" / "tiny.zarr"
+    options = ["--num-images", 4, "--steps", "0,3,6"]
+    assert children.run(children.command, "collect", path, *options).code == 0
+    return interrupted_and_resumed
+
+
+@pytest.mark.slow
+def test_statistics_examples_say_what_they_print(collected, monkeypatch, capsys):
+    monkeypatch.chdir(collected)
     names = {}
     exec(blocks("python")[1], names)
     whole = xr.open_zarr("stores/tiny.zarr").load()
@@ -82,13 +89,11 @@ def test_statistics_examples_say_what_they_print(interrupted_and_resumed, monkey
     assert all(name in printed for name in names["moving"])
 
 
-def test_recommendation_example_says_what_it_prints(interrupted_and_resumed, monkeypatch, capsys):
-    monkeypatch.chdir(interrupted_and_resumed)
-    run = [sys.executable, "-m", "calibzarr"]
-    collect = ["collect", "stores/tiny.zarr", "--num-images", "4", "--steps", "0,3,6"]
-    subprocess.run([*run, *collect], check=True)
+@pytest.mark.slow
+def test_recommendation_example_says_what_it_prints(collected, run, monkeypatch, capsys):
+    monkeypatch.chdir(collected)
     export = ["export-config", "stores/tiny.zarr", "weights.json", "--format", "mlx"]
-    subprocess.run([*run, *export], check=True)
+    assert run(*export)[0] == 0
     names = {}
     exec(blocks("python")[2], names)
     recommended = names["recommended"]

@@ -324,6 +324,7 @@ def test_stores_that_cannot_be_collected_are_refused_unchanged(path, tmp_path, t
     assert snapshot(path) == before
 
 
+@pytest.mark.slow
 def test_kill_between_any_two_moves_of_the_installation_leaves_no_mixture(path, monkeypatch):
     calibzarr.collect(path, steps=[1], num_images=2)
     old = open_strictly(path)

@@ -95,6 +95,7 @@ def test_damaged_files_are_kept_also_when_it_happens_again(path, whole):
     xr.testing.assert_identical(values(path), values(whole))
 
 
+@pytest.mark.slow
 def test_a_killed_repair_is_gone_on_with(path, whole, kills):
     copies = [path.parent / f"{number}.zarr" for number in range(kills + 1)]
     for copy in copies:

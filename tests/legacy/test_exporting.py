@@ -295,6 +295,7 @@ def test_statistics_are_those_of_the_blocks_over_all_collected_steps(collected, 
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_export_goes_on_to_the_same_files(tmp_path, how):
     path = make_store(tmp_path / "a.zarr", num_images=40, incomplete=())

@@ -9,6 +9,8 @@ from tests.support.files import ROOT
 
 BENCH = ROOT / "scripts" / "bench.py"
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):

@@ -240,6 +240,7 @@ def test_other_settings_do_not_go_on(tmp_path, pipeline, stage, settings):
         stage(pipeline, tmp_path / "c", settings=replace(settings, steps=5))
 
 
+@pytest.mark.slow
 def test_the_transformer_learns_one_example(tmp_path, pipeline):
     settings = replace(TRANSFORMER, steps=30, warmup=5, caption_dropout=0.0)
     lines = []
@@ -250,6 +251,7 @@ def test_the_transformer_learns_one_example(tmp_path, pipeline):
     assert losses[-1] < 0.8 * losses[0]
 
 
+@pytest.mark.slow
 def test_one_command_makes_weights_that_load_and_are_measured(tmp_path):
     weights = tmp_path / "weights.safetensors"
     few = ["--autoencoder-steps", "2", "--transformer-steps", "2", "--pictures", "8"]

@@ -1,7 +1,6 @@
 """Stores to test with, and what is asked of any."""
 
 import hashlib
-import time
 import warnings
 
 import numpy as np
@@ -14,15 +13,6 @@ def snapshot(path):
     """Hash of every file below a directory."""
     files = sorted(file for file in path.rglob("*") if file.is_file())
     return {str(f.relative_to(path)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
-
-
-def wait_for_images(process, path, count):
-    latents = path / "latents"
-    while process.poll() is None:
-        if latents.exists() and len(list(latents.glob("c.*.0.0.0.0"))) >= count:
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"the build ended too early: {process.communicate()}")
 
 
 SIZES = store.Sizes(num_images=3, num_steps=4, latent_shape=(16, 8, 8), image_size=64)
