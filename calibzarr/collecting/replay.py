@@ -1,32 +1,117 @@
-"""Whether a model is the one that made a store's states, as far as that is known."""
+"""Calling a store's model again on stored states: what every measurement of a model begins with."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
-from calibzarr.models.base import Model
-from calibzarr.storage import schema, store
+from calibzarr.errors import Call, StoreError
+from calibzarr.models.base import Array, Conditioning, Model, Receive, Schedule
+from calibzarr.statistics.histogram import LogBins
+from calibzarr.storage import reading, schema, store
+from calibzarr.storage.manifest import Root
 
 _SIGMA_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images that are replayed together.
+
+    Attributes:
+        model: that made them.
+        schedule: of their sampling.
+        conditioning: of their prompts.
+        images: indices in the store.
+        latents: stored states, shape (image, step, channel, height, width).
+    """
+
+    model: Model
+    schedule: Schedule
+    conditioning: Conditioning
+    images: tuple[int, ...]
+    latents: np.ndarray
+
+    def denoised(self, step: int) -> Array:
+        """Call the model once on a step's states; lazy where the model is, and in its layout."""
+        with self.model.denoiser(self.conditioning, self.schedule, steps=[step]) as denoise:
+            return denoise(self.model.from_numpy(self.latents[:, step]), step)
+
+    def observe(self, step: int, bins: LogBins, receive: Receive) -> None:
+        """Call the model once on the states of a step, and reduce what its layers see.
+
+        Args:
+            step: index of the states.
+            bins: of the histograms.
+            receive: takes the reductions; see :meth:`calibzarr.models.base.Model.observing`.
+        """
+        with self.model.observing(len(self.images), bins, receive):
+            self.denoised(step)
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A store's trajectories with the model that made them.
+
+    Attributes:
+        model: that made them.
+        schedule: of the sampling.
+        prompts: of all images.
+        cfg_weight: weight of classifier-free guidance.
+        latents: stored states by (image, step, channel, height, width), read when they are used.
+    """
+
+    model: Model
+    schedule: Schedule
+    prompts: Sequence[str]
+    cfg_weight: float
+    latents: xr.DataArray
+
+    @classmethod
+    def of(cls, root: Root, model: Model) -> "Replay":
+        """Open a store's states for its model.
+
+        Raises:
+            StoreError: if its prompts are damaged.
+        """
+        return cls(
+            model=model,
+            schedule=model.schedule(root.attributes["num_steps"]),
+            prompts=store.stored_prompts(root)[0],
+            cfg_weight=root.attributes["cfg_weight"],
+            latents=reading.open_store(root).latents,
+        )
+
+    def batch(self, images: Sequence[int]) -> Batch:
+        """Read the states of some images, and encode their prompts."""
+        prompts = [self.prompts[image] for image in images]
+        return Batch(
+            model=self.model,
+            schedule=self.schedule,
+            conditioning=self.model.encode(prompts, self.cfg_weight),
+            images=tuple(images),
+            latents=self.latents.isel(image=list(images)).values,
+        )
 
 
 def check_known(path: Path, manifest: Mapping[str, Any]) -> None:
     """Check that a manifest says what a replay needs; that of an imported store may not.
 
     Raises:
-        ValueError: if not, naming what is not known.
+        StoreError: if not, naming what is not known.
     """
-    for name, option in (("model", "--model NAME"), ("cfg_weight", "--cfg-weight W")):
+    for name in ("model", "cfg_weight"):
         if manifest.get(name) is None:
-            raise ValueError(
-                f"{path} was imported, and its {name} is not known; give the same import-legacy "
-                f"command again with {option}"
+            raise StoreError(
+                f"{path} was imported, and its {name} is not known; say it with: ",
+                Call("import_legacy", ("DIR", path), {name: ...}),
             )
 
 
-def check_model(path: Path, manifest: Mapping[str, Any], model: Model) -> str | None:
+def check_model(root: Root, model: Model) -> str | None:
     """Check that a model is the one that made a store's states.
 
     Where the fingerprint is not known, its latents and its schedule must at least be the same,
@@ -36,35 +121,37 @@ def check_model(path: Path, manifest: Mapping[str, Any], model: Model) -> str | 
         What the user should know of it, or None.
 
     Raises:
-        ValueError: if it is another one.
+        StoreError: if it is another one.
     """
+    path, manifest = root.path, root.attributes
     known = manifest.get("model_fingerprint")
-    before = (manifest.get("activations") or {}).get("model_fingerprint")
+    before = (manifest.get(schema.ACTIVATIONS) or {}).get("model_fingerprint")
     expected = known or before
     if expected is not None and model.fingerprint != expected:
-        what = "was built" if known else "has statistics that were collected"
-        raise ValueError(
-            f"{path} {what} with weights of fingerprint {expected}, but {model.name} now has "
+        did = "was built" if known else "has statistics that were collected"
+        raise StoreError(
+            f"{path} {did} with weights of fingerprint {expected}, but {model.name} now has "
             f"{model.fingerprint}; put the old weights back, or build another store"
         )
     if known is not None:
         return None
-    group = store.open_group(path, mode="r")
-    shape = store.array(group, schema.LATENTS.name).shape[2:]
-    sigma = np.asarray(store.array(group, schema.SIGMA.name)[:])
-    schedule = model.schedule(manifest["num_steps"])
-    differs = (
-        "latents"
-        if shape != model.latent_shape(manifest["image_size"])
-        else "noise levels"
-        if not np.allclose(sigma, schedule.sigma, rtol=0, atol=_SIGMA_TOLERANCE)
-        else None
-    )
+    differs = _difference(root, model)
     if differs:
-        raise ValueError(
+        raise StoreError(
             f"{path} was imported as of {model.name}, but has other {differs} than that model"
         )
     return (
         f"{path} was imported: whether {model.name} has the weights that made its states is not "
         f"known"
     )
+
+
+def _difference(root: Root, model: Model) -> str | None:
+    """In what a store's states are not as a model makes them, in words."""
+    shape = tuple(root.arrays[schema.LATENTS.name]["shape"][2:])
+    if shape != model.latent_shape(root.attributes["image_size"]):
+        return "latents"
+    sigma = np.asarray(store.array(store.open_group(root, mode="r"), schema.SIGMA.name)[:])
+    schedule = model.schedule(root.attributes["num_steps"])
+    same = np.allclose(sigma, schedule.sigma, rtol=0, atol=_SIGMA_TOLERANCE)
+    return None if same else "noise levels"

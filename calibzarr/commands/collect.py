@@ -19,7 +19,7 @@ from calibzarr.commands.common import (
 from calibzarr.errors import Call
 
 if TYPE_CHECKING:
-    from calibzarr.collecting.collector import CollectionPlan
+    from calibzarr.collecting.plan import CollectionPlan
 
 
 def _steps(text: str) -> str | list[int]:
@@ -64,9 +64,10 @@ def collect_command(store: Path, **options: Any) -> None:
     calibzarr collect stores/tiny.zarr --num-images 200 --steps all
     """
     from calibzarr.collecting import collector
+    from calibzarr.collecting.plan import plan as plan_collection
 
     console = make_console()
-    plan = collector.plan(store, **options)
+    plan = plan_collection(store, **options)
     if plan.asked > plan.found:
         console.print(
             f"{plan.asked} images were asked for, {plan.found} are complete: taking those"

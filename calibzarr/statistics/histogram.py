@@ -100,6 +100,10 @@ def representative(low: np.ndarray, high: np.ndarray) -> np.ndarray:
     return np.where(np.isinf(low), high, np.where(np.isinf(high), low, (low + high) / 2))
 
 
+BINS = LogBins()
+"""Those that calibzarr counts on."""
+
+
 def quantile(
     counts: np.ndarray, low: np.ndarray, high: np.ndarray, q: float | np.ndarray
 ) -> np.ndarray:

@@ -16,7 +16,7 @@ from calibzarr.collecting import collector
 from calibzarr.models.base import Layer
 from calibzarr.quantization import sigma_polynomial
 from calibzarr.quantization.expected_error import mean_power
-from calibzarr.statistics.histogram import LogBins, representative
+from calibzarr.statistics.histogram import BINS, LogBins, representative
 from calibzarr.statistics.running import Statistics
 from calibzarr.storage import collected, reading
 from calibzarr.storage.manifest import update_attributes
@@ -202,7 +202,7 @@ def _make(path: Path, settings: Settings) -> _Size:
     size = settings.choose(_Size(300, 50, 6144, 100), _Size(7, 3, 64, 4))
     data.create_store(path, size.images, (size.steps + 1, data.CHANNELS, 8, 8))
     update_attributes(path, {"num_steps": size.steps})
-    layers, bins = _layers(size.layers, size.features), collector.BINS
+    layers, bins = _layers(size.layers, size.features), BINS
     weights = synthetic.weights(layers, bins)
     greatest = weights["weight_feature_max"]  # that which the histogram says
     reach = np.abs(_extremes(weights["weight_histogram"], bins)).max(axis=0)[:, None]

@@ -14,7 +14,8 @@ from calibzarr.models.base import Layer
 from calibzarr.models.diffusionkit import kit
 from calibzarr.models.transformer import observable_layers
 from calibzarr.sampling import builder
-from calibzarr.statistics.histogram import quantile
+from calibzarr.statistics.histogram import BINS, quantile
+from calibzarr.statistics.running import Statistics
 from calibzarr.statistics.steps import key_steps
 from calibzarr.storage import collected, info, schema
 
@@ -67,7 +68,7 @@ def old_collector(settings: Settings) -> list[Figure]:
         statistics = replayed.statistics()
         replayed.observed(statistics)
         histogram = statistics.arrays["histogram"]
-        quantile(histogram, collector.BINS.low, collector.BINS.high, fractions)
+        quantile(histogram, BINS.low, BINS.high, fractions)
 
     seconds = interleave(
         {
@@ -94,7 +95,7 @@ def old_collector(settings: Settings) -> list[Figure]:
 def quantiles(settings: Settings) -> list[Figure]:
     """Time of quantiles of all layers and steps against a loop over sampled values."""
     num_layers, num_steps = settings.choose((300, 51), (6, 5))
-    bins = collector.BINS
+    bins = BINS
     histograms = synthetic.histograms(num_layers, num_steps, bins, number=1e5)
     samples = synthetic.samples(num_steps, 10_000)
     seconds = interleave(
@@ -158,7 +159,7 @@ def bytes_of_sd3(settings: Settings) -> list[Figure]:
     with settings.scratch() as directory:
         path = Path(directory) / "store"
         data.create_store(path, num_images, (51, data.CHANNELS, 8, 8))
-        statistics = synthetic.statistics(layers, steps, num_images, tokens, collector.BINS)
+        statistics = synthetic.statistics(layers, steps, num_images, tokens, BINS)
         _write(path, statistics, layers)
         stored = _bytes_of_statistics(path) * len(every_layer) / len(layers)
     values = num_images * tokens * len(steps) * 2 * sum(layer.features for layer in every_layer)
@@ -175,7 +176,7 @@ def bytes_of_sd3(settings: Settings) -> list[Figure]:
     ]
 
 
-def _write(path: Path, statistics: collector.Statistics, layers: Sequence[Layer]) -> None:
+def _write(path: Path, statistics: Statistics, layers: Sequence[Layer]) -> None:
     weights = synthetic.weights(layers, statistics.bins)
     coordinates = collector.layer_coordinates(layers)
     collected.replace(path, statistics, coordinates, weights, {"stamp": "synthetic"})

@@ -1,19 +1,19 @@
 """Replays of model calls with observers and without, on the embedded model or a larger one."""
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 
 from benchmarks import data
 from benchmarks.old_collector import OldCollector
 from calibzarr.collecting import collector
+from calibzarr.collecting.replay import Batch
 from calibzarr.models import registry
-from calibzarr.models.base import Model, Schedule
+from calibzarr.models.base import Model
 from calibzarr.models.diffusionkit import DiffusionKitModel, TextConditioning, kit
 from calibzarr.prompts import lists as prompts
+from calibzarr.statistics.histogram import BINS
 from calibzarr.statistics.running import Statistics
 from calibzarr.statistics.steps import key_steps
 
@@ -26,37 +26,29 @@ class Replay:
 
     Attributes:
         description: of the model.
-        model: that made them.
-        conditioning: of its prompt and of the negative one: every call has two rows.
-        schedule: of the sampling.
-        latents: a state for each of ``steps``.
+        batch: the image, with the conditioning of its prompt and of the negative one: every call
+            has two rows.
         steps: to replay.
     """
 
     description: str
-    model: Model
-    conditioning: Any
-    schedule: Schedule
-    latents: Sequence[Any]
+    batch: Batch
     steps: tuple[int, ...]
+
+    @property
+    def model(self) -> Model:
+        """The model that made them."""
+        return self.batch.model
 
     def bare(self) -> None:
         """Call the model at every step and look at nothing."""
-        for denoised in self._denoised():
-            mx.eval(denoised)
+        for step in self.steps:
+            mx.eval(self.batch.denoised(step))
 
     def observed(self, statistics: Statistics) -> None:
         """Call the model at every step and add what its layers see to ``statistics``."""
-        for x, step in zip(self.latents, self.steps, strict=True):
-            collector.replay_step(
-                self.model,
-                x,
-                self.conditioning,
-                self.schedule,
-                step,
-                [0],
-                statistics,
-            )
+        for step in self.steps:
+            collector.observe_step(self.batch, step, statistics)
 
     def observed_the_old_way(self, *, linears: bool) -> dict[str, dict[str, float]]:
         """Call the model at every step and sample what its blocks, or all layers, see."""
@@ -69,12 +61,7 @@ class Replay:
         """Statistics of nothing, for this model at these steps."""
         layers = self.model.layers()
         features = max(layer.features for layer in layers)
-        return Statistics.empty(collector.BINS, len(layers), self.steps, [0], features)
-
-    def _denoised(self) -> Iterator[mx.array]:
-        for x, step in zip(self.latents, self.steps, strict=True):
-            with self.model.denoiser(self.conditioning, self.schedule, steps=[step]) as denoise:
-                yield denoise(x, step)
+        return Statistics.empty(BINS, len(layers), self.steps, [0], features)
 
 
 def of_tiny(calls: int) -> Replay:
@@ -129,13 +116,6 @@ def _replay(
     latent_size: int,
     calls: int,
 ) -> Replay:
-    steps = key_steps(_NUM_STEPS)[:calls]
     states = data.trajectory(0, latent_size, _NUM_STEPS)
-    return Replay(
-        description=description,
-        model=model,
-        conditioning=conditioning,
-        schedule=model.schedule(_NUM_STEPS),
-        latents=[model.from_numpy(np.asarray(states[[step]])) for step in steps],
-        steps=steps,
-    )
+    batch = Batch(model, model.schedule(_NUM_STEPS), conditioning, (0,), states[None])
+    return Replay(description, batch, key_steps(_NUM_STEPS)[:calls])

@@ -13,9 +13,10 @@ import xarray as xr
 
 import calibzarr
 from calibzarr.collecting import collector
+from calibzarr.collecting.plan import plan, spread
 from calibzarr.errors import OptionError
 from calibzarr.models import registry
-from calibzarr.statistics.histogram import LogBins, quantile
+from calibzarr.statistics.histogram import BINS, LogBins, quantile
 from calibzarr.statistics.steps import key_steps
 from calibzarr.storage import collected as statistics_store
 from calibzarr.storage import info, schema, store
@@ -177,13 +178,13 @@ def test_quantiles_of_all_real_activations_agree_with_numpy(collected, tiny):
 
 def test_more_images_replay_only_the_new_ones(path, collected, monkeypatch):
     calls = []
-    replay = collector.replay_step
+    replay = collector.observe_step
 
     def count(*args):
-        calls.append((args[5], args[4]))
+        calls.append((args[0].images, args[1]))
         replay(*args)
 
-    monkeypatch.setattr(collector, "replay_step", count)
+    monkeypatch.setattr(collector, "observe_step", count)
     calibzarr.collect(path, steps="all", num_images=2)
     assert len(calls) == 2 * 4
     first = {image for images, _ in calls for image in images}
@@ -228,13 +229,13 @@ def test_force_starts_over_and_keeps_the_old_until_the_new_is_complete(path, mon
     calibzarr.collect(path, steps="all")
     before = open_strictly(path)
     during = []
-    replay = collector.replay_step
+    replay = collector.observe_step
 
     def look(*args):
         during.append(open_strictly(path).identical(before))
         replay(*args)
 
-    monkeypatch.setattr(collector, "replay_step", look)
+    monkeypatch.setattr(collector, "observe_step", look)
     result = calibzarr.collect(path, steps=[1], num_images=2, force=True)
     assert during == [True, True]
     after = open_strictly(path)
@@ -247,11 +248,11 @@ def test_force_starts_over_and_keeps_the_old_until_the_new_is_complete(path, mon
     ("complete", "count"), [(150, 100), (150, 149), (7, 3), (1000, 100), (5, 5), (5, 9)]
 )
 def test_images_are_spread_evenly(complete, count):
-    chosen = collector._spread(np.arange(complete), np.array([], dtype=int), count)
+    chosen = spread(np.arange(complete), np.array([], dtype=int), count)
     assert len(set(chosen)) == len(chosen) == min(complete, count)
     gaps = np.diff([*chosen, complete])
     assert gaps.max() - gaps.min() <= 1
-    both = np.union1d(chosen, collector._spread(np.arange(complete), chosen, 2 * count))
+    both = np.union1d(chosen, spread(np.arange(complete), chosen, 2 * count))
     gaps = np.diff([*both, complete])
     assert len(both) == min(2 * count, complete)
     assert gaps.max() <= 2 * max(gaps.min(), complete / len(both) / 2)
@@ -365,21 +366,21 @@ def test_kill_between_any_two_moves_of_the_installation_leaves_no_mixture(path, 
 
 
 def test_interrupted_collection_goes_on_where_it_stopped(path, collected, monkeypatch):
-    replay = collector.replay_step
+    replay = collector.observe_step
     calls = []
 
     def interrupt(*args):
-        calls.append(args[5])
+        calls.append(args[0].images)
         if len(calls) == 6:
             signal.raise_signal(signal.SIGINT)
         replay(*args)
 
-    monkeypatch.setattr(collector, "replay_step", interrupt)
+    monkeypatch.setattr(collector, "observe_step", interrupt)
     result = calibzarr.collect(path, steps="all")
     assert result.interrupted
     assert result.num_images == 2  # the call in work was finished: the second image's second
     assert not EVERYTHING & set(open_strictly(path).variables)
-    monkeypatch.setattr(collector, "replay_step", lambda *args: (calls.append(0), replay(*args)))
+    monkeypatch.setattr(collector, "observe_step", lambda *args: (calls.append(0), replay(*args)))
     calls.clear()
     assert not calibzarr.collect(path, steps="all").interrupted
     assert len(calls) == 5 * 4 - 6
@@ -491,10 +492,10 @@ def test_command_tells_what_it_does(run, path):
 
 
 def test_key_steps_are_the_default(path):
-    plan = collector.plan(path)
-    assert plan.steps == key_steps(3)
-    assert plan.images.tolist() == [0, 1, 2, 3, 4]
-    assert LogBins() == collector.BINS
+    planned = plan(path)
+    assert planned.steps == key_steps(3)
+    assert planned.images.tolist() == [0, 1, 2, 3, 4]
+    assert LogBins() == BINS
 
 
 def test_finishing_a_build_keeps_statistics_that_came_meanwhile(path, monkeypatch):
@@ -517,15 +518,15 @@ def test_finishing_a_build_keeps_statistics_that_came_meanwhile(path, monkeypatc
 
 def test_second_collection_at_the_same_time_is_refused(path, monkeypatch):
     refused = []
-    replay = collector.replay_step
+    replay = collector.observe_step
 
     def collect_again(*args):
         ended = children.run(children.command, "collect", path)
         refused.append((ended.code, ended.stderr.splitlines()[-1]))
-        monkeypatch.setattr(collector, "replay_step", replay)
+        monkeypatch.setattr(collector, "observe_step", replay)
         replay(*args)
 
-    monkeypatch.setattr(collector, "replay_step", collect_again)
+    monkeypatch.setattr(collector, "observe_step", collect_again)
     calibzarr.collect(path, steps=[1], num_images=1)
     ((code, message),) = refused
     assert code == 1
@@ -536,10 +537,10 @@ def test_second_collection_at_the_same_time_is_refused(path, monkeypatch):
 def test_store_that_grows_meanwhile_is_collected_all_the_same(path, collected, monkeypatch, staged):
     """While images are replayed, or between a kill and the installation."""
     install = statistics_store.install
-    replay = collector.replay_step
+    replay = collector.observe_step
 
     def grow(*args):
-        monkeypatch.setattr(collector, "replay_step", replay)
+        monkeypatch.setattr(collector, "observe_step", replay)
         calibzarr.build(path, num_images=8, resume=True, images=(0, 5))
         replay(*args)
 
@@ -550,7 +551,7 @@ def test_store_that_grows_meanwhile_is_collected_all_the_same(path, collected, m
         monkeypatch.setattr(statistics_store, "install", install)
         calibzarr.build(path, num_images=8, resume=True, images=(0, 5))
     else:
-        monkeypatch.setattr(collector, "replay_step", grow)
+        monkeypatch.setattr(collector, "observe_step", grow)
     calibzarr.collect(path, steps="all")
     grown, before = open_strictly(path), open_strictly(collected)
     assert grown.sizes["image"] == 8
@@ -561,7 +562,7 @@ def test_store_that_grows_meanwhile_is_collected_all_the_same(path, collected, m
 
 def test_interrupted_force_is_not_taken_for_the_old_statistics(path, monkeypatch):
     calibzarr.collect(path, steps=[0], images=(0, 2))
-    replay, calls = collector.replay_step, []
+    replay, calls = collector.observe_step, []
 
     def interrupt(*args):
         calls.append(args)
@@ -569,9 +570,9 @@ def test_interrupted_force_is_not_taken_for_the_old_statistics(path, monkeypatch
             signal.raise_signal(signal.SIGINT)
         replay(*args)
 
-    monkeypatch.setattr(collector, "replay_step", interrupt)
+    monkeypatch.setattr(collector, "observe_step", interrupt)
     assert calibzarr.collect(path, steps=[0], images=(2, 5), force=True).interrupted
-    monkeypatch.setattr(collector, "replay_step", replay)
+    monkeypatch.setattr(collector, "observe_step", replay)
     calibzarr.collect(path, steps=[0], images=(2, 4))
     assert open_strictly(path).collected_image.values.tolist() == [0, 0, 1, 1, 0, 0]
 

@@ -12,6 +12,7 @@ from rich.console import Console
 
 import calibzarr
 from calibzarr.collecting import collector
+from calibzarr.collecting.plan import plan
 from calibzarr.errors import OptionError
 from calibzarr.legacy import export_plan, exporting, import_plan, importing
 from calibzarr.storage import store
@@ -423,7 +424,7 @@ def test_an_imported_store_is_collected_like_the_one_it_came_from(of_tiny):
     bring_in(of_tiny / "old", of_tiny / "b.zarr")
     said = Console(file=open(of_tiny / "said", "w"), soft_wrap=True)  # noqa: SIM115
     for path in (of_tiny / "a.zarr", of_tiny / "b.zarr"):
-        collector.run(collector.plan(path, steps=[0, 2]), said)
+        collector.run(plan(path, steps=[0, 2]), said)
     said.file.close()
     first, second = load(of_tiny / "a.zarr"), load(of_tiny / "b.zarr")
     for name in ("histogram", "value_mean", "feature_max"):
