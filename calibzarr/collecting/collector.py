@@ -21,7 +21,7 @@ from calibzarr.statistics.histogram import BINS
 from calibzarr.statistics.reduction import Reduction
 from calibzarr.statistics.running import Statistics
 from calibzarr.storage import collected, durable, schema, store
-from calibzarr.storage.manifest import Root, provenance, read_root
+from calibzarr.storage.manifest import Root, made_by, read_root
 
 _CHECKPOINT_SHARE = 0.01  # of the time at most
 _CHECKPOINT_SECONDS = 30.0, 300.0  # between checkpoints, at least and at most
@@ -227,7 +227,7 @@ def _publish(plan: CollectionPlan, model: Model, statistics: Statistics) -> None
         "steps": list(plan.steps),
         "batch_size": plan.batch_size,
         "bins": asdict(BINS),
-        **provenance(("calibzarr", "diffusionkit", "mlx"), "collected"),
+        **made_by(("calibzarr", "diffusionkit", "mlx"), "collected"),
         "stamp": uuid.uuid4().hex,
         "model_fingerprint": model.fingerprint,
     }
