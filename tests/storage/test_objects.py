@@ -22,7 +22,7 @@ def test_what_may_be_written_is_asked_of_the_nearest_directory(tmp_path, monkeyp
     objects.check_writable(tmp_path / "a" / "b")
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").touch()
-    with pytest.raises(NotADirectoryError, match="cannot create .*: .*file is not a directory"):
+    with pytest.raises(NotADirectoryError, match=r"cannot create .*: .*file is not a directory"):
         objects.check_writable(tmp_path / "file" / "a")
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
     with pytest.raises(PermissionError, match=re.escape(f"in {tmp_path}")):
