@@ -15,7 +15,7 @@ from calibzarr.legacy.bounded import Unreadable
 from calibzarr.legacy.old_directory import OldManifest, States
 from calibzarr.legacy.origin import Origin, find_origin
 from calibzarr.legacy.trajectories import Reference
-from calibzarr.models.builtin import PIXELS_PER_LATENT
+from calibzarr.models.formulas import PIXELS_PER_LATENT
 from calibzarr.storage import objects, schema, store
 from calibzarr.storage.manifest import Root, made_by, prompts_sha256, read_root
 

@@ -1,22 +1,21 @@
 """The models that calibzarr brings, all of DiffusionKit; MLX is imported when one is loaded."""
 
-import re
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from calibzarr.models import weights
-from calibzarr.models.entry import ModelEntry, Noise, ScheduleFormula
+from calibzarr.models.entry import ModelEntry
+from calibzarr.models.formulas import (
+    MAX_IMAGE_SIZE_OF_TINY,
+    NOISE,
+    PIXELS_PER_LATENT,
+    flux_schedule,
+    sd3_schedule,
+)
 from calibzarr.prompts.lists import shape_captions
 
 if TYPE_CHECKING:
     from calibzarr.models.base import Model
-
-PIXELS_PER_LATENT = 8  # of the models' variational autoencoders
-
-_DISCRETE_STEPS = 1000  # timesteps that the models were trained with
-_SAMPLER = re.compile(r"euler\(shift=([0-9.e+-]+)\)")
 
 _CLIP_REPOSITORY = "argmaxinc/stable-diffusion"
 _CLIP_L = ("clip_l/config.json", "clip_l/model.fp16.safetensors")
@@ -27,51 +26,6 @@ _T5 = ("t5/t5xxl.safetensors",)
 _T5_TOKENIZER = (("google/t5-v1_1-xxl", "config.json"), ("google/t5-v1_1-xxl", "spiece.model"))
 
 _TINY_SHA256 = "610672cc20b68754085f3ee9c524657955240befddf61fe50f0a088b1a56a92a"
-
-
-def _draw(seed: int, shape: tuple[int, ...]) -> np.ndarray:
-    # What DiffusionKit's np.random.seed(seed) would draw; NumPy's global generator stays.
-    return np.random.RandomState(seed).randn(*shape).astype(np.float32)
-
-
-NOISE = Noise("numpy.random.RandomState", _draw, sequential=True)
-
-
-def _level(time: np.ndarray, shift: float) -> np.ndarray:
-    """``shift t / (1 + (shift - 1) t)`` (Esser et al. 2024, arXiv 2403.03206, equation 23)."""
-    return shift * time / (1 + (shift - 1) * time)
-
-
-def _timestep(sigma: np.ndarray) -> np.ndarray:
-    return _DISCRETE_STEPS * sigma.astype(np.float64)
-
-
-def sd3_schedule(shift: float) -> ScheduleFormula:
-    """Of ``num_steps`` even times from 1 to the first discrete step's sigma, and a last 0."""
-
-    def sigma(num_steps: int) -> np.ndarray:
-        least = _level(np.array(1 / _DISCRETE_STEPS), shift)
-        return np.append(_level(np.linspace(1, least, num_steps), shift), 0)
-
-    return ScheduleFormula(f"diffusionkit.sd3(shift={shift})", sigma, _timestep)
-
-
-def flux_schedule(shift: float) -> ScheduleFormula:
-    """Of ``num_steps + 1`` even times from 1 to 0."""
-
-    def sigma(num_steps: int) -> np.ndarray:
-        return _level(np.linspace(1, 0, num_steps + 1), shift)
-
-    return ScheduleFormula(f"diffusionkit.flux(shift={shift})", sigma, _timestep)
-
-
-def schedules_of_sampler(sampler: object) -> tuple[ScheduleFormula, ...]:
-    """The formulas that a manifest which names only the sampler may mean."""
-    match = _SAMPLER.fullmatch(str(sampler))
-    if match is None:
-        return ()
-    shift = float(match[1])
-    return sd3_schedule(shift), flux_schedule(shift)
 
 
 def _load_tiny() -> "Model":
@@ -171,7 +125,7 @@ TINY = ModelEntry(
     description="embedded, trained on coloured shapes",
     load=_load_tiny,
     image_size=64,
-    max_image_size=128,
+    max_image_size=MAX_IMAGE_SIZE_OF_TINY,
     image_size_multiple=16,
     num_steps=50,
     latent_channels=16,

@@ -12,8 +12,8 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from calibzarr.models.base import Denoise, Layer, Receive, Schedule
-from calibzarr.models.builtin import NOISE, PIXELS_PER_LATENT
 from calibzarr.models.compatibility import import_diffusionkit, metal_names
+from calibzarr.models.formulas import NOISE, PIXELS_PER_LATENT
 from calibzarr.models.observation import observing
 from calibzarr.models.transformer import observable_layers
 from calibzarr.statistics.histogram import LogBins

@@ -11,7 +11,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 from calibzarr.errors import OptionError
-from calibzarr.models import builtin
+from calibzarr.models import builtin, formulas
 from calibzarr.models.entry import ModelEntry, Noise, ScheduleFormula
 
 if TYPE_CHECKING:
@@ -96,8 +96,8 @@ def noise_of(manifest: Mapping[str, Any]) -> Noise | None:
     A manifest that names none is of DiffusionKit's.
     """
     name = manifest.get("noise")
-    if name in (None, builtin.NOISE.name):
-        return builtin.NOISE
+    if name in (None, formulas.NOISE.name):
+        return formulas.NOISE
     entry = find_if_known(manifest.get("model"))
     return entry.noise if entry is not None and entry.noise.name == name else None
 
@@ -109,7 +109,7 @@ def schedules_of(manifest: Mapping[str, Any]) -> tuple[ScheduleFormula, ...]:
     """
     name = manifest.get("schedule")
     if name is None:
-        return builtin.schedules_of_sampler(manifest.get("sampler"))
+        return formulas.schedules_of_sampler(manifest.get("sampler"))
     entries = [*builtin.MODELS.values(), find_if_known(manifest.get("model"))]
     found = [entry.schedule for entry in entries if entry and entry.schedule.name == name]
     return tuple(found[:1])

@@ -11,8 +11,8 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from calibzarr.models import builtin
 from calibzarr.models.compatibility import import_diffusionkit
+from calibzarr.models.formulas import MAX_IMAGE_SIZE_OF_TINY, PIXELS_PER_LATENT
 from calibzarr.prompts.shapes import CAPTION_WORDS
 
 kit: Any = import_diffusionkit()
@@ -99,7 +99,7 @@ class TinyPipeline(kit.DiffusionPipeline):
                 depth_multimodal=4,
                 mlp_ratio=2,
                 hidden_size_override=128,
-                max_latent_resolution=builtin.TINY.max_image_size // builtin.PIXELS_PER_LATENT,
+                max_latent_resolution=MAX_IMAGE_SIZE_OF_TINY // PIXELS_PER_LATENT,
                 pooled_text_embed_dim=128,
                 dtype=mx.float32,
                 low_memory_mode=False,

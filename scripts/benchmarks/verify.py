@@ -9,7 +9,7 @@ from benchmarks import data
 from benchmarks.measure import Entry, Figure, Settings, interleave, peak_memory
 from calibzarr.integrity import trajectory_checks
 from calibzarr.integrity.verification import verify
-from calibzarr.models.builtin import NOISE
+from calibzarr.models.formulas import NOISE
 from calibzarr.storage import schema, store
 from calibzarr.storage.manifest import prompts_sha256, update_attributes
 

@@ -11,7 +11,7 @@ from calibzarr.errors import OptionError
 from calibzarr.integrity import trajectory_checks
 from calibzarr.integrity.verification import verify
 from calibzarr.models import registry
-from calibzarr.models.builtin import NOISE, schedules_of_sampler, sd3_schedule
+from calibzarr.models.formulas import NOISE, schedules_of_sampler, sd3_schedule
 from calibzarr.sampling.sampler import euler_states
 from calibzarr.storage import arrays, schema, shards, store
 from calibzarr.storage.manifest import read_root

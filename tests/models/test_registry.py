@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from calibzarr.errors import OptionError
-from calibzarr.models import builtin, registry, tiny
+from calibzarr.models import builtin, formulas, registry, tiny
 
 
 @pytest.mark.parametrize("name", builtin.MODELS)
@@ -43,11 +43,11 @@ def test_formulas_are_what_the_model_does(tiny):
 
 def test_manifests_name_formulas_or_are_diffusionkits():
     older = {"model": "tiny", "sampler": "euler(shift=1.7)"}
-    assert registry.noise_of(older) is builtin.NOISE
-    formulas = [formula.name for formula in registry.schedules_of(older)]
-    assert formulas == ["diffusionkit.sd3(shift=1.7)", "diffusionkit.flux(shift=1.7)"]
-    named = {**older, "noise": builtin.NOISE.name, "schedule": "diffusionkit.flux(shift=1.0)"}
-    assert registry.noise_of(named) is builtin.NOISE
+    assert registry.noise_of(older) is formulas.NOISE
+    names = [formula.name for formula in registry.schedules_of(older)]
+    assert names == ["diffusionkit.sd3(shift=1.7)", "diffusionkit.flux(shift=1.7)"]
+    named = {**older, "noise": formulas.NOISE.name, "schedule": "diffusionkit.flux(shift=1.0)"}
+    assert registry.noise_of(named) is formulas.NOISE
     assert registry.schedules_of(named) == (builtin.FLUX_SCHNELL.schedule,)
     unknown = {"model": "elsewhere", "noise": "its own", "schedule": "its own"}
     assert registry.noise_of(unknown) is None
