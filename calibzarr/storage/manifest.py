@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -136,10 +136,17 @@ def made_by(libraries: Iterable[str], moment: str = "created") -> dict[str, Any]
     """What made something, and when.
 
     Args:
-        libraries: names of the packages whose versions may matter.
+        libraries: names of the packages whose versions may matter, where they are installed.
         moment: name for the time, ISO 8601 in UTC.
     """
     return {
-        "libraries": {name: version(name) for name in libraries},
+        "libraries": {name: number for name in libraries if (number := _version(name))},
         moment: datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
