@@ -57,11 +57,11 @@ class CollectionPlan:
         """Batches of images, each with the steps to replay them at."""
         missing = self.target & ~self.covered
         images = np.flatnonzero(missing.any(axis=1))
-        batches = []
+        batches: list[tuple[list[int], tuple[int, ...]]] = []
         for steps, group in groupby(images, lambda i: tuple(np.flatnonzero(missing[i]).tolist())):
             members = [int(image) for image in group]
-            for first in range(0, len(members), self.batch_size):
-                batches.append((members[first : first + self.batch_size], steps))
+            starts = range(0, len(members), self.batch_size)
+            batches += [(members[start : start + self.batch_size], steps) for start in starts]
         return batches
 
 

@@ -60,7 +60,7 @@ class LogBins:
         position -= (127 + self.min_exponent) << self.mantissa_bits
         magnitude = np.clip(position + 1, 0, self.per_sign)  # 0 for the bin around zero
         sign = np.where(patterns >> 15, -1, 1)
-        return self.per_sign + sign * magnitude
+        return np.asarray(self.per_sign + sign * magnitude)
 
     def counts(self, values: np.ndarray) -> np.ndarray:
         """Count finite values.
@@ -182,8 +182,7 @@ def _quantiles(counts: np.ndarray, middle: np.ndarray, fractions: np.ndarray) ->
     ranks = np.concatenate([below, np.minimum(below + 1, last)], axis=1)
     first, second = np.split(middle[_bins_of_ranks(counts, starts, groups, ranks)], 2, axis=1)
     result = first + (position - below) * (second - first)
-    result[groups[:, -1] == 0] = np.nan
-    return result
+    return np.where(groups[:, -1:] == 0, np.nan, result)
 
 
 def _bins_of_ranks(
@@ -199,5 +198,5 @@ def _bins_of_ranks(
     before = np.where(group > 0, groups[row, group - 1], 0)
     bins = starts[group][:, :, None] + np.arange(_GROUP)
     inside = counts[row[:, :, None], bins.clip(max=last)].cumsum(axis=-1)
-    place = (inside <= (ranks - before)[:, :, None]).sum(axis=-1)
-    return (starts[group] + place).clip(max=last)
+    within = (inside <= (ranks - before)[:, :, None]).sum(axis=-1)
+    return np.asarray(np.minimum(starts[group] + within, last))
