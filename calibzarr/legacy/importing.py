@@ -17,7 +17,7 @@ from calibzarr.legacy.old_directory import read_picture
 from calibzarr.legacy.trajectories import read_states
 from calibzarr.long_run import long_run
 from calibzarr.progress import progress_console
-from calibzarr.storage import collected, schema, store
+from calibzarr.storage import collected, store
 from calibzarr.storage.manifest import read_root, update_attributes
 
 
@@ -152,30 +152,22 @@ def _prepare_store(plan: ImportPlan) -> None:
     if not plan.exists:
         _create_store(plan)
         return
-    stored = read_root(plan.path).attributes
-    if plan.num_images > len(store.stored_prompts(plan.path)[0]):
-        changing = ("num_images", "prompts_sha256", "prompt_source")
+    root = read_root(plan.path)
+    if root.num_images < plan.num_images:
         collected.install(plan.path)
-        new = {name: plan.attributes[name] for name in changing}
-        store.extend(plan.path, plan.origin.prompts, plan.origin.seeds, new)
+        store.extend(plan.path, plan.origin.prompts, plan.origin.seeds, plan.attributes)
     learned = {
         name: value
         for name, value in plan.attributes.items()
-        if value is not None and stored.get(name) is None
+        if value is not None and root.attributes.get(name) is None
     }
     if learned:
         update_attributes(plan.path, learned)
 
 
 def _create_store(plan: ImportPlan) -> None:
-    last = len(plan.reference.sigma) - 1
-    coordinates = {
-        schema.SIGMA.name: plan.reference.sigma,
-        schema.TIMESTEP.name: plan.reference.timestep,
-        schema.FINAL.name: np.arange(last + 1) == last,
-        schema.PROMPT.name: np.asarray(plan.origin.prompts, dtype=object),
-        schema.SEED.name: np.asarray(plan.origin.seeds, dtype=np.int64),
-    }
+    levels, origin = plan.reference, plan.origin
+    coordinates = store.coordinates(levels.sigma, levels.timestep, origin.prompts, origin.seeds)
     try:
         store.create(plan.path, plan.sizes, coordinates, plan.attributes)
     except FileExistsError:
@@ -186,20 +178,20 @@ def _create_store(plan: ImportPlan) -> None:
 
 def _import_images(plan: ImportPlan, missing: Sequence[int], console: Console) -> list[_Outcome]:
     """What became of each image; fewer than there are, if the user stopped it."""
-    workers = min(plan.workers, len(missing))
+    workers, writer = min(plan.workers, len(missing)), store.ImageWriter(plan.path)
     outcomes = []
     with long_run(
         console, "import", "image", len(missing), stopping="when the images in work are complete"
     ) as run:
         for outcome in parallel.results(
-            partial(_import_image, plan), missing, workers, run.stop_requested, threads=True
+            partial(_import_image, plan, writer), missing, workers, run.stop_requested, threads=True
         ):
             outcomes.append(outcome)
             run.report.advance(1)
     return outcomes
 
 
-def _import_image(plan: ImportPlan, image: int) -> _Outcome:
+def _import_image(plan: ImportPlan, writer: store.ImageWriter, image: int) -> _Outcome:
     """Read all of an image's files, and write it if its states are whole."""
     try:
         states = read_states(plan.directory, image, plan.reference)
@@ -212,5 +204,5 @@ def _import_image(plan: ImportPlan, image: int) -> _Outcome:
         picture = read_picture(path, size)
     except Unreadable as error:
         problem = f"{path.name} {error}"
-    store.ImageWriter(plan.path).write(image, states, picture)
+    writer.write(image, states, picture)
     return _Outcome(image, picture_problem=problem)

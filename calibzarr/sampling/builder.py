@@ -149,13 +149,7 @@ def _prepare_store(plan: BuildPlan, model: Model, schedule: Schedule) -> None:
     """Create the store, or check that it goes on as it was begun and let it grow."""
     attributes = manifest(plan, model)
     if plan.root is None:
-        coordinates = {
-            schema.SIGMA.name: schedule.sigma,
-            schema.TIMESTEP.name: schedule.timestep,
-            schema.FINAL.name: np.arange(schedule.num_steps + 1) == schedule.num_steps,
-            schema.PROMPT.name: np.asarray(plan.prompts, dtype=object),
-            schema.SEED.name: np.asarray(plan.seeds, dtype=np.int64),
-        }
+        coordinates = store.coordinates(schedule.sigma, schedule.timestep, plan.prompts, plan.seeds)
         try:
             store.create(plan.path, plan.sizes, coordinates, attributes)
             return
@@ -166,10 +160,8 @@ def _prepare_store(plan: BuildPlan, model: Model, schedule: Schedule) -> None:
     fingerprint = {name: attributes[name] for name in (*schema.FINGERPRINT, *named)}
     refuse_differences(plan.path, root.attributes, fingerprint)
     if root.num_images < plan.num_images:
-        changing = ("num_images", "prompts_sha256", "prompt_source")
-        new = {name: attributes[name] for name in changing}
         collected.install(plan.path)
-        store.extend(plan.path, plan.prompts, plan.seeds, new)
+        store.extend(plan.path, plan.prompts, plan.seeds, attributes)
 
 
 def manifest(plan: BuildPlan, model: Model) -> dict[str, Any]:

@@ -276,6 +276,9 @@ def collected_variables(names: Container[str]) -> tuple[Variable, ...]:
 
 LATENT_DTYPES = ("float32", "float16")
 
+# Attributes that change when a store grows.
+GROWING = ("num_images", "prompts_sha256", "prompt_source")
+
 # Attributes that decide what the states are. A resume with any other value is refused.
 FINGERPRINT = (
     "model",

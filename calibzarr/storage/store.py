@@ -44,6 +44,27 @@ class Sizes:
         return int(objects.STORED_FRACTION * (latents + 3 * self.image_size**2))
 
 
+def coordinates(
+    sigma: np.ndarray, timestep: np.ndarray, prompts: Sequence[str], seeds: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """Values of a new store's coordinates, by name.
+
+    Args:
+        sigma: noise level of each state, shape (step,).
+        timestep: what the model is told of it, shape (step,).
+        prompts: one for each image.
+        seeds: one for each image.
+    """
+    last = len(sigma) - 1
+    return {
+        schema.SIGMA.name: sigma,
+        schema.TIMESTEP.name: timestep,
+        schema.FINAL.name: np.arange(last + 1) == last,
+        schema.PROMPT.name: np.asarray(prompts, dtype=object),
+        schema.SEED.name: np.asarray(seeds, dtype=np.int64),
+    }
+
+
 def create(
     path: Path,
     sizes: Sizes,
@@ -55,7 +76,7 @@ def create(
     Args:
         path: where; nothing, or an empty directory.
         sizes: sizes of the dimensions.
-        coordinates: values of ``sigma``, ``timestep``, ``final``, ``prompt`` and ``seed``.
+        coordinates: of :func:`coordinates`.
         attributes: the manifest, JSON types only.
 
     Raises:
@@ -168,6 +189,12 @@ def extend(
     """Let a store grow to ``len(prompts)`` images; what is stored stays as it is.
 
     Readers see the old extent until the last write.
+
+    Args:
+        path: directory of the store.
+        prompts: one for each image, the first as they were.
+        seeds: likewise.
+        attributes: the new manifest, of which ``schema.GROWING`` counts.
     """
     with durable.locked(path):
         root = manifest.read_root(path)
@@ -179,7 +206,8 @@ def extend(
         array(grown, schema.SEED.name)[:] = np.asarray(seeds, dtype=np.int64)
         images = {schema.PROMPT.name: np.asarray(prompts), schema.SEED.name: np.asarray(seeds)}
         backup.write_coordinates(path, images)
-        manifest.publish(path, attributes, root.arrays)
+        grown_attributes = {name: attributes[name] for name in schema.GROWING if name in attributes}
+        manifest.publish(path, grown_attributes, root.arrays)
 
 
 def finish(path: Path) -> int:

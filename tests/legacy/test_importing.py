@@ -450,7 +450,7 @@ def test_what_is_not_known_can_be_said_later(of_tiny, change, key, option, messa
     edit_manifest(of_tiny / "old", forget)
     bring_in(of_tiny / "old", of_tiny / "b.zarr")
     assert load(of_tiny / "b.zarr").attrs[key] is None
-    with pytest.raises(ValueError, match=f"{message}; give the same import-legacy"):
+    with pytest.raises(ValueError, match=rf"{message}; say it with: .*import_legacy\(.* {key}="):
         calibzarr.collect(of_tiny / "b.zarr")
     bring_in(of_tiny / "old", of_tiny / "b.zarr", **option)
     assert load(of_tiny / "b.zarr").attrs[key] == option[key]
