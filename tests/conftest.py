@@ -1,4 +1,5 @@
 import os
+import shutil
 import sys
 import tempfile
 
@@ -7,7 +8,13 @@ import tempfile
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="calibzarr-tests-")
 os.environ["HF_HUB_CACHE"] = os.path.join(os.environ["HF_HOME"], "hub")  # goes before HF_HOME
 os.environ["HF_HUB_OFFLINE"] = "1"
+if "PYTEST_XDIST_WORKER" in os.environ:  # before NumPy: workers share the processors
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.pop("UV_RUN_RECURSION_DEPTH", None)  # hints name what was typed, also under uv
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -17,6 +24,8 @@ from calibzarr import cli
 from calibzarr.models import registry
 from calibzarr.models.base import Model
 from tests.support.replaying import NUM_STEPS, Replayed, dump
+
+MakeStore = Callable[..., Path]
 
 hypothesis.settings.register_profile("default", deadline=None)  # machines differ, and are busy
 hypothesis.settings.load_profile("default")
@@ -42,15 +51,36 @@ def tiny() -> Model:
 
 
 @pytest.fixture(scope="session")
-def replayed(tmp_path_factory: pytest.TempPathFactory, tiny: Model) -> Replayed:
+def make_store(tmp_path_factory: pytest.TempPathFactory, tiny: Model) -> MakeStore:
+    """Build a store, collect its statistics if asked, and give its path.
+
+    Whoever asks for the same gets the same: tests copy it before they change it.
+    """
+    made: dict[str, Path] = {}
+
+    def make(*, collect: Mapping[str, Any] | None = None, **options: Any) -> Path:
+        key = repr((collect, sorted(options.items())))
+        if key not in made:
+            path = tmp_path_factory.mktemp("store") / "a.zarr"
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(registry, "load", lambda name: tiny)
+                if collect is None:
+                    calibzarr.build(path, **options)
+                else:
+                    shutil.copytree(make(**options), path)
+                    calibzarr.collect(path, **collect)
+            made[key] = path
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def replayed(make_store: MakeStore, tiny: Model) -> Replayed:
     """A store with statistics, and the values that they are of; see :class:`Replayed`."""
-    directory = tmp_path_factory.mktemp("replayed")
-    path, bare = directory / "a.zarr", directory / "bare.zarr"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "load", lambda name: tiny)
-        calibzarr.build(bare, num_images=1, num_steps=1)
-        calibzarr.build(path, num_images=7, num_steps=NUM_STEPS)
-        calibzarr.collect(path, steps="all", images=(0, 5))
+    bare = make_store(num_images=1, num_steps=1)
+    collected = {"steps": "all", "images": (0, 5)}
+    path = make_store(num_images=7, num_steps=NUM_STEPS, collect=collected)
     weights = {layer.name: tiny.weight(layer) for layer in tiny.layers()}
     return Replayed(path, bare, dump(path, tiny), weights)
 

@@ -5,15 +5,13 @@ import pytest
 import xarray as xr
 
 import calibzarr
-from calibzarr.models import registry
 from calibzarr.prompts.shapes import scenes
 from calibzarr.statistics.steps import key_steps
-from tests.support.files import ROOT
+from tests.support.files import EXAMPLE, ROOT
 
-EXAMPLE = ROOT / "stores" / "example.zarr"
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from training import check  # noqa: E402
+from training import check
 
 
 @pytest.fixture(scope="module")
@@ -22,17 +20,16 @@ def example():
 
 
 @pytest.fixture(scope="module")
-def fresh(tmp_path_factory, tiny, example):
+def fresh(make_store, example):
     """The same store, built and collected today."""
-    path = tmp_path_factory.mktemp("example") / "fresh.zarr"
-    made_with = example.attrs
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "load", lambda name: tiny)
-        names = ("num_images", "num_steps", "cfg_weight", "seed", "batch_size")
-        calibzarr.build(path, **{name: made_with[name] for name in names})
-        collected = made_with["activations"]
-        options = {name: collected[name] for name in ("num_images", "steps", "batch_size")}
-        calibzarr.collect(path, **options)
+    made_with, collected = example.attrs, example.attrs["activations"]
+    path = make_store(
+        **{
+            name: made_with[name]
+            for name in ("num_images", "num_steps", "cfg_weight", "seed", "batch_size")
+        },
+        collect={name: collected[name] for name in ("num_images", "steps", "batch_size")},
+    )
     return xr.open_zarr(path).load()
 
 

@@ -25,6 +25,7 @@ from tests.support import children
 from tests.support.stores import open_strictly, snapshot
 
 STATISTICS = [variable.name for variable in schema.STATISTICS]
+BUILT = {"num_images": 6, "num_steps": 3, "images": (0, 5)}
 EVERYTHING = {variable.name for variable in schema.COLLECTED_VARIABLES}
 
 
@@ -32,13 +33,9 @@ pytestmark = pytest.mark.usefixtures("loaded_once")
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory, tiny):
+def built(make_store):
     """A store of 6 images, 5 of them complete, without statistics."""
-    path = tmp_path_factory.mktemp("built") / "a.zarr"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "load", lambda name: tiny)
-        calibzarr.build(path, num_images=6, num_steps=3, images=(0, 5))
-    return path
+    return make_store(**BUILT)
 
 
 @pytest.fixture
@@ -49,14 +46,9 @@ def path(built, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def collected(built, tmp_path_factory, tiny):
+def collected(make_store):
     """The same store with statistics of all 5 images at all 4 steps."""
-    path = tmp_path_factory.mktemp("collected") / "a.zarr"
-    shutil.copytree(built, path)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "load", lambda name: tiny)
-        calibzarr.collect(path, steps="all")
-    return path
+    return make_store(**BUILT, collect={"steps": "all"})
 
 
 def assert_same_statistics(actual, expected):

@@ -1,6 +1,5 @@
 import json
 import shutil
-import warnings
 
 import numpy as np
 import pytest
@@ -11,30 +10,26 @@ import calibzarr
 from calibzarr.errors import Call
 from calibzarr.integrity.repair import repair
 from calibzarr.integrity.verification import verify
-from calibzarr.models import registry
 from calibzarr.storage import store
+from tests.support.stores import open_strictly
+
+BUILT = {"num_images": 4, "num_steps": 5, "cfg_weight": 1.0, "image_size": 32}
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, tiny):
+def whole(make_store):
     """A store of 4 images in which nothing is wrong."""
-    path = tmp_path_factory.mktemp("attacks") / "whole.zarr"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "load", lambda name: tiny)
-        calibzarr.build(path, num_images=4, num_steps=5, cfg_weight=1.0, image_size=32)
+    path = make_store(**BUILT)
     assert verify(path).findings == ()
     return path
 
 
 @pytest.fixture(scope="module")
-def observed_whole(whole, tmp_path_factory, tiny):
+def observed_whole(make_store):
     """The same with statistics of 3 of them."""
-    path = shutil.copytree(whole, tmp_path_factory.mktemp("observed") / "whole.zarr")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "load", lambda name: tiny)
-        calibzarr.collect(path, num_images=3, steps=[0, 5])
+    path = make_store(**BUILT, collect={"num_images": 3, "steps": [0, 5]})
     assert verify(path).findings == ()
     return path
 
@@ -56,9 +51,7 @@ def found(path):
 
 
 def values(path):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        return xr.open_zarr(path).load()
+    return open_strictly(path).load()
 
 
 def mend(path, whole):

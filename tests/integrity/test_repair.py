@@ -1,11 +1,9 @@
 """Repairs; with ``pytest --long`` they are killed at 40 moments, not 8."""
 
-import hashlib
 import json
 import os
 import shutil
 import signal
-import warnings
 
 import numpy as np
 import pytest
@@ -16,24 +14,21 @@ import calibzarr
 from calibzarr.errors import Call, OptionError, StoreError
 from calibzarr.integrity.repair import repair
 from calibzarr.integrity.verification import verify
-from calibzarr.models import registry
 from calibzarr.storage import backup, collected, manifest, store
 from calibzarr.storage.manifest import read_root
 from tests.support import children
+from tests.support.stores import open_strictly, snapshot
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, tiny):
+def whole(tmp_path_factory, make_store):
     """A store of 3 images whose prompts and seeds are a file's; the file is beside it."""
     directory = tmp_path_factory.mktemp("repair")
     (directory / "p.csv").write_text("prompt,seed\na red circle,11\na cat,5\na blue ring,70\n")
-    path = directory / "whole.zarr"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "load", lambda name: tiny)
-        calibzarr.build(path, prompts=directory / "p.csv", num_steps=1, image_size=32)
-    return path
+    path = make_store(prompts=directory / "p.csv", num_steps=1, image_size=32)
+    return shutil.copytree(path, directory / "whole.zarr")
 
 
 @pytest.fixture
@@ -41,15 +36,8 @@ def path(whole, tmp_path):
     return shutil.copytree(whole, tmp_path / "a.zarr")
 
 
-def snapshot(path):
-    files = (file for file in path.rglob("*") if file.is_file())
-    return {file: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-
-
 def values(path):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        return xr.open_zarr(path).load()
+    return open_strictly(path).load()
 
 
 def spoil(path):

@@ -10,7 +10,6 @@ import calibzarr
 from calibzarr.errors import OptionError
 from calibzarr.integrity import trajectory_checks
 from calibzarr.integrity.verification import verify
-from calibzarr.models import registry
 from calibzarr.models.formulas import NOISE, schedules_of_sampler, sd3_schedule
 from calibzarr.sampling.sampler import euler_states
 from calibzarr.storage import arrays, schema, shards, store
@@ -20,12 +19,8 @@ pytestmark = pytest.mark.usefixtures("loaded_once")
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, tiny):
-    path = tmp_path_factory.mktemp("verify") / "whole.zarr"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "load", lambda name: tiny)
-        calibzarr.build(path, num_images=3, num_steps=4, image_size=32)
-    return path
+def whole(make_store):
+    return make_store(num_images=3, num_steps=4, image_size=32)
 
 
 def test_noise_is_drawn_as_the_format_documents_it(whole):

@@ -8,7 +8,6 @@ import xarray as xr
 from PIL import Image
 from rich.console import Console
 
-import calibzarr
 from calibzarr.errors import OptionError
 from calibzarr.legacy import export_plan, exporting
 from calibzarr.storage import schema, store
@@ -19,7 +18,7 @@ QUIET = Console(quiet=True)
 NUM_STEPS, SIZE = 3, 4
 
 
-def make_store(path, num_images=4, incomplete=(2,), seed=7, latent_dtype="float32"):
+def made_up(path, num_images=4, incomplete=(2,), seed=7, latent_dtype="float32"):
     """A store of made-up trajectories, without a model."""
     sigma = old_directory.sigmas(NUM_STEPS)
     prompts = [f"a thing, number {image}" for image in range(num_images)]
@@ -54,7 +53,7 @@ def make_store(path, num_images=4, incomplete=(2,), seed=7, latent_dtype="float3
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    return make_store(tmp_path_factory.mktemp("store") / "a.zarr")
+    return made_up(tmp_path_factory.mktemp("store") / "a.zarr")
 
 
 def export(path, directory, **options):
@@ -98,7 +97,7 @@ def test_every_file_has_the_old_name_keys_dtypes_and_values(path, tmp_path, layo
 def test_latents_of_flux_are_processed_as_diffusionkit_does(tmp_path):
     from calibzarr.models.compatibility import import_diffusionkit
 
-    path = make_store(tmp_path / "a.zarr", num_images=1, incomplete=())
+    path = made_up(tmp_path / "a.zarr", num_images=1, incomplete=())
     update_attributes(path, {"model": "flux-dev"})
     export(path, tmp_path / "old", only=["latents"])
     assert sorted(p.name for p in (tmp_path / "old").iterdir() if p.name[0] != ".") == ["latents"]
@@ -170,7 +169,7 @@ def test_workers_write_the_same(path, tmp_path):
 
 
 def test_a_store_of_float16_comes_out_as_float32(tmp_path):
-    path = make_store(tmp_path / "a.zarr", 1, (), latent_dtype="float16")
+    path = made_up(tmp_path / "a.zarr", 1, (), latent_dtype="float16")
     export(path, tmp_path / "old")
     with np.load(tmp_path / "old" / "samples" / "0000_001.npz") as archive:
         assert archive["x"].dtype == np.float32
@@ -190,7 +189,7 @@ def test_what_is_there_stays_and_what_is_missing_comes_back(path, tmp_path):
 
 
 def test_another_export_is_replaced_only_by_force(path, tmp_path):
-    other = make_store(tmp_path / "b.zarr", num_images=5, incomplete=(), seed=20)
+    other = made_up(tmp_path / "b.zarr", num_images=5, incomplete=(), seed=20)
     directory = tmp_path / "old"
     export(other, directory)
     before = old_directory.contents(directory)
@@ -242,7 +241,7 @@ def test_a_store_is_not_written_into(path, tmp_path):
 
 
 def test_a_damaged_image_is_named(tmp_path):
-    path = make_store(tmp_path / "a.zarr")
+    path = made_up(tmp_path / "a.zarr")
     shard = path / "latents" / "c.1.0.0.0.0"
     shard.write_bytes(shard.read_bytes()[:-50])
     with pytest.raises(ValueError, match=r"c\.1\.0\.0\.0\.0 is damaged"):
@@ -251,13 +250,8 @@ def test_a_damaged_image_is_named(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def collected(tmp_path_factory, tiny):
-    path = tmp_path_factory.mktemp("collected") / "a.zarr"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("calibzarr.models.registry.load", lambda name: tiny)
-        calibzarr.build(path, num_images=3, num_steps=4)
-        calibzarr.collect(path, images=(0, 2), steps=[0, 2, 3])
-    return path
+def collected(make_store):
+    return make_store(num_images=3, num_steps=4, collect={"images": (0, 2), "steps": [0, 2, 3]})
 
 
 def test_statistics_are_those_of_the_blocks_over_all_collected_steps(collected, tmp_path):
@@ -298,7 +292,7 @@ def test_statistics_are_those_of_the_blocks_over_all_collected_steps(collected, 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_export_goes_on_to_the_same_files(tmp_path, how):
-    path = make_store(tmp_path / "a.zarr", num_images=40, incomplete=())
+    path = made_up(tmp_path / "a.zarr", num_images=40, incomplete=())
     export(path, tmp_path / "whole")
     directory = tmp_path / "old"
     arguments = ("export-legacy", path, directory, "--workers", 2)

@@ -29,13 +29,9 @@ pytestmark = pytest.mark.usefixtures("loaded_once")
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, tiny):
+def whole(make_store):
     """An uninterrupted build of 4 images."""
-    path = tmp_path_factory.mktemp("whole") / "whole.zarr"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "load", lambda name: tiny)
-        calibzarr.build(path, **SMALL)
-    return path
+    return make_store(**SMALL)
 
 
 def assert_same_dataset(actual, expected):
