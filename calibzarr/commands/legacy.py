@@ -17,10 +17,11 @@ from calibzarr.commands.common import (
     tell,
 )
 from calibzarr.errors import Call, Option
+from calibzarr.legacy.choices import LAYOUTS, PARTS
 
 _LISTED = 10  # images that are named one by one
 
-_layout = click.Choice(["nchw", "nhwc"])
+_layout = click.Choice(LAYOUTS)
 _workers_option = click.option(
     "--workers",
     type=click.IntRange(1),
@@ -43,7 +44,7 @@ def _parts(text: str) -> list[str]:
     "--only",
     type=_parts,
     metavar="PART,...",
-    help="Some of samples,latents,images,manifest,activations.",
+    help=f"Some of {','.join(PARTS)}.",
 )
 @click.option(
     "--layout",

@@ -142,9 +142,9 @@ def _right_metadata(
     if has_statistics(attributes):
         variables += schema.COLLECTED_VARIABLES
     names = [variable.name for variable in variables]
-    places = (_listed(root), _all_stored(path, names), _listed(copy))
+    found = (_listed(root), _all_stored(path, names), _listed(copy))
     sources = {
-        name: [cut(place[name], attributes["num_images"]) for place in places if name in place]
+        name: [cut(arrays[name], attributes["num_images"]) for arrays in found if name in arrays]
         for name in names
     }
     wanted = _wanted(path, attributes, sources)
@@ -218,8 +218,10 @@ def _plan_of_remains(path: Path, entry: ModelEntry, lost: Lost) -> BuildPlan:
         raise StoreError(
             f"{path} has lost its manifest, and what would tell it cannot be read: {error}"
         ) from error
-    prompts, built_in = tuple(map(str, texts)), entry.prompts() if entry.prompts else None
-    is_built_in = built_in and prompts == built_in.prompts[: len(prompts)]
+    prompts, source = tuple(map(str, texts)), "unknown"
+    built_in = entry.prompts() if entry.prompts else None
+    if built_in is not None and prompts == built_in.prompts[: len(prompts)]:
+        source = built_in.source
     settings = Settings(
         num_steps=num_states - 1,
         cfg_weight=entry.cfg_weight if lost.cfg_weight is None else float(lost.cfg_weight),
@@ -235,7 +237,7 @@ def _plan_of_remains(path: Path, entry: ModelEntry, lost: Lost) -> BuildPlan:
         settings=settings,
         prompts=prompts,
         seeds=tuple(seeds.tolist()),
-        prompt_source=built_in.source if built_in and is_built_in else "unknown",
+        prompt_source=source,
         images=range(len(prompts)),
     )
 

@@ -15,6 +15,7 @@ from calibzarr.errors import (
     image_range,
 )
 from calibzarr.legacy import marker, old_format
+from calibzarr.legacy.choices import LAYOUTS, PARTS, Layout, Part
 from calibzarr.storage import objects, schema, store
 from calibzarr.storage.manifest import Root, read_root
 
@@ -36,8 +37,8 @@ class ExportPlan:
         directory: where to.
         images: those to export, complete ones all.
         left_out: images that were asked for and are not complete.
-        parts: of ``old_format.PARTS``.
-        layout: of the states, one of ``old_format.LAYOUTS``.
+        parts: of ``choices.PARTS``.
+        layout: of the states, one of ``choices.LAYOUTS``.
         force: whether to replace what is there.
         workers: processes.
     """
@@ -63,16 +64,16 @@ def plan(
     *,
     num_images: int | None = None,
     images: tuple[int, int] | None = None,
-    only: Sequence[str] | None = None,
-    layout: str = "nchw",
+    only: Sequence[Part] | None = None,
+    layout: Layout = "nchw",
     force: bool = False,
     workers: int | None = None,
 ) -> ExportPlan:
     """Plan what to export; write nothing. See :func:`calibzarr.legacy.exporting.export_legacy`."""
     root, directory = read_root(Path(path)), Path(directory)
     prompts, _ = store.stored_prompts(root)
-    if layout not in old_format.LAYOUTS:
-        allowed = " or ".join(old_format.LAYOUTS)
+    if layout not in LAYOUTS:
+        allowed = " or ".join(LAYOUTS)
         raise OptionError(Option("layout"), f" must be {allowed}, got {layout!r}")
     if workers is not None:
         at_least("workers", workers, 1)
@@ -111,10 +112,10 @@ def _choose_images(
 
 def _choose_parts(only: Sequence[str] | None) -> tuple[str, ...]:
     for name in only or ():
-        if name not in old_format.PARTS:
-            allowed = ", ".join(old_format.PARTS)
+        if name not in PARTS:
+            allowed = ", ".join(PARTS)
             raise OptionError(Option("only"), f" must be some of {allowed}; got {name!r}")
-    return tuple(name for name in old_format.PARTS if only is None or name in only)
+    return tuple(name for name in PARTS if only is None or name in only)
 
 
 def _check_directory(plan: ExportPlan) -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 from calibzarr import parallel
 from calibzarr.errors import disk_full_named
 from calibzarr.legacy import export_plan, image_files, marker, old_format, old_statistics
+from calibzarr.legacy.choices import Layout, Part
 from calibzarr.legacy.export_plan import ExportPlan
 from calibzarr.long_run import long_run
 from calibzarr.models import builtin, registry
@@ -46,8 +47,8 @@ def export_legacy(
     *,
     num_images: int | None = None,
     images: tuple[int, int] | None = None,
-    only: Sequence[str] | None = None,
-    layout: str = "nchw",
+    only: Sequence[Part] | None = None,
+    layout: Layout = "nchw",
     force: bool = False,
     workers: int | None = None,
     progress: bool | None = None,
@@ -59,7 +60,7 @@ def export_legacy(
         directory: where to; nothing, or an earlier export of the same store, which is added to.
         num_images: the first so many complete images.
         images: first and one past the last of the images to choose from.
-        only: of ``old_format.PARTS``; default all.
+        only: of ``choices.PARTS``; default all.
         layout: ``nchw``: x is (1, channel, height, width); or ``nhwc``, channels last.
         force: replace the files that are there already.
         workers: processes; default: as many as there are processors.

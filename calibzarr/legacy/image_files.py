@@ -21,8 +21,8 @@ class Work:
     Attributes:
         root: of the store.
         directory: where to.
-        parts: of ``old_format.PARTS``.
-        layout: of the states, one of ``old_format.LAYOUTS``.
+        parts: of ``choices.PARTS``.
+        layout: of the states, one of ``choices.LAYOUTS``.
         sigma: of every state.
         timestep: of every state.
         scale: of the model's latents, see ``old_format.processed``.

@@ -12,6 +12,7 @@ from calibzarr import parallel
 from calibzarr.errors import Message, Option, OptionError, at_least
 from calibzarr.legacy import old_directory, old_format, old_statistics, trajectories
 from calibzarr.legacy.bounded import Unreadable
+from calibzarr.legacy.choices import LAYOUTS, Layout
 from calibzarr.legacy.old_directory import OldManifest, States
 from calibzarr.legacy.origin import Origin, find_origin
 from calibzarr.legacy.trajectories import Reference
@@ -82,7 +83,7 @@ def plan(
     model: str | None = None,
     cfg_weight: float | None = None,
     seed: int | None = None,
-    layout: str | None = None,
+    layout: Layout | None = None,
     workers: int | None = None,
 ) -> ImportPlan:
     """Plan what to import; create nothing. See :func:`calibzarr.legacy.importing.import_legacy`."""
@@ -155,8 +156,8 @@ def _check_options(directory: Path, layout: str | None, workers: int | None) -> 
         raise NotADirectoryError(f"{directory} is not a directory")
     if workers is not None:
         at_least("workers", workers, 1)
-    if layout not in (None, *old_format.LAYOUTS):
-        allowed = " or ".join(old_format.LAYOUTS)
+    if layout not in (None, *LAYOUTS):
+        allowed = " or ".join(LAYOUTS)
         raise OptionError(Option("layout"), f" must be {allowed}, got {layout!r}")
 
 

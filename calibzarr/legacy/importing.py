@@ -12,6 +12,7 @@ from calibzarr import parallel
 from calibzarr.errors import OptionError, disk_full_named
 from calibzarr.legacy import import_plan
 from calibzarr.legacy.bounded import Unreadable
+from calibzarr.legacy.choices import Layout
 from calibzarr.legacy.import_plan import ImportPlan
 from calibzarr.legacy.old_directory import read_picture
 from calibzarr.legacy.trajectories import read_states
@@ -62,7 +63,7 @@ def import_legacy(
     model: str | None = None,
     cfg_weight: float | None = None,
     seed: int | None = None,
-    layout: str | None = None,
+    layout: Layout | None = None,
     workers: int | None = None,
     progress: bool | None = None,
 ) -> ImportResult:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from calibzarr.legacy import old_format
 from calibzarr.legacy.bounded import Unreadable, read_json
+from calibzarr.legacy.choices import LAYOUTS
 from calibzarr.storage import durable, schema
 from calibzarr.storage.manifest import Root
 
@@ -23,7 +23,7 @@ class Marker:
 
     Attributes:
         store: attributes that tell the store from any other.
-        layout: of the states, one of ``old_format.LAYOUTS``.
+        layout: of the states, one of ``choices.LAYOUTS``.
         images: whose files were all written.
     """
 
@@ -53,7 +53,7 @@ def read(directory: Path) -> Marker | None:
     except Unreadable:
         return None
     identity, layout, images = (content.get(key) for key in ("store", "layout", "images"))
-    if not isinstance(identity, dict) or layout not in old_format.LAYOUTS:
+    if not isinstance(identity, dict) or layout not in LAYOUTS:
         return None
     if not isinstance(images, list) or not all(isinstance(image, int) for image in images):
         return None

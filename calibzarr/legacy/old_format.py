@@ -18,15 +18,13 @@ import numpy as np
 
 from calibzarr.errors import Message, Option, OptionError
 from calibzarr.legacy.bounded import Unreadable
+from calibzarr.legacy.choices import LAYOUTS
 
 SAMPLES, LATENTS, IMAGES = "samples", "latents", "images"
 MANIFEST = "manifest.json"
 ACTIVATIONS = "activations"
 LAYER_STATISTICS, COLLECTION = "layer_statistics.json", "collection_metadata.json"
-PARTS = (SAMPLES, LATENTS, IMAGES, "manifest", ACTIVATIONS)
-"""What an export consists of, as its parameter ``only`` names it."""
 
-LAYOUTS = ("nchw", "nhwc")
 CHANNELS = 16  # of all models' latents; tells the two layouts apart
 
 QUANTILES = {f"p{percent:02}": percent / 100 for percent in (1, 5, 10, 25, 50, 75, 90, 95, 99)}

@@ -18,7 +18,7 @@ class Reference:
     """What all images of a directory have in common.
 
     Attributes:
-        layout: of x, one of ``old_format.LAYOUTS``.
+        layout: of x, one of ``choices.LAYOUTS``.
         latent_shape: sizes of (channel, height, width).
         sigma: shape (step,), float32.
         timestep: shape (step,), float32.
