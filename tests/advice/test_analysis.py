@@ -132,6 +132,7 @@ def test_error_at_a_step_is_that_of_its_values(analyzed, replayed, statistics, l
         assert (actual.values >= best_sqnr(values.astype(np.float32)) - 0.1).all()
 
 
+@pytest.mark.slow
 def test_expected_error_of_real_activations_is_that_of_quantizing_them(tiny):
     """Of every layer and number of bits, unclipped and clipped at percentiles.
 

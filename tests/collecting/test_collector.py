@@ -168,6 +168,7 @@ def test_quantiles_of_all_real_activations_agree_with_numpy(collected, tiny):
         assert (error <= 0.01 * neighbours.max(axis=0) + 2e-6).all(), module
 
 
+@pytest.mark.slow
 def test_more_images_replay_only_the_new_ones(path, collected, monkeypatch):
     calls = []
     replay = collector.observe_step
@@ -187,6 +188,7 @@ def test_more_images_replay_only_the_new_ones(path, collected, monkeypatch):
     assert_same_statistics(path, collected)
 
 
+@pytest.mark.slow
 def test_other_steps_are_added_and_order_does_not_matter(path, collected):
     calibzarr.collect(path, steps=[3], images=(2, 4))
     calibzarr.collect(path, steps=[0, 2], images=(0, 2))
@@ -250,6 +252,7 @@ def test_images_are_spread_evenly(complete, count):
     assert gaps.max() <= 2 * max(gaps.min(), complete / len(both) / 2)
 
 
+@pytest.mark.slow
 def test_statistics_stay_when_the_store_grows(path, collected):
     calibzarr.collect(path, steps="all")
     calibzarr.build(path, num_images=8, resume=True)
@@ -357,6 +360,7 @@ def test_kill_between_any_two_moves_of_the_installation_leaves_no_mixture(path, 
         assert not (copy / "statistics.staged").exists()
 
 
+@pytest.mark.slow
 def test_interrupted_collection_goes_on_where_it_stopped(path, collected, monkeypatch):
     replay = collector.observe_step
     calls = []

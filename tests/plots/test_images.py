@@ -99,6 +99,7 @@ def test_a_film_strip_needs_a_complete_image_and_a_step(example, tiny):
         film_strip(holes, 2, tiny.decode)
 
 
+@pytest.mark.slow
 def test_showing_a_store_writes_two_pictures_beside_it(tmp_path):
     path = shutil.copytree(EXAMPLE, tmp_path / "shown.zarr")
     script = ROOT / "scripts" / "show_store.py"

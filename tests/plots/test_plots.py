@@ -182,6 +182,7 @@ def large():
     return sample
 
 
+@pytest.mark.slow
 def test_every_picture_is_written_as_png_and_svg(small, tmp_path):
     directory = tmp_path / "not" / "there"
     paths = plots.write(directory, small.statistics, small.analyzed, small.recommended)

@@ -1,4 +1,5 @@
 import os
+import time
 
 import pytest
 
@@ -60,8 +61,10 @@ def test_only_files_of_dead_writers_are_removed(tmp_path):
 
 def test_a_file_that_is_just_being_made_is_left_alone(tmp_path):
     new, old = (durable.partial_path(tmp_path / "key") for _ in range(2))
-    new.touch()
-    old.touch()
+    for partial in (new, old):
+        partial.touch()
+    later = time.time() + 3600  # however slow this is, it is new then
+    os.utime(new, (later, later))
     os.utime(old, (0, 0))
     assert durable.remove_abandoned(tmp_path.glob("*.partial")) == 1
     assert list(tmp_path.iterdir()) == [new]
