@@ -28,6 +28,8 @@ def info(store: Path, as_json: bool) -> None:
     from rich.filesize import decimal
     from rich.table import Table
 
+    from calibzarr.storage import schema
+
     table = Table(show_header=False, box=None)
     complete = f"{description['n_completed']} of {description['num_images']}"
     sizes = _grouped(description["bytes"])
@@ -37,7 +39,7 @@ def info(store: Path, as_json: bool) -> None:
         **{
             name: value
             for name, value in description["manifest"].items()
-            if name not in ("libraries", "activations", "legacy_statistics")
+            if name not in ("libraries", schema.ACTIVATIONS, "legacy_statistics")
         },
         "libraries": ", ".join(
             f"{name} {number}" for name, number in description["manifest"]["libraries"].items()
