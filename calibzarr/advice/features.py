@@ -7,10 +7,10 @@ import numpy as np
 import xarray as xr
 
 from calibzarr.advice import analysis
+from calibzarr.advice.choices import ALPHA
 from calibzarr.quantization import features as feature_advice
 from calibzarr.storage import schema, staging
 
-ALPHA = 0.5
 _RISKY_SCALE = 32.0  # scales up to this made SD3 collapse with weights of 4 bits
 
 

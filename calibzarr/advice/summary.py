@@ -6,20 +6,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from calibzarr.advice.choices import SORTS, Sort
 from calibzarr.advice.methods.base import CHOICES
 from calibzarr.errors import check_known
 from calibzarr.statistics import convergence
-
-SORTS = {
-    "model": None,
-    "range": "value_range",
-    "central-range": "central_range",
-    "outliers": "outlier_ratio",
-    "sigma": "sigma_variation",
-    "asymmetry": "asymmetry",
-    "sqnr": "sqnr_db",
-}
-"""Orders of a table, by the variable that decides; the model's own where there is none."""
 
 _SPREAD = 4.0  # widest feature over the median one, from where smoothing is worth a thought
 _GAIN = 1.1  # by which a shift narrows the range, from where it is
@@ -31,7 +21,7 @@ def select(
     *,
     stream: str | None = None,
     kind: str | None = None,
-    sort: str = "model",
+    sort: Sort = "model",
     top: int | None = None,
 ) -> xr.Dataset:
     """Some of the layers, in some order.
@@ -57,7 +47,7 @@ def select(
 
 
 def filtered(
-    dataset: xr.Dataset, *, stream: str | None = None, kind: str | None = None, sort: str = "model"
+    dataset: xr.Dataset, *, stream: str | None = None, kind: str | None = None, sort: Sort = "model"
 ) -> xr.Dataset:
     """The layers that :func:`select` chooses from, of any dataset of layers.
 

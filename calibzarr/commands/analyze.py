@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from calibzarr.advice import choices
 from calibzarr.commands.common import (
     is_quiet,
     json_option,
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
     default="model",
     show_default=True,
     metavar="ORDER",
-    help=("model, range, central-range, outliers, sigma, asymmetry or sqnr; the worst come first."),
+    help="{} or {}; the worst come first.".format(
+        ", ".join([*choices.SORTS][:-1]), [*choices.SORTS][-1]
+    ),
 )
 @click.option("--stream", help="Print the layers of this stream alone: image, text, unified.")
 @click.option("--kind", help="Print the layers of this kind alone, such as mlp.fc2.")
@@ -48,7 +51,7 @@ def analyze_command(
     store: Path,
     as_json: bool,
     top: int | None,
-    sort: str,
+    sort: choices.Sort,
     stream: str | None,
     kind: str | None,
     activation_target: float,
@@ -66,7 +69,8 @@ def analyze_command(
     calibzarr analyze stores/tiny.zarr --sort outliers --top 10 --stream image
     calibzarr analyze stores/tiny.zarr --plots plots
     """
-    from calibzarr.advice import analysis, recommendation, summary
+    from calibzarr.advice import analysis, observed, recommendation, summary
+    from calibzarr.advice.options import Options
     from calibzarr.storage.reading import open_statistics
 
     if plots is not None:
@@ -75,12 +79,10 @@ def analyze_command(
         drawing.check_installed()  # before the work
     statistics = open_statistics(store)
     summary.filtered(statistics, stream=stream, kind=kind, sort=sort)  # before the work
-    observed = analysis.Observed.of(statistics)
-    options = recommendation.Options(
-        activation_target=activation_target, weight_target=weight_target
-    )
-    recommended = recommendation.of_statistics(statistics, options, observed)
-    analyzed = analysis.of_statistics(statistics, observed)
+    activations = observed.activations(statistics)
+    options = Options(activation_target=activation_target, weight_target=weight_target)
+    recommended = recommendation.of_statistics(statistics, options, activations)
+    analyzed = analysis.of_statistics(statistics, activations)
     chosen = summary.select(
         analyzed.assign(recommended[["activation_bits", "weight_bits"]]),
         stream=stream,
@@ -93,13 +95,13 @@ def analyze_command(
         click.echo(json.dumps({"layers": summary.rows(chosen), **description}, indent=2))
     else:
         console = table_console()
-        console.print(_table(chosen, summary.SORTS[sort], console.width))
+        console.print(_table(chosen, choices.SORTS[sort], console.width))
         for line in summary.sentences(description):
             console.print(line, soft_wrap=True)
     if plots is not None:
         from calibzarr.plots import write
 
-        pictures = write(plots, statistics, analyzed, recommended, observed)
+        pictures = write(plots, statistics, analyzed, recommended, activations)
         click.echo(f"{plots}: {len(pictures)} files", err=as_json)
     if not (as_json or is_quiet()):
         name = store.resolve().with_suffix(".json").name

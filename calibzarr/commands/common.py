@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from calibzarr.advice.choices import ACTIVATION_TARGET, WEIGHT_TARGET
 from calibzarr.errors import Call, Explained, Message, Option, OptionError
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 
 def with_targets(command: _Command) -> _Command:
     """Add the options that say what SQNR is wanted."""
-    for what, default in (("weight", 20.0), ("activation", 30.0)):
+    for what, default in (("weight", WEIGHT_TARGET), ("activation", ACTIVATION_TARGET)):
         command = click.option(
             f"--{what}-target",
             type=float,

@@ -5,10 +5,12 @@ from typing import Any
 
 import click
 
+from calibzarr.advice import choices
 from calibzarr.commands.common import (
     make_console,
     one_line_errors,
     quiet_option,
+    spelled,
     store_argument,
     with_targets,
 )
@@ -19,7 +21,7 @@ from calibzarr.commands.common import (
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--method",
-    type=click.Choice(["sqnr", "budget", "range"]),
+    type=click.Choice(choices.methods()),
     help="Fewest bits that reach the targets; least error at --mean-bits; or the old rule.  "
     "[default: sqnr, or budget with --mean-bits]",
 )
@@ -27,7 +29,7 @@ from calibzarr.commands.common import (
 @click.option("--mean-bits", type=float, help="Of budget: over activations, and over weights.")
 @click.option(
     "--clip",
-    type=click.Choice(["mse", "lp", "percentile", "kl"]),
+    type=click.Choice(choices.CLIPS),
     default="mse",
     show_default=True,
     help="How clipping ranges are chosen.",
@@ -40,13 +42,13 @@ from calibzarr.commands.common import (
 @click.option(
     "--tolerance",
     type=click.FloatRange(0),
-    default=0.1,
+    default=choices.TOLERANCE,
     show_default=True,
     help="How far polynomials in sigma may exceed the clipping range, as a part of it.",
 )
 @click.option(
     "--granularity",
-    type=click.Choice(["block", "linear", "all"]),
+    type=click.Choice(choices.GRANULARITIES),
     default="all",
     show_default=True,
     help="Rows of blocks, as the old files have, of linear layers, or both.",
@@ -54,7 +56,7 @@ from calibzarr.commands.common import (
 @click.option(
     "--format",
     "file_format",
-    type=click.Choice(["json", "mlx"]),
+    type=click.Choice(choices.FILE_FORMATS),
     default="json",
     show_default=True,
     help="mlx: weight bits and group sizes by path, for mlx.nn.quantize.",
@@ -62,7 +64,7 @@ from calibzarr.commands.common import (
 @click.option(
     "--smoothquant-alpha",
     type=click.FloatRange(0, 1),
-    default=0.5,
+    default=choices.ALPHA,
     show_default=True,
     help="How much of the outliers' difficulty smoothing scales move to the weights.",
 )
@@ -79,8 +81,8 @@ def export_config_command(
     store: Path,
     file: Path,
     method: str | None,
-    file_format: str,
-    granularity: str,
+    file_format: choices.FileFormat,
+    granularity: choices.Granularity,
     smoothquant_alpha: float,
     features: bool,
     force: bool,
@@ -111,7 +113,7 @@ def export_config_command(
     )
     console = make_console()
     for warning in result.warnings:
-        console.print(f"warning: {warning}")
+        console.print(f"warning: {spelled(warning)}")
     click.echo(f"{file}: {result.num_layers} layers, {result.bits}")
     if file_format == "mlx":
         click.echo("load it into: mlx.nn.quantize(model, class_predicate=...)")

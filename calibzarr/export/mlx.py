@@ -1,10 +1,39 @@
 """Weight bits as ``mlx.nn.quantize`` takes them: bits and group size by path."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import xarray as xr
 
+from calibzarr.export.writing import (
+    ConfigurationResult,
+    as_json,
+    bits_in_words,
+    linear_layers,
+    unmet,
+)
+from calibzarr.storage import durable
+
 GROUP_SIZES = (64, 32)  # MLX's default first; inputs must be a multiple of it
+
+
+def write(recommended: xr.Dataset, file: Path) -> ConfigurationResult:
+    """Write what ``mlx.nn.quantize`` takes.
+
+    Args:
+        recommended: of ``recommendation.of_statistics``.
+        file: to write.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    paths = class_predicate(recommended)
+    durable.write(file, as_json(paths))
+    warnings = [text for values, text in unmet(recommended).items() if values == "weights"]
+    if left_out := linear_layers(recommended).sizes["layer"] - len(paths):
+        warnings.append(f"{left_out} layers stay as they are: their widths do not divide by 32")
+    bits = bits_in_words(recommended, ("weight",))
+    return ConfigurationResult(len(paths), bits, features=False, warnings=tuple(warnings))
 
 
 def class_predicate(recommended: xr.Dataset) -> Mapping[str, dict[str, int]]:
@@ -16,7 +45,7 @@ def class_predicate(recommended: xr.Dataset) -> Mapping[str, dict[str, int]]:
     Args:
         recommended: of ``recommendation.of_statistics``.
     """
-    linear = recommended.isel(layer=recommended.role.values == "input")
+    linear = linear_layers(recommended)
     fitting = {
         str(path): (int(bits), next((s for s in GROUP_SIZES if features % s == 0), None))
         for path, bits, features in zip(

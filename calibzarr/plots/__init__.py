@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import xarray as xr
 
-from calibzarr.advice.analysis import Observed
 from calibzarr.plots import drawing
 from calibzarr.plots.advice import convergence, recommended_bits, sqnr_by_bits
-from calibzarr.plots.distributions import clipping_by_sigma, histograms
+from calibzarr.plots.clipping import clipping_by_sigma
+from calibzarr.plots.distributions import histograms
 from calibzarr.plots.ranges import feature_ranges, range_by_kind, range_by_sigma
+from calibzarr.quantization.histograms import Histograms
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,7 +34,7 @@ def write(
     statistics: xr.Dataset,
     analyzed: xr.Dataset,
     recommended: xr.Dataset,
-    observed: Observed | None = None,
+    activations: Histograms | None = None,
     ridge_layers: Sequence[str] | None = None,
 ) -> list[Path]:
     """Write every picture as PNG and as SVG; the same input gives the same bytes.
@@ -43,7 +44,7 @@ def write(
         statistics: of ``reading.open_statistics``.
         analyzed: of ``analysis.of_statistics``.
         recommended: of ``recommendation.of_statistics``.
-        observed: the statistics' layers and steps, where they are in memory already.
+        activations: the statistics' layers and steps, where they are in memory already.
         ridge_layers: names of the layers whose histograms are drawn; telling ones if None.
 
     Returns:
@@ -56,16 +57,14 @@ def write(
     """
     pictures: dict[str, Callable[[], Figure]] = {
         # First what can be wrong with the arguments.
-        "histograms": lambda: histograms(statistics, analyzed, ridge_layers, observed),
+        "histograms": lambda: histograms(statistics, analyzed, ridge_layers, activations),
         "range_by_sigma": lambda: range_by_sigma(analyzed),
         "range_by_kind": lambda: range_by_kind(analyzed),
         "sqnr_by_bits": lambda: sqnr_by_bits(analyzed),
         "recommended_bits": lambda: recommended_bits(recommended),
         "feature_ranges": lambda: feature_ranges(statistics, analyzed),
         "convergence": lambda: convergence(statistics),
-        "clipping_by_sigma": lambda: clipping_by_sigma(
-            statistics, analyzed, recommended, observed=observed
-        ),
+        "clipping_by_sigma": lambda: clipping_by_sigma(statistics, analyzed, recommended),
     }
     paths: list[Path] = []
     for name, draw in pictures.items():

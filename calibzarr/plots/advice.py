@@ -14,6 +14,7 @@ from calibzarr.statistics.convergence import TOLERANCE, range_curve
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+    from matplotlib.colors import BoundaryNorm, ListedColormap
     from matplotlib.figure import Figure
 
 _BAND = (0.1, 0.9)  # quantiles over layers
@@ -30,53 +31,48 @@ def sqnr_by_bits(analyzed: xr.Dataset) -> "Figure":
         analyzed: of ``analysis.of_statistics``.
     """
     kinds = drawing.kinds(analyzed)
-    columns = min(4, len(kinds))
-    rows = -(-len(kinds) // columns)
-    figure = drawing.new_figure(
+    panels = drawing.panels(
         analyzed,
         "Expected SQNR against bits, each with its best clipping range",
-        2.6 * columns + 0.6,
-        2.3 * rows + 1.2,
+        len(kinds),
+        columns=4,
+        size=(2.6, 2.3),
+        margin=(0.6, 1.2),
     )
-    series = (
-        ("activations", analyzed.sqnr_db.values, drawing.BLUE, "o"),
-        ("weights", analyzed.weight_sqnr_db.values, drawing.ORANGE, "s"),
-    )
-    drawn = drawing.panels(figure, len(kinds), columns)
     handles: dict[str, Artist] = {}
-    for index, (axes, kind) in enumerate(zip(drawn, kinds, strict=True)):
-        own = np.flatnonzero(analyzed.kind.values == kind)
-        axes.set_title(f"{kind} ({len(own)})", pad=14)
-        bits = analyzed.bits.values
-        drew = [
-            _draw_sqnr(axes, bits, values[own], label, colour, marker)
-            for label, values, colour, marker in series
-        ]
-        if any(drew):
-            worst = _worst(analyzed.sqnr_db.values[own, -1])
-            if worst is not None and len(own) > 1:
-                _note(axes, f"worst activations: {analyzed.layer.values[own[worst]]}")
-                curve = _finite(analyzed.sqnr_db.values[own[worst]])
-                axes.plot(
-                    bits,
-                    curve,
-                    color=drawing.RED,
-                    ls="--",
-                    lw=1.2,
-                    label="activations, worst layer",
-                )
-            axes.set_xticks(bits)
-            axes.grid(alpha=0.3)
-        else:
-            drawing.say(axes)
-        if index >= len(kinds) - columns:
+    for index, (axes, kind) in enumerate(zip(panels.axes, kinds, strict=True)):
+        _draw_kind(axes, analyzed.isel(layer=np.flatnonzero(analyzed.kind.values == kind)), kind)
+        if panels.at_bottom(index):
             axes.set_xlabel("bits")
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(str(label), handle)
-    figure.supylabel("SQNR (dB)", fontsize=8)
+    panels.figure.supylabel("SQNR (dB)", fontsize=8)
     if handles:
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3)
-    return figure
+        panels.figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3)
+    return panels.figure
+
+
+def _draw_kind(axes: "Axes", layers: xr.Dataset, kind: str) -> None:
+    """Layers of one kind, and the one whose activations are worst."""
+    axes.set_title(f"{kind} ({layers.sizes['layer']})", pad=14)
+    bits, sqnr = layers.bits.values, layers.sqnr_db.values
+    drew = [
+        _draw_sqnr(axes, bits, values, label, colour, marker)
+        for label, values, colour, marker in (
+            ("activations", sqnr, drawing.BLUE, "o"),
+            ("weights", layers.weight_sqnr_db.values, drawing.ORANGE, "s"),
+        )
+    ]
+    if not any(drew):
+        drawing.say(axes)
+        return
+    worst = _worst(sqnr[:, -1])
+    if worst is not None and len(sqnr) > 1:
+        _note(axes, f"worst activations: {layers.layer.values[worst]}")
+        curve, label = _finite(sqnr[worst]), "activations, worst layer"
+        axes.plot(bits, curve, color=drawing.RED, ls="--", lw=1.2, label=label)
+    axes.set_xticks(bits)
+    axes.grid(alpha=0.3)
 
 
 def _finite(values: np.ndarray) -> np.ndarray:
@@ -123,47 +119,21 @@ def recommended_bits(recommended: xr.Dataset) -> "Figure":
     Args:
         recommended: of ``recommendation.of_statistics``.
     """
-    import matplotlib
-    from matplotlib.colors import BoundaryNorm, ListedColormap
     from matplotlib.patches import Patch
 
     blocks = list(dict.fromkeys(recommended.block.values.tolist()))
-    rows = [
-        (stream, kind)
-        for stream in drawing.streams(recommended)
-        for kind in drawing.kinds(recommended)
-        if ((recommended.stream == stream) & (recommended.kind == kind)).any()
-    ]
-    place = {row: index for index, row in enumerate(rows)}
-    row_of = [
-        place[pair]
-        for pair in zip(
-            recommended.stream.values.tolist(), recommended.kind.values.tolist(), strict=True
-        )
-    ]
-    column_of = [blocks.index(block) for block in recommended.block.values.tolist()]
+    rows = _table_rows(recommended)
     figure = drawing.new_figure(
         recommended,
         "Recommended bits by block and kind",
         max(5.0, _CELL * len(blocks) + 2.2),
         2 * (_CELL * 0.9 * len(rows) + 0.4) + 2.2,
     )
-    colours = ListedColormap(matplotlib.colormaps["cividis"](np.linspace(0.1, 1, len(CHOICES))))
-    norm = BoundaryNorm([*(np.array(CHOICES) - 1), CHOICES[-1] + 1], len(CHOICES))
+    colours, norm = _colours_of_bits()
     drawn = figure.subplots(2, 1, sharex=True)
     for axes, name in zip(drawn, ("activation", "weight"), strict=True):
-        table = np.full((len(rows), len(blocks)), np.nan)
-        table[row_of, column_of] = recommended[f"{name}_bits"].values
-        image = axes.imshow(
-            np.ma.masked_invalid(table), cmap=colours, norm=norm, aspect="auto", origin="upper"
-        )
-        image.set_rasterized(True)  # as in ranges.range_by_sigma
-        _write_bits(axes, table)
+        _draw_table(axes, recommended, f"{name}_bits", rows, blocks)
         axes.set_title(f"bits of {name}s")
-        axes.set_yticks(np.arange(len(rows)), [f"{stream} {kind}" for stream, kind in rows])
-        changes = [i for i in range(1, len(rows)) if rows[i][0] != rows[i - 1][0]]
-        axes.hlines(np.array(changes) - 0.5, -0.5, len(blocks) - 0.5, color="black", lw=0.8)
-        axes.tick_params(length=0)
     drawn[1].set_xticks(np.arange(len(blocks)), blocks, rotation=90)
     figure.legend(
         handles=[
@@ -174,6 +144,49 @@ def recommended_bits(recommended: xr.Dataset) -> "Figure":
         ncols=len(CHOICES),
     )
     return figure
+
+
+def _table_rows(recommended: xr.Dataset) -> list[tuple[str, str]]:
+    """Streams and kinds that there are layers of."""
+    return [
+        (stream, kind)
+        for stream in drawing.streams(recommended)
+        for kind in drawing.kinds(recommended)
+        if ((recommended.stream == stream) & (recommended.kind == kind)).any()
+    ]
+
+
+def _colours_of_bits() -> "tuple[ListedColormap, BoundaryNorm]":
+    import matplotlib
+    from matplotlib.colors import BoundaryNorm, ListedColormap
+
+    colours = ListedColormap(matplotlib.colormaps["cividis"](np.linspace(0.1, 1, len(CHOICES))))
+    norm = BoundaryNorm([*(np.array(CHOICES) - 1), CHOICES[-1] + 1], len(CHOICES))
+    return colours, norm
+
+
+def _draw_table(
+    axes: "Axes",
+    recommended: xr.Dataset,
+    variable: str,
+    rows: list[tuple[str, str]],
+    blocks: list[str],
+) -> None:
+    """Bits by row and block."""
+    table = np.full((len(rows), len(blocks)), np.nan)
+    names = (recommended[name].values.tolist() for name in ("stream", "kind", "block"))
+    for stream, kind, block, bits in zip(*names, recommended[variable].values, strict=True):
+        table[rows.index((stream, kind)), blocks.index(block)] = bits
+    colours, norm = _colours_of_bits()
+    image = axes.imshow(
+        np.ma.masked_invalid(table), cmap=colours, norm=norm, aspect="auto", origin="upper"
+    )
+    image.set_rasterized(True)  # as in ranges.range_by_sigma
+    _write_bits(axes, table)
+    axes.set_yticks(np.arange(len(rows)), [f"{stream} {kind}" for stream, kind in rows])
+    changes = [i for i in range(1, len(rows)) if rows[i][0] != rows[i - 1][0]]
+    axes.hlines(np.array(changes) - 0.5, -0.5, len(blocks) - 0.5, color="black", lw=0.8)
+    axes.tick_params(length=0)
 
 
 def _write_bits(axes: "Axes", table: np.ndarray) -> None:
@@ -192,7 +205,7 @@ def _write_bits(axes: "Axes", table: np.ndarray) -> None:
 
 
 def curves(statistics: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of images, and the part of each layer's range that they show at its worst step.
+    """Numbers of images, and the share of each layer's range that they show at its worst step.
 
     Args:
         statistics: of ``reading.open_statistics``.
@@ -202,8 +215,8 @@ def curves(statistics: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
     """
     images = statistics.sizes["image"]
     sizes = np.unique(np.geomspace(1, images, _SIZES).round().astype(int))
-    parts = range_curve(statistics.image_min.values, statistics.image_max.values, sizes)
-    return sizes, np.fmin.reduce(parts, axis=1)
+    shares = range_curve(statistics.image_min.values, statistics.image_max.values, sizes)
+    return sizes, np.fmin.reduce(shares, axis=1)
 
 
 @picture
@@ -219,14 +232,14 @@ def convergence(statistics: xr.Dataset) -> "Figure":
     if images < 2:
         drawing.say(axes, "one image: nothing to compare it with")
         return figure
-    sizes, parts = curves(statistics)
+    sizes, shares = curves(statistics)
     names = statistics.layer.values
-    known = np.isfinite(parts).all(axis=1)
-    names, parts = names[known], parts[known]
-    if not len(parts):
+    known = np.isfinite(shares).all(axis=1)
+    names, shares = names[known], shares[known]
+    if not len(shares):
         drawing.say(axes)
         return figure
-    low, middle, high = np.quantile(parts, [_BAND[0], 0.5, _BAND[1]], axis=0)
+    low, middle, high = np.quantile(shares, [_BAND[0], 0.5, _BAND[1]], axis=0)
     axes.fill_between(
         sizes,
         low,
@@ -234,14 +247,14 @@ def convergence(statistics: xr.Dataset) -> "Figure":
         color=drawing.BLUE,
         alpha=0.25,
         linewidth=0,
-        label=f"{_BAND[1] - _BAND[0]:.0%} of {len(parts)} layers",
+        label=f"{_BAND[1] - _BAND[0]:.0%} of {len(shares)} layers",
     )
     axes.plot(sizes, middle, color=drawing.BLUE, linewidth=2, label="median layer")
-    at_half = parts[:, np.abs(sizes - images / 2).argmin()]
+    at_half = shares[:, np.abs(sizes - images / 2).argmin()]
     styles = ((drawing.RED, "--"), (drawing.PURPLE, "-."), (drawing.GREEN, ":"))
     worst = drawing.most(-at_half, analysis.shared_inputs(statistics)[known], _WORST)
     for layer, (colour, line) in zip(worst, styles, strict=False):
-        axes.plot(sizes, parts[layer], color=colour, linestyle=line, label=str(names[layer]))
+        axes.plot(sizes, shares[layer], color=colour, linestyle=line, label=str(names[layer]))
     axes.plot(
         [images / 2],
         [1 / (1 + TOLERANCE)],
@@ -251,7 +264,7 @@ def convergence(statistics: xr.Dataset) -> "Figure":
         label=f"enough if above: half of the images add at most {TOLERANCE:.0%}",
     )
     drawing.scale(axes, "x", sizes)
-    axes.set_ylim(min(0.9, float(parts.min()) - 0.03), 1.01)
+    axes.set_ylim(min(0.9, float(shares.min()) - 0.03), 1.01)
     axes.set_xlabel("number of images")
     axes.set_ylabel("expected range over that of all images,\nat the worst step of each layer")
     axes.grid(alpha=0.3)

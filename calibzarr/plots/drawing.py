@@ -4,6 +4,7 @@ import functools
 import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
@@ -21,13 +22,13 @@ SMALL = 7  # points, of labels that there are many of
 LINE_HEIGHT = 1.35  # of a line of text over its size
 
 # Okabe and Ito's colours, which colour-blind people can tell apart.
-BLACK, ORANGE, BLUE, RED = "#000000", "#e69f00", "#0072b2", "#d55e00"
+ORANGE, BLUE, RED = "#e69f00", "#0072b2", "#d55e00"
 SKY, GREEN, PURPLE, GREY = "#56b4e9", "#009e73", "#cc79a7", "#999999"
 
 STREAM_LINES = {"image": "-", "text": "--", "unified": ":"}
 STREAM_COLOURS = {"image": BLUE, "text": ORANGE, "unified": GREY}
 _KINDS = (
-    *(f"attn.{part}_proj" for part in "qkvo"),
+    *(f"attn.{name}_proj" for name in "qkvo"),
     "mlp.fc1",
     "mlp.fc2",
     "adaLN_modulation",
@@ -109,9 +110,11 @@ def save(figure: "Figure", directory: Path, name: str) -> list[Path]:
 
     png, svg = io.BytesIO(), io.BytesIO()
     with style():
-        FigureCanvasAgg(figure).print_png(png)
+        raster: Any = FigureCanvasAgg(figure)  # its methods are not typed
+        raster.print_png(png)
         figure.set_layout_engine("none")  # all has its place by now
-        FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})
+        vectors: Any = FigureCanvasSVG(figure)
+        vectors.print_svg(svg, metadata={"Date": None})
     paths = []
     for suffix, file in (("png", png), ("svg", svg)):
         paths.append(directory / f"{name}.{suffix}")
@@ -136,10 +139,59 @@ def new_figure(dataset: xr.Dataset, title: str, width: float, height: float) -> 
     return figure
 
 
-def panels(figure: "Figure", count: int, columns: int) -> "list[Axes]":
-    """Axes in rows; those beyond ``count`` in the last row are left out."""
-    rows = -(-count // columns)
-    return [figure.add_subplot(rows, columns, place + 1) for place in range(count)]
+@dataclass(frozen=True)
+class Panels:
+    """A figure of axes in rows, one where there is nothing to draw.
+
+    Attributes:
+        figure: that they are in.
+        axes: in the order of reading.
+        columns: axes of a full row.
+    """
+
+    figure: "Figure"
+    axes: "list[Axes]"
+    columns: int
+
+    def at_bottom(self, index: int) -> bool:
+        """Whether no other panel is below this one."""
+        return index >= len(self.axes) - self.columns
+
+    def legend_of_first(self, ncols: int | None = None) -> None:
+        """A legend below, of what the first panel shows."""
+        handles, labels = self.axes[0].get_legend_handles_labels()
+        columns = len(handles) if ncols is None else ncols
+        self.figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+
+
+def panels(
+    dataset: xr.Dataset,
+    title: str,
+    count: int,
+    *,
+    columns: int,
+    size: tuple[float, float],
+    margin: tuple[float, float],
+) -> Panels:
+    """A figure of panels; it says so where there are none.
+
+    Args:
+        dataset: with the attributes of the store.
+        title: what the picture shows.
+        count: number of panels.
+        columns: of a full row, at most.
+        size: width and height of a panel, inches.
+        margin: what the figure has beyond them, likewise.
+    """
+    shown = max(1, count)
+    columns = min(columns, shown)
+    rows = -(-shown // columns)
+    width, height = size[0] * columns + margin[0], size[1] * rows + margin[1]
+    figure = new_figure(dataset, title, width, height)
+    axes = [figure.add_subplot(rows, columns, index + 1) for index in range(shown)]
+    if not count:
+        say(axes[0])
+    return Panels(figure, axes, columns)
 
 
 def say(axes: "Axes", text: str = _NONE) -> None:
@@ -156,7 +208,7 @@ def spans_decades(values: np.ndarray) -> bool:
 
 def above_zero(values: np.ndarray) -> np.ndarray:
     """The finite values above 0, in one dimension."""
-    return values[np.isfinite(values) & (values > 0)]
+    return np.asarray(values[np.isfinite(values) & (values > 0)])
 
 
 def scale(axes: "Axes", which: str, values: np.ndarray) -> None:
@@ -217,7 +269,7 @@ def scale_signed(axes: "Axes", which: str, width: float, reach: float, length: f
     axis.set_minor_formatter(NullFormatter())
 
 
-def sigma_axis(axes: "Axes", sigma: np.ndarray, label: bool = True) -> None:
+def sigma_axis(axes: "Axes", sigma: np.ndarray, *, label: bool = True) -> None:
     """Let sigma fall from left to right, as the sampling goes; call it after drawing."""
     low, high = float(sigma.min()), float(sigma.max())
     margin = 0.03 * (high - low) or 0.5
@@ -259,7 +311,7 @@ def spread_out(wanted: np.ndarray, apart: float, low: float, high: float) -> np.
     least = np.minimum.accumulate(from_first[:, ::-1], axis=1)[:, ::-1]  # over later last
     fitted = np.where(first <= last, least, -np.inf).max(axis=0)
     top = high - apart * (len(wanted) - 1)
-    return np.clip(fitted, low, max(low, top)) + apart * np.arange(len(wanted))
+    return np.asarray(np.clip(fitted, low, max(low, top)) + apart * np.arange(len(wanted)))
 
 
 def block_spans(dataset: xr.Dataset) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -270,9 +322,9 @@ def block_spans(dataset: xr.Dataset) -> tuple[list[str], np.ndarray, np.ndarray]
 
 
 def depth(dataset: xr.Dataset) -> np.ndarray:
-    """Place of each layer's block among the blocks in the order of the model, shape (layer,)."""
-    _, first, place = np.unique(dataset.block.values, return_index=True, return_inverse=True)
-    return np.asarray(np.argsort(np.argsort(first))[place])
+    """Index of each layer's block among the blocks in the order of the model, shape (layer,)."""
+    _, first, block = np.unique(dataset.block.values, return_index=True, return_inverse=True)
+    return np.asarray(np.argsort(np.argsort(first))[block])
 
 
 def kinds(dataset: xr.Dataset) -> list[str]:

@@ -12,6 +12,7 @@ from calibzarr.quantization import features as feature_advice
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
 _UNITS = "range of values (activation units)"
@@ -65,11 +66,11 @@ def _label_steps(axes: "Axes", analyzed: xr.Dataset, width: float) -> None:
     sigma, step = analyzed.sigma.values, analyzed.step.values
     points = width * POINTS_PER_INCH
     below = drawing.thinned(len(sigma), points, SMALL * LINE_HEIGHT)
-    axes.set_xticks(below, [f"{sigma[place]:.3g}" for place in below], rotation=90)
+    axes.set_xticks(below, [f"{sigma[index]:.3g}" for index in below], rotation=90)
     axes.set_xlabel("sigma of the collected steps")
     above = drawing.thinned(len(step), points, SMALL * 3.0)
     top = axes.secondary_xaxis("top")
-    top.set_xticks(above, [str(step[place]) for place in above])
+    top.set_xticks(above, [str(step[index]) for index in above])
     top.set_xlabel("step")
 
 
@@ -79,9 +80,9 @@ def _stream_strip(strip: "Axes", analyzed: xr.Dataset) -> None:
 
     there = drawing.streams(analyzed)
     colours = [drawing.STREAM_COLOURS[stream] for stream in there]
-    place = np.array([there.index(stream) for stream in analyzed.stream.values])
+    colour = np.array([there.index(stream) for stream in analyzed.stream.values])
     strip.imshow(
-        place[:, None],
+        colour[:, None],
         cmap=ListedColormap(colours),
         vmin=-0.5,
         vmax=len(there) - 0.5,
@@ -91,8 +92,8 @@ def _stream_strip(strip: "Axes", analyzed: xr.Dataset) -> None:
     strip.set_xticks([])
     strip.figure.legend(
         handles=[
-            Patch(color=own, label=f"{name} stream")
-            for own, name in zip(colours, there, strict=True)
+            Patch(color=colour_of_stream, label=f"{name} stream")
+            for colour_of_stream, name in zip(colours, there, strict=True)
         ],
         loc="outside lower center",
         ncols=len(there),
@@ -111,13 +112,13 @@ def _label_layers(strip: "Axes", axes: "Axes", analyzed: xr.Dataset, height: flo
     apart = SMALL * LINE_HEIGHT / (height * 0.95 * POINTS_PER_INCH) * layers
     kept = drawing.thinned(len(names), layers, apart)
     middles = (starts + ends - 1) / 2
-    places = drawing.spread_out(middles[kept], apart, 0, layers - 1)
+    heights = drawing.spread_out(middles[kept], apart, 0, layers - 1)
     strip.set_yticks([])
-    for index, place in zip(kept, places, strict=True):
+    for index, moved in zip(kept, heights, strict=True):
         strip.annotate(
             names[index],
             (0, middles[index]),
-            (-1.8, place),
+            (-1.8, moved),
             xycoords=strip.get_yaxis_transform(),
             textcoords=strip.get_yaxis_transform(),
             fontsize=SMALL,
@@ -134,53 +135,77 @@ def range_by_kind(analyzed: xr.Dataset) -> "Figure":
     Args:
         analyzed: of ``analysis.of_statistics``.
     """
+    kinds = drawing.kinds(analyzed)
+    panels = drawing.panels(
+        analyzed,
+        "Range against sigma, by kind of layer",
+        len(kinds),
+        columns=4,
+        size=(2.6, 2.2),
+        margin=(1.6, 1.3),
+    )
+    sigma, colours = analyzed.sigma.values, _by_depth(analyzed)
+    analyzed = analyzed.assign(depth=("layer", drawing.depth(analyzed)))
+    for index, (axes, kind) in enumerate(zip(panels.axes, kinds, strict=True)):
+        axes.set_title(kind)
+        of_kind = analyzed.isel(layer=np.flatnonzero(analyzed.kind.values == kind))
+        for stream in drawing.streams(analyzed):
+            _draw_curves(axes, of_kind, stream, colours)
+        values = of_kind.step_range.values.astype(np.float64)
+        if np.isfinite(values).any():
+            drawing.scale(axes, "y", values)
+            drawing.sigma_axis(axes, sigma, label=panels.at_bottom(index))
+        else:
+            drawing.say(axes)
+        axes.grid(alpha=0.3)
+    panels.figure.supylabel(f"{_UNITS}; a scale for each panel", fontsize=8)
+    bar = panels.figure.colorbar(colours, ax=panels.axes, aspect=40, pad=0.02)
+    _name_blocks(bar, analyzed)
+    _explain_lines(panels.figure, drawing.streams(analyzed))
+    return panels.figure
+
+
+def _by_depth(analyzed: xr.Dataset) -> "ScalarMappable":
+    """Colours by the index of a layer's block."""
     import matplotlib
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import LinearSegmentedColormap, Normalize
-    from matplotlib.lines import Line2D
 
-    kinds, streams = drawing.kinds(analyzed), drawing.streams(analyzed)
-    columns = min(4, len(kinds))
-    rows = -(-len(kinds) // columns)
-    figure = drawing.new_figure(
-        analyzed, "Range against sigma, by kind of layer", 2.6 * columns + 1.6, 2.2 * rows + 1.3
-    )
-    values, sigma = analyzed.step_range.values.astype(np.float64), analyzed.sigma.values
-    depth = drawing.depth(analyzed)
     # The palest end of the map is hard to see on white.
     colours = LinearSegmentedColormap.from_list(
         "depth", matplotlib.colormaps["viridis"](np.linspace(0, 0.9, 256))
     )
-    norm = Normalize(0, max(1, depth.max()))
+    return ScalarMappable(Normalize(0, max(1, drawing.depth(analyzed).max())), colours)
+
+
+def _draw_curves(
+    axes: "Axes", analyzed: xr.Dataset, stream: str, colours: "ScalarMappable"
+) -> None:
+    """Ranges of the layers of one kind and stream, and their median."""
+    of_stream = analyzed.isel(layer=np.flatnonzero(analyzed.stream.values == stream))
+    values, sigma = of_stream.step_range.values.astype(np.float64), analyzed.sigma.values
     marker = "." if len(sigma) < 4 else ""
-    drawn = drawing.panels(figure, len(kinds), columns)
-    for index, (axes, kind) in enumerate(zip(drawn, kinds, strict=True)):
-        of_kind = analyzed.kind.values == kind
-        axes.set_title(kind)
-        for stream in streams:
-            own = np.flatnonzero(of_kind & (analyzed.stream.values == stream))
-            line: dict[str, Any] = {"linestyle": drawing.STREAM_LINES[stream], "marker": marker}
-            for layer, curve in zip(own, axes.plot(sigma, values[own].T, **line), strict=True):
-                curve.set(color=colours(norm(depth[layer])), linewidth=0.8, alpha=0.8)
-                curve.set_label(f"_{analyzed.layer.values[layer]}")
-            if len(own) > 2:
-                median = _median(values[own])
-                axes.plot(sigma, median, color="black", linewidth=1.8, label="_median", **line)
-        if np.isfinite(values[of_kind]).any():
-            drawing.scale(axes, "y", values[of_kind])
-            drawing.sigma_axis(axes, sigma, label=index >= len(kinds) - columns)
-        else:
-            drawing.say(axes)
-        axes.grid(alpha=0.3)
-    figure.supylabel(f"{_UNITS}; a scale for each panel", fontsize=8)
-    bar = figure.colorbar(ScalarMappable(norm, colours), ax=drawn, aspect=40, pad=0.02)
-    _name_blocks(bar, analyzed)
+    line: dict[str, Any] = {"linestyle": drawing.STREAM_LINES[stream], "marker": marker}
+    for layer, curve in enumerate(axes.plot(sigma, values.T, **line)):
+        name, block = of_stream.layer.values[layer], of_stream.depth.values[layer]
+        curve.set(color=colours.to_rgba(block), linewidth=0.8, alpha=0.8)
+        curve.set_label(f"_{name}")
+    if len(values) > 2:
+        median = _median(values)
+        axes.plot(sigma, median, color="black", linewidth=1.8, label="_median", **line)
+
+
+def _explain_lines(figure: "Figure", streams: list[str]) -> None:
+    from matplotlib.lines import Line2D
+
     handles = [
-        *(Line2D([], [], color="0.4", ls=drawing.STREAM_LINES[own], label=own) for own in streams),
+        *(
+            Line2D([], [], color="0.4", ls=drawing.STREAM_LINES[stream], label=stream)
+            for stream in streams
+        ),
         Line2D([], [], color="black", linewidth=1.8, label="median of layers"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
-    return figure
 
 
 def _median(values: np.ndarray) -> np.ndarray:
@@ -194,7 +219,7 @@ def _median(values: np.ndarray) -> np.ndarray:
 def _name_blocks(bar: Any, analyzed: xr.Dataset) -> None:
     names = list(dict.fromkeys(analyzed.block.values.tolist()))
     kept = drawing.thinned(len(names), 12, 1)
-    bar.set_ticks(kept, labels=[names[place] for place in kept])
+    bar.set_ticks(kept, labels=[names[index] for index in kept])
     bar.ax.set_title("block", fontsize=8, pad=10)
 
 
@@ -217,28 +242,28 @@ def feature_ranges(
         layers: names; those of :func:`feature_layers` if None.
     """
     names = feature_layers(statistics, analyzed) if layers is None else layers
-    columns = min(2, max(1, len(names)))
-    rows = -(-max(1, len(names)) // columns)
-    figure = drawing.new_figure(
-        analyzed, "Ranges of features, widest first", 4.4 * columns, 2.8 * rows + 0.9
+    panels = drawing.panels(
+        analyzed,
+        "Ranges of features, widest first",
+        len(names),
+        columns=2,
+        size=(4.4, 2.8),
+        margin=(0, 0.9),
     )
-    drawn = drawing.panels(figure, max(1, len(names)), columns)
     if not names:
-        drawing.say(drawn[0])
-        return figure
+        return panels.figure
     chosen = statistics[["feature_min", "feature_max"]].sel(layer=names)
     low, high = (chosen[name].values for name in ("feature_min", "feature_max"))
     outlier = feature_advice.outliers(low, high, feature_advice.OUTLIER_FACTOR).outlier
     ranges = np.fmax.reduce(high, axis=1) - np.fmin.reduce(low, axis=1)
-    for row, axes in enumerate(drawn):
+    for row, axes in enumerate(panels.axes):
         _draw_features(axes, ranges[row].astype(np.float64), outlier[row])
         axes.set_title(f"{names[row]}\n{axes.get_title(loc='left')}")
-        if row >= len(names) - columns:
+        if panels.at_bottom(row):
             axes.set_xlabel("feature, by rank of its range")
-    figure.supylabel(_UNITS, fontsize=8)
-    handles, labels = drawn[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(handles))
-    return figure
+    panels.figure.supylabel(_UNITS, fontsize=8)
+    panels.legend_of_first()
+    return panels.figure
 
 
 def _draw_features(axes: "Axes", ranges: np.ndarray, outlier: np.ndarray) -> None:

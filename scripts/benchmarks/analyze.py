@@ -11,7 +11,7 @@ import xarray as xr
 from benchmarks import data, loop_analysis, synthetic
 from benchmarks.measure import Entry, Figure, Settings, interleave, peak_memory
 from calibzarr.advice import analysis, recommendation
-from calibzarr.advice.recommendation import Options
+from calibzarr.advice.options import Options
 from calibzarr.collecting import collector
 from calibzarr.models.base import Layer
 from calibzarr.quantization import sigma_polynomial
@@ -28,8 +28,8 @@ _LINEAR_KINDS = (
 )
 _METHODS = {
     "sqnr": Options(),
-    "budget": Options("budget", mean_bits=6.0),
-    "range": Options("range"),
+    "budget": Options(method="budget", mean_bits=6.0),
+    "range": Options(method="range"),
     "groups": Options(groups=3),
 }
 _DECIBELS = 0.5  # by which two searches of a clipping range may differ

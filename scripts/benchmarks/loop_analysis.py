@@ -15,12 +15,15 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from calibzarr.advice import analysis
-from calibzarr.advice.methods import base as bit_widths
-from calibzarr.advice.methods.base import CHOICES, Chosen, Layers, QuantizationError
-from calibzarr.advice.recommendation import Options
+from calibzarr.advice import observed
+from calibzarr.advice.methods.base import CHOICES, Chosen, Layers, QuantizationError, decibels
+from calibzarr.advice.methods.budget import by_budget
+from calibzarr.advice.methods.range import CLIPPED_SHARE, by_range, range_rule
+from calibzarr.advice.methods.sqnr import by_target
+from calibzarr.advice.options import Options
 from calibzarr.quantization import sigma_polynomial
-from calibzarr.quantization.expected_error import BITS, levels
+from calibzarr.quantization.histograms import TAILS
+from calibzarr.quantization.levels import BITS, levels
 from calibzarr.statistics.histogram import LogBins, fraction_below
 from calibzarr.storage import reading
 
@@ -103,7 +106,7 @@ class _Row:
 
     def errors(self, clip_min: np.ndarray, clip_max: np.ndarray, bits: int) -> np.ndarray:
         """Expected squared errors of ranges, shape (range,)."""
-        own = levels(clip_min, clip_max, np.asarray(bits), self.symmetric)
+        own = levels(clip_min, clip_max, np.asarray(bits), symmetric=self.symmetric)
         step, lowest, highest = (
             np.broadcast_to(each, clip_min.shape)[:, None]
             for each in (own.step_size, own.lowest, own.highest)
@@ -147,7 +150,7 @@ class _Row:
 
 def analyze(statistics: xr.Dataset) -> dict[str, np.ndarray]:
     """Describe layers one by one, by the names of ``analysis.of_statistics``."""
-    bins = analysis.bins_of(statistics)
+    bins = observed.bins_of(statistics)
     names = (*_OF_LAYERS, *_OF_IMAGES, *_OF_FEATURES)
     arrays = {name: statistics[name].values for name in names}
     kinds, blocks = statistics.kind.values, statistics.block.values
@@ -161,7 +164,7 @@ def analyze(statistics: xr.Dataset) -> dict[str, np.ndarray]:
 
 def _described(own: Mapping[str, np.ndarray], bins: LogBins) -> dict[str, Any]:
     whole, steps = _rows(own, bins, [slice(None)])[0], _steps(own, bins)
-    p01, p99 = whole.quantiles(analysis.TAILS)
+    p01, p99 = whole.quantiles(TAILS)
     by_step = own["value_max"] - own["value_min"]
     value_range = whole.greatest - whole.least
     return {
@@ -247,9 +250,9 @@ def _stacked(described: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
 
 def recommend(statistics: xr.Dataset, options: Options) -> dict[str, np.ndarray]:
     """Recommend for layers one by one, by the names of ``recommendation.of_statistics``."""
-    partition = _partition(statistics, options)
-    parts = list(analysis.parts_of(statistics, partition).values())
-    bins = analysis.bins_of(statistics)
+    phases = _phases(statistics, options)
+    parts = list(observed.positions(statistics, phases).values())
+    bins = observed.bins_of(statistics)
     arrays = {name: statistics[name].values for name in _OF_LAYERS}
     by_layer = [
         {name: array[layer] for name, array in arrays.items()}
@@ -259,7 +262,7 @@ def recommend(statistics: xr.Dataset, options: Options) -> dict[str, np.ndarray]
     found = _stacked(measured)
     layers = _layers(statistics, parts)
     noise = QuantizationError(
-        found["noise"], found["static"], found["part_noise"], found["weight_noise"]
+        found["noise"], found["static"], found["phase_noise"], found["weight_noise"]
     )
     bits = _chosen(noise, layers, found, options)
     sigma = statistics.sigma.values.astype(float)
@@ -267,8 +270,8 @@ def recommend(statistics: xr.Dataset, options: Options) -> dict[str, np.ndarray]
         [
             {
                 "weight_bits": CHOICES[bits.weight[layer]],
-                "weight_sqnr_db": bit_widths.decibels(own["weight_noise"])[bits.weight[layer]],
-                **_settled(own, bits.activation[layer], bits.by_part[layer]),
+                "weight_sqnr_db": decibels(own["weight_noise"])[bits.weight[layer]],
+                **_figures_of(own, bits.activation[layer], bits.by_phase[layer]),
                 **_polynomials(by_layer[layer], bins, sigma, bits.activation[layer], options),
             }
             for layer, own in enumerate(measured)
@@ -280,12 +283,14 @@ def _measured(
     own: Mapping[str, np.ndarray], bins: LogBins, parts: Sequence[slice], options: Options
 ) -> dict[str, Any]:
     """What the choice of a layer's bits needs, by bits where it depends on them."""
-    (whole,), by_part, weights = _rows(own, bins, [slice(None)]), _rows(own, bins, parts), None
-    p01, p99 = whole.quantiles(analysis.TAILS)
+    (whole,), by_phase, weights = _rows(own, bins, [slice(None)]), _rows(own, bins, parts), None
+    p01, p99 = whole.quantiles(TAILS)
     low, high, noise = _clipped(whole, options)
-    part_low, part_high, part_noise = zip(*(_clipped(row, options) for row in by_part), strict=True)
+    phase_low, phase_high, phase_noise = zip(
+        *(_clipped(row, options) for row in by_phase), strict=True
+    )
     static = [
-        [row.noise(*ends) for ends in zip(low, high, CHOICES, strict=True)] for row in by_part
+        [row.noise(*ends) for ends in zip(low, high, CHOICES, strict=True)] for row in by_phase
     ]
     weights = _weights(own, bins)
     return {
@@ -293,9 +298,9 @@ def _measured(
         "clip_min": low,
         "clip_max": high,
         "noise": noise,
-        "part_clip_min": np.array(part_low),
-        "part_clip_max": np.array(part_high),
-        "part_noise": np.array(part_noise),
+        "phase_clip_min": np.array(phase_low),
+        "phase_clip_max": np.array(phase_high),
+        "phase_noise": np.array(phase_noise),
         "static": np.array(static),
         "weight_noise": np.full(len(CHOICES), np.nan)
         if weights is None
@@ -304,9 +309,9 @@ def _measured(
         "value_max": whole.greatest,
         "p01": p01,
         "p99": p99,
-        "part_tails": np.array([row.quantiles(analysis.TAILS) for row in by_part]),
+        "phase_tails": np.array([row.quantiles(TAILS) for row in by_phase]),
         "std": _std(own, slice(None)),
-        "part_std": np.array([_std(own, part) for part in parts]),
+        "phase_std": np.array([_std(own, part) for part in parts]),
     }
 
 
@@ -320,8 +325,8 @@ def _clipped(row: _Row, options: Options) -> tuple[np.ndarray, np.ndarray, np.nd
 def _range(row: _Row, bits: int, options: Options) -> tuple[float, float]:
     if options.method != "range" or row.symmetric:
         return row.search(bits)[:2]
-    p01, p99 = row.quantiles(analysis.TAILS)
-    clips = p99 - p01 < bit_widths.CLIPPED_SHARE * (row.greatest - row.least)
+    p01, p99 = row.quantiles(TAILS)
+    clips = p99 - p01 < CLIPPED_SHARE * (row.greatest - row.least)
     return (p01, p99) if clips else (row.least, row.greatest)
 
 
@@ -335,19 +340,19 @@ def _chosen(
     noise: QuantizationError, layers: Layers, found: Mapping[str, np.ndarray], options: Options
 ) -> Chosen:
     if options.method == "sqnr":
-        return bit_widths.by_target(noise, layers, options.activation_target, options.weight_target)
+        return by_target(noise, layers, options.activation_target, options.weight_target)
     if options.method == "budget":
-        return bit_widths.by_budget(noise, layers, options.mean_bits or 0)
-    return bit_widths.by_range(
-        bit_widths.range_rule(*(found[name] for name in ("std", "p01", "p99"))),
-        bit_widths.range_rule(found["part_std"], *np.moveaxis(found["part_tails"], -1, 0)),
+        return by_budget(noise, layers, options.mean_bits or 0)
+    return by_range(
+        range_rule(*(found[name] for name in ("std", "p01", "p99"))),
+        range_rule(found["phase_std"], *np.moveaxis(found["phase_tails"], -1, 0)),
         layers,
     )
 
 
-def _settled(own: Mapping[str, Any], choice: int, by_part: np.ndarray) -> dict[str, Any]:
+def _figures_of(own: Mapping[str, Any], choice: int, by_phase: np.ndarray) -> dict[str, Any]:
     """A layer's figures at its bits."""
-    places, whole = (np.arange(len(by_part)), by_part), own["whole"]
+    places, whole = (np.arange(len(by_phase)), by_phase), own["whole"]
     low, high = own["clip_min"][choice], own["clip_max"][choice]
     below = [
         fraction_below(whole.counts, whole.edges[:-1], whole.edges[1:], np.asarray(end))
@@ -361,12 +366,12 @@ def _settled(own: Mapping[str, Any], choice: int, by_part: np.ndarray) -> dict[s
         "clip_max": high,
         "clip_min_fraction": below[0],
         "clip_max_fraction": below[1],
-        "sqnr_db": bit_widths.decibels(own["noise"][choice]),
-        "worst_sqnr_db": bit_widths.decibels(own["static"][:, choice].max()),
-        "phase_bits": np.take(CHOICES, by_part),
-        "phase_clip_min": own["part_clip_min"][places],
-        "phase_clip_max": own["part_clip_max"][places],
-        "phase_sqnr_db": bit_widths.decibels(own["part_noise"][places]),
+        "sqnr_db": decibels(own["noise"][choice]),
+        "worst_sqnr_db": decibels(own["static"][:, choice].max()),
+        "phase_bits": np.take(CHOICES, by_phase),
+        "phase_clip_min": own["phase_clip_min"][places],
+        "phase_clip_max": own["phase_clip_max"][places],
+        "phase_sqnr_db": decibels(own["phase_noise"][places]),
     }
 
 
@@ -413,9 +418,9 @@ def _layers(statistics: xr.Dataset, parts: Sequence[slice]) -> Layers:
     )
 
 
-def _partition(statistics: xr.Dataset, options: Options) -> Mapping[str, range]:
+def _phases(statistics: xr.Dataset, options: Options) -> Mapping[str, range]:
     if options.groups is None:
-        return analysis.phases_of(statistics)
+        return observed.phases_of(statistics)
     steps = statistics.step.values.tolist()
     firsts = _first_steps(_spreads(statistics), options.groups)
     starts = [0, *(steps[first] for first in firsts[1:]), int(statistics.attrs["num_steps"]) + 1]

@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from calibzarr.advice import analysis
+from calibzarr.advice import analysis, observed
 from calibzarr.quantization.clipping import best_clipping
-from calibzarr.quantization.expected_error import expected_error
 from tests.support.files import EXAMPLE
 from tests.support.quantizing import measured, quantized, searched
 from tests.support.replaying import dump
@@ -120,12 +119,11 @@ def test_every_figure_of_a_layer_is_that_of_its_values(analyzed, replayed, layer
 @pytest.mark.parametrize("layer", LAYERS[:4])
 def test_error_at_a_step_is_that_of_its_values(analyzed, replayed, statistics, layer):
     bits, row = (4, 6, 8), list(statistics.layer.values).index(layer)
-    observed = analysis.Observed.of(statistics)
+    activations = observed.activations(statistics)
     for step in range(4):
         values = replayed.values(layer)[:, step].ravel().astype(np.float64)
         actual = analyzed.step_sqnr_db.sel(layer=layer, step=step, bits=list(bits))
-        own = (array[row, step] for array in (observed.value_min, observed.value_max))
-        found = best_clipping(observed.counts[row, step], observed.bins, *own, bits)
+        found = best_clipping(activations.at(row).at(step), bits)
         ends = zip(found.clip_min, found.clip_max, bits, strict=True)
         real = [decibels(values, measured(values, *each)) for each in ends]
         np.testing.assert_allclose(actual, real, atol=0.1)
@@ -143,13 +141,13 @@ def test_expected_error_of_real_activations_is_that_of_quantizing_them(tiny):
     statistics = analysis.open_statistics(EXAMPLE)
     steps = statistics.step.values.tolist()
     dumped = dump(EXAMPLE, tiny, statistics.attrs["num_steps"], steps)
-    observed = analysis.Observed.of(statistics).over({"all": slice(None)})
+    overall = observed.activations(statistics).overall
     number, many = np.array([4, 5, 6, 7, 8]), 0
     for row, layer in enumerate(statistics.layer.values.astype(str)):
         parts = [np.unique(own, return_counts=True) for own in dumped[layer].values()]
         values, place = np.unique(np.concatenate([own for own, _ in parts]), return_inverse=True)
         counts = np.bincount(place, np.concatenate([own for _, own in parts]))
-        assert counts.sum() == observed.counts[row].sum()
+        assert counts.sum() == overall.counts[row].sum()
         ends = values[[0, -1]].astype(np.float64)
         places = np.searchsorted(
             counts.cumsum(), counts.sum() * np.array([0.001, 0.01, 0.99, 0.999])
@@ -165,16 +163,8 @@ def test_expected_error_of_real_activations_is_that_of_quantizing_them(tiny):
                 )
                 for bits in number
             ]
-            own = expected_error(
-                observed.counts[row],
-                observed.bins,
-                *(np.full((1, len(number)), end) for end in clip),
-                number,
-                symmetric,
-                2,
-                *(np.full(1, end) for end in ends),
-            )
-            np.testing.assert_allclose(own[0], real, rtol=tolerance, err_msg=layer)
+            error = overall.at(row).error(*clip, number, symmetric=symmetric)
+            np.testing.assert_allclose(error, real, rtol=tolerance, err_msg=layer)
     assert many > 50
 
 
@@ -209,18 +199,3 @@ def test_layers_that_read_one_array_share_a_number(statistics):
             names[first],
             names[second],
         )
-
-
-def test_parts_are_where_the_collected_steps_stand(statistics):
-    chosen = statistics.isel(step=[0, 2, 3])
-    parts = {"first": range(1), "none": range(1, 2), "rest": range(2, 4)}
-    places = analysis.parts_of(chosen, parts)
-    assert places == {"first": slice(0, 1), "none": slice(1, 1), "rest": slice(1, 3)}
-    observed = analysis.Observed.of(chosen)
-    over = observed.over(places)
-    np.testing.assert_array_equal(over.counts[:, 2], observed.counts[:, 1:].sum(axis=1))
-    np.testing.assert_array_equal(over.value_max[:, 2], observed.value_max[:, 1:].max(axis=1))
-    np.testing.assert_array_equal(over.value_min[:, 0], observed.value_min[:, 0])
-    assert not over.counts[:, 1].any()
-    assert np.isnan(over.value_min[:, 1]).all()
-    assert np.isnan(over.power()[:, 1]).all()

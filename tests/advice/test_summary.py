@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from calibzarr.advice import analysis, recommendation, summary
+from calibzarr.advice import analysis, observed, recommendation, summary
+from calibzarr.advice.choices import SORTS
+from calibzarr.advice.options import Options
 from calibzarr.errors import OptionError
 
 
@@ -12,9 +14,9 @@ from calibzarr.errors import OptionError
 def real(replayed):
     """What is known of the embedded model: the analysis and the recommendation."""
     statistics = analysis.open_statistics(replayed.path)
-    observed = analysis.Observed.of(statistics)
-    recommended = recommendation.of_statistics(statistics, recommendation.Options(), observed)
-    return analysis.of_statistics(statistics, observed), recommended
+    activations = observed.activations(statistics)
+    recommended = recommendation.of_statistics(statistics, Options(), activations)
+    return analysis.of_statistics(statistics, activations), recommended
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,7 @@ def made(**changed):
     return dataset, dataset.assign(of_phases).assign_coords(phase=list(phases))
 
 
-@pytest.mark.parametrize("sort", summary.SORTS)
+@pytest.mark.parametrize("sort", SORTS)
 def test_orders_are_those_of_numpy_and_the_worst_come_first(chosen, sort):
     ordered = summary.select(chosen, sort=sort)
     assert set(ordered.layer.values) == set(chosen.layer.values)

@@ -8,9 +8,8 @@ import pytest
 import xarray as xr
 
 from calibzarr import cli
-from calibzarr.advice import analysis, recommendation, summary
-from calibzarr.export import config
-from calibzarr.quantization import clipping
+from calibzarr.advice import analysis, choices, recommendation, summary
+from calibzarr.advice.options import Options
 from tests.support.files import read_json
 from tests.support.stores import shrunk, snapshot
 
@@ -196,7 +195,7 @@ def test_a_target_out_of_reach_is_told_with_the_best_reachable(run, place, comma
     code, out, err = run(*command.split(), option, 200)
     assert (code, out, err.count("\n")) == (2, "", 1)
     told = re.search(
-        rf"no layer reaches {what}_target 200 dB with up to 8 bits; the .* is (.*) dB", err
+        rf"no layer reaches --{what}-target 200 dB with up to 8 bits; the .* is (.*) dB", err
     )
     best = float(told[1])
     assert run(*command.split(), option, best + 0.06)[0] == 2
@@ -238,9 +237,9 @@ EXPORT = "export-config a.zarr new.json"
         ("export-config a.zarr ./a.zarr/latents/new.json", 1, "is within the store"),
         (f"{EXPORT} --groups 5", 2, "groups must be from 1 to the number of steps, 4, got 5"),
         (f"{EXPORT} --groups 0", 2, "0 is not in the range x>=1"),
-        (f"{EXPORT} --mean-bits 1.5", 2, "mean_bits must be 2 or more"),
-        (f"{EXPORT} --mean-bits nan", 2, "mean_bits must be"),
-        (f"{EXPORT} --mean-bits inf", 2, "mean_bits must be"),
+        (f"{EXPORT} --mean-bits 1.5", 2, "--mean-bits must be 2 or more"),
+        (f"{EXPORT} --mean-bits nan", 2, "--mean-bits must be"),
+        (f"{EXPORT} --mean-bits inf", 2, "--mean-bits must be"),
         (f"{EXPORT} --method range --mean-bits 6", 2, "give both or neither"),
         (f"{EXPORT} --method budget", 2, "give both or neither"),
         (f"{EXPORT} --method sqrn", 2, "'sqrn' is not one of"),
@@ -248,10 +247,10 @@ EXPORT = "export-config a.zarr new.json"
         (f"{EXPORT} --granularity layer", 2, "'layer' is not one of"),
         (f"{EXPORT} --format toml", 2, "'toml' is not one of"),
         (f"{EXPORT} --tolerance -1", 2, "-1.0 is not in the range"),
-        (f"{EXPORT} --tolerance inf", 2, "tolerance must be"),
-        (f"{EXPORT} --tolerance nan", 2, "tolerance must be"),
-        (f"{EXPORT} --activation-target=-inf", 2, "activation_target must be"),
-        (f"{EXPORT} --weight-target=-inf", 2, "weight_target must be"),
+        (f"{EXPORT} --tolerance inf", 2, "--tolerance must be"),
+        (f"{EXPORT} --tolerance nan", 2, "--tolerance must be"),
+        (f"{EXPORT} --activation-target=-inf", 2, "--activation-target must be"),
+        (f"{EXPORT} --weight-target=-inf", 2, "--weight-target must be"),
         (f"{EXPORT} --smoothquant-alpha 2", 2, "2.0 is not in the range"),
         (f"{EXPORT} --smoothquant-alpha nan", 2, "alpha must be in [0, 1]"),
     ],
@@ -280,14 +279,14 @@ def test_help_tells_of_every_option(run, name):
 
 def test_options_offer_what_the_library_knows():
     options = {own.name: own for own in COMMANDS["export-config"].params}
-    assert tuple(options["method"].type.choices) == recommendation.METHODS
-    assert tuple(options["clip"].type.choices) == clipping.METHODS
-    assert tuple(options["granularity"].type.choices) == config.GRANULARITIES
-    defaults = recommendation.Options()
+    assert tuple(options["method"].type.choices) == choices.methods()
+    assert tuple(options["clip"].type.choices) == choices.CLIPS
+    assert tuple(options["granularity"].type.choices) == choices.GRANULARITIES
+    defaults = Options()
     for name in ("activation_target", "weight_target", "clip", "tolerance"):
         assert options[name].default == getattr(defaults, name)
     for own in COMMANDS["analyze"].params:
         if own.name.endswith("_target"):
             assert own.default == getattr(defaults, own.name)
         if own.name == "sort":
-            assert all(sort in own.help for sort in summary.SORTS)
+            assert all(sort in own.help for sort in choices.SORTS)

@@ -14,13 +14,15 @@ from jsonschema import Draft202012Validator
 from numpy.polynomial import polynomial
 
 from calibzarr.advice import analysis, recommendation
+from calibzarr.advice.choices import GRANULARITIES
+from calibzarr.advice.options import Options
 from calibzarr.errors import OptionError
-from calibzarr.export import config
+from calibzarr.export import config, configuration
 from calibzarr.quantization.clipping import clipping_range
 from calibzarr.statistics.histogram import LogBins
 from calibzarr.storage.manifest import read_root
 from tests.support.files import read_json
-from tests.support.quantizing import measured
+from tests.support.quantizing import histograms, measured
 from tests.support.stores import shrunk, snapshot
 
 PHASES = {"early": [0], "mid": [1, 2], "late": [3]}
@@ -173,7 +175,8 @@ def assert_envelope(entry, values, sigma):
         inside = values[:, step]
         extremes = [np.array(inside.min()), np.array(inside.max())]
         counts = bins.counts(np.ascontiguousarray(inside, dtype=np.float32))
-        ends = [float(end[0]) for end in clipping_range("mse", counts, bins, *extremes, (bits,))]
+        one = histograms(counts, bins, *extremes)
+        ends = [float(end[0]) for end in clipping_range("mse", one, (bits,))]
         assert measured(inside, *ends, bits) <= 1.03 * searched(inside, bits)[2]
         asked.append(ends)
     for name, sign, wanted in zip(
@@ -246,7 +249,7 @@ def test_a_schedule_of_bits_by_phase_is_recomputed_for_the_whole_model(written, 
                 values = np.ascontiguousarray(everything[:, steps], dtype=np.float32)
                 extremes = [np.array(values.min()), np.array(values.max())]
                 counts = bins.counts(values)
-                ends = clipping_range("mse", counts, bins, *extremes, (bits,))
+                ends = clipping_range("mse", histograms(counts, bins, *extremes), (bits,))
                 error = measured(values, *(float(end[0]) for end in ends), bits)
                 share = everything.size / everything.shape[-1] * weight.size
                 noise += share * error / (values.astype(np.float64) ** 2).mean()
@@ -281,7 +284,7 @@ def read_like_an_old_reader(file):
     return quantizers
 
 
-@pytest.mark.parametrize("granularity", config.GRANULARITIES)
+@pytest.mark.parametrize("granularity", GRANULARITIES)
 def test_old_readers_accept_it(small, tmp_path, granularity):
     file = tmp_path / "old.json"
     result = config.export(
@@ -366,8 +369,8 @@ def test_equal_statistics_give_equal_bytes_but_for_the_date(exported, tmp_path):
 
 
 def test_the_schema_is_one_and_accepts_what_is_written(written):
-    Draft202012Validator.check_schema(config.schema())
-    Draft202012Validator(config.schema()).validate(written)
+    Draft202012Validator.check_schema(configuration.schema())
+    Draft202012Validator(configuration.schema()).validate(written)
 
 
 LAYER = ("layer_configs", "mm_block_0.image.mlp.fc2")
@@ -396,7 +399,7 @@ BROKEN = [
 def test_the_schema_refuses_broken_files(written, place, value):
     broken = {**written, "layer_configs": {LAYER[1]: written["layer_configs"][LAYER[1]]}}
     broken = deepcopy(broken)
-    Draft202012Validator(config.schema()).validate(broken)
+    Draft202012Validator(configuration.schema()).validate(broken)
     *parents, last = place
     parent = broken
     for name in parents:
@@ -405,7 +408,7 @@ def test_the_schema_refuses_broken_files(written, place, value):
         del parent[last]
     else:
         parent[last] = value
-    errors = list(Draft202012Validator(config.schema()).iter_errors(broken))
+    errors = list(Draft202012Validator(configuration.schema()).iter_errors(broken))
     assert errors
     assert all(list(error.absolute_path)[: len(parents)] == parents for error in errors)
 
@@ -415,7 +418,7 @@ def test_options_of_python_are_checked_too(small, tmp_path):
     export = partial(config.export, small, tmp_path / "a.json")
     for options, message in [
         ({"granularity": "head"}, "granularity must be one of block, linear, all, got 'head'"),
-        ({"method": "guess"}, "method must be one of sqnr, budget, range, got 'guess'"),
+        ({"method": "guess"}, "method must be one of budget, range, sqnr, got 'guess'"),
         ({"clip": "none"}, "clip must be one of mse, lp, percentile, kl, got 'none'"),
         ({"smoothquant_alpha": 1.5}, "alpha must be in [0, 1], got 1.5"),
     ]:
@@ -428,7 +431,7 @@ def test_options_of_python_are_checked_too(small, tmp_path):
 def test_groups_of_steps_take_the_place_of_phases(small, tmp_path):
     config.export(small, tmp_path / "a.json", groups=2, mean_bits=5, method="budget")
     content = read_json(tmp_path / "a.json")
-    Draft202012Validator(config.schema()).validate(content)
+    Draft202012Validator(configuration.schema()).validate(content)
     first, second = content["phases"].values()
     assert (first["first_step"], second["last_step"]) == (0, 3)
     assert first["last_step"] + 1 == second["first_step"]
@@ -448,9 +451,9 @@ def test_groups_of_steps_take_the_place_of_phases(small, tmp_path):
 
 def test_phases_that_were_not_collected_are_left_out(replayed, tmp_path):
     statistics = analysis.open_statistics(replayed.path).isel(step=[1, 2], layer=slice(5, 21))
-    recommended = recommendation.of_statistics(statistics, recommendation.Options())
-    content = config.configuration(recommended)
-    Draft202012Validator(config.schema()).validate(content)
+    recommended = recommendation.of_statistics(statistics, Options())
+    content = configuration.configuration(recommended)
+    Draft202012Validator(configuration.schema()).validate(content)
     assert list(content["phases"]["early"]) == ["first_step", "last_step"]
     assert "activation_bits" in content["phases"]["mid"]
     assert all(list(own["phases"]) == ["mid"] for own in content["layer_configs"].values())
@@ -472,7 +475,7 @@ def test_an_input_that_is_always_zero_has_no_error_and_no_infinity(small, tmp_pa
     group["histogram"][row] = counts
     config.export(path, tmp_path / "a.json")
     entry = read_json(tmp_path / "a.json")["layer_configs"][layer]
-    Draft202012Validator(config.schema()).validate(read_json(tmp_path / "a.json"))
+    Draft202012Validator(configuration.schema()).validate(read_json(tmp_path / "a.json"))
     assert entry["activation_bits"] == 2
     assert entry["sqnr_db"] is None
     assert [entry["clip_min"], entry["clip_max"]] == [0, 0]

@@ -13,9 +13,10 @@ from matplotlib.text import Text
 from PIL import Image
 
 from calibzarr import plots
-from calibzarr.advice import analysis, recommendation
+from calibzarr.advice import analysis, observed, recommendation
+from calibzarr.advice.options import Options
 from calibzarr.errors import OptionError
-from calibzarr.plots import distributions, drawing
+from calibzarr.plots import clipping, distributions, drawing
 from calibzarr.statistics.histogram import LogBins
 
 BINS = LogBins(-16, 10)
@@ -141,7 +142,7 @@ class Sample:
             change(self.raw)
         self.statistics = statistics_of(rows, self.raw)
         self.analyzed = analysis.of_statistics(self.statistics)
-        self.recommended = recommendation.of_statistics(self.statistics, recommendation.Options())
+        self.recommended = recommendation.of_statistics(self.statistics, Options())
 
     @property
     def names(self):
@@ -172,7 +173,7 @@ def large():
         "step": np.arange(51),
         "sigma": ("step", np.linspace(1, 0, 51, dtype=np.float32) ** 0.6),
     }
-    for name in ("statistics", "analyzed"):
+    for name in ("statistics", "analyzed", "recommended"):
         dataset = getattr(sample, name).isel(step=repeated).assign_coords(coordinates)
         setattr(sample, name, dataset.assign_attrs(num_steps=50))
     sample.recommended = sample.recommended.assign(
@@ -230,9 +231,9 @@ def test_pyplot_is_not_needed(small, monkeypatch, tmp_path):
 
 
 def test_what_was_observed_may_be_given(small, tmp_path):
-    observed = analysis.Observed.of(small.statistics)
+    activations = observed.activations(small.statistics)
     names = small.names[7:9]
-    own = plots.histograms(small.statistics, small.analyzed, names, observed)
+    own = plots.histograms(small.statistics, small.analyzed, names, activations)
     other = plots.histograms(small.statistics, small.analyzed, names)
     for one, two in zip(own.axes, other.axes, strict=True):
         for line, same in zip(one.lines, two.lines, strict=True):
@@ -462,7 +463,7 @@ def test_every_cell_has_the_bits_of_its_layer(small):
 
 
 def test_features_are_sorted_and_outliers_marked(small):
-    names = distributions.clipped_layers(small.statistics, small.analyzed)
+    names = clipping.clipped_layers(small.statistics, small.analyzed)
     figure = plots.feature_ranges(small.statistics, small.analyzed, names)
     marked_any = 0
     for axes, name in zip(figure.axes, names, strict=True):
@@ -499,7 +500,7 @@ def test_convergence_is_the_mean_over_all_subsets_at_the_worst_step(small):
 
 
 def test_clipping_shows_what_is_asked_and_what_is_recommended(small):
-    names = distributions.clipped_layers(small.statistics, small.analyzed)
+    names = clipping.clipped_layers(small.statistics, small.analyzed)
     figure = small.draw("clipping_by_sigma")
     sigma = small.statistics.sigma.values.astype(float)
     for axes, name in zip(figure.axes, names, strict=True):
@@ -575,7 +576,7 @@ def test_unknown_and_zero_values_are_drawn(small, layers):
     sample = object.__new__(Sample)
     kept = np.flatnonzero(np.isin(small.statistics.block, ["mm_block_0", "t_embedder"]))[:12]
     unknown, zero = (slice(2, 5), slice(5, 8)) if layers == "some" else (slice(12), slice(0))
-    for name in ("statistics", "analyzed"):
+    for name in ("statistics", "analyzed", "recommended"):
         dataset = getattr(small, name).isel(layer=kept).copy(deep=True)
         for variable in dataset.data_vars.values():
             if variable.dtype.kind in "fi":

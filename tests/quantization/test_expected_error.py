@@ -5,17 +5,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from calibzarr.quantization.clipping import best_clipping
-from calibzarr.quantization.expected_error import (
-    BITS,
-    Levels,
-    bin_errors,
-    expected_error,
-    levels,
-    mean_power,
-    sqnr_db,
-)
+from calibzarr.quantization.expected_error import bin_errors, mean_power
+from calibzarr.quantization.levels import BITS, levels
 from calibzarr.statistics.histogram import LogBins
-from tests.support.quantizing import in_observed, measured, quantized, searched
+from tests.support.quantizing import histograms, in_observed, measured, quantized, searched
 
 BINS = LogBins()
 TOLERANCE = 0.02  # of an error: 0.1 dB
@@ -57,21 +50,18 @@ def test_expected_error_is_that_of_quantizing_the_values(name, symmetric):
     ranges = [(low, high), *(np.quantile(values, [tail, 1 - tail]) for tail in (0.001, 0.01))]
     bits = np.array([4, 6, 8])
     for p in (2, 2.4):
-        best = best_clipping(counts, BINS, low, high, tuple(bits), symmetric, p)
+        one = histograms(counts, BINS, low, high)
+        best = best_clipping(one, tuple(bits), symmetric=symmetric, p=p)
         rows = [(*np.asarray(own, float), number) for own in ranges for number in bits]
         rows += list(zip(*in_observed(best, values), bits, strict=True))
         own = np.array(rows).T
-        actual = expected_error(
+        many = histograms(
             np.broadcast_to(counts, (len(rows), BINS.count)),
             BINS,
-            own[0],
-            own[1],
-            own[2].astype(int),
-            symmetric,
-            p,
             np.full(len(rows), low),
             np.full(len(rows), high),
         )
+        actual = many.error(own[0], own[1], own[2].astype(int), symmetric=symmetric, p=p)
         expected = [measured(values, *row, symmetric, p) for row in rows]
         np.testing.assert_allclose(actual, expected, rtol=TOLERANCE)
 
@@ -81,7 +71,8 @@ def test_expected_error_is_that_of_quantizing_the_values(name, symmetric):
 def test_best_clipping_is_as_good_as_a_fine_search_of_the_values(name, symmetric):
     values = SMALL[name]
     low, high = values.min().astype(float), values.max().astype(float)
-    found = best_clipping(BINS.counts(values), BINS, low, high, BITS, symmetric)
+    one = histograms(BINS.counts(values), BINS, low, high)
+    found = best_clipping(one, BITS, symmetric=symmetric)
     ends = np.transpose(in_observed(found, values))
     for number, (clip_min, clip_max) in zip(BITS, ends, strict=True):
         own = measured(values, clip_min, clip_max, number, symmetric)
@@ -95,7 +86,8 @@ def test_best_clipping_is_as_good_as_a_fine_search_of_the_values(name, symmetric
 def test_best_clippings_error_is_that_of_its_range(name, symmetric):
     values = LARGE[name]
     low, high = values.min().astype(float), values.max().astype(float)
-    found = best_clipping(BINS.counts(values), BINS, low, high, (4, 6, 8), symmetric)
+    one = histograms(BINS.counts(values), BINS, low, high)
+    found = best_clipping(one, (4, 6, 8), symmetric=symmetric)
     expected = [
         measured(values, *ends, bits, symmetric)
         for *ends, bits in zip(*in_observed(found, values), (4, 6, 8), strict=True)
@@ -107,12 +99,11 @@ def test_more_bits_err_less_on_smooth_values():
     for values in LARGE.values():
         counts = np.broadcast_to(BINS.counts(values), (7, BINS.count))
         low, high = np.full(7, values.min(), float), np.full(7, values.max(), float)
+        rows = histograms(counts, BINS, low, high)
         for symmetric in (False, True):
-            errors = expected_error(
-                counts, BINS, low, high, np.array(BITS), symmetric, 2, low, high
-            )
+            errors = rows.error(low, high, np.array(BITS), symmetric=symmetric)
             assert (np.diff(errors) < 0).all()
-            best = best_clipping(counts[0], BINS, low[0], high[0], BITS, symmetric).error
+            best = best_clipping(rows.at(0), BITS, symmetric=symmetric).error
             assert (np.diff(best) < 0).all()
             assert (best <= errors * (1 + TOLERANCE)).all()
 
@@ -130,9 +121,8 @@ EXPONENTS = st.sampled_from([1, 2, 2.4, 4])
 def test_error_is_0_or_more_and_not_a_number_only_without_values(
     counts, below, above, bits, symmetric, p
 ):
-    error = expected_error(
-        counts, SMALL_BINS, -np.array(below), np.array(above), bits, symmetric, p
-    )
+    rows = histograms(counts, SMALL_BINS)
+    error = rows.error(-np.array(below), np.array(above), bits, symmetric=symmetric, p=p)
     assert error >= 0 if counts.any() else np.isnan(error)
 
 
@@ -143,8 +133,8 @@ def test_error_of_an_unclipped_range_is_at_most_that_of_half_a_step(counts, bits
         return
     low = np.array(SMALL_BINS.low[filled[0]])
     high = np.array(SMALL_BINS.high[filled[-1]])
-    own = levels(low, high, np.array(bits), symmetric)
-    error = expected_error(counts, SMALL_BINS, low, high, bits, symmetric, p)
+    own = levels(low, high, np.array(bits), symmetric=symmetric)
+    error = histograms(counts, SMALL_BINS).error(low, high, bits, symmetric=symmetric, p=p)
     assert error <= (own.step_size / 2) ** p * (1 + 1e-9)
 
 
@@ -154,23 +144,27 @@ def test_twice_the_values_and_the_range_make_twice_the_error(
 ):
     wide = LogBins(-3 + octaves, 3 + octaves)
     clip = np.array(-below), np.array(above)
-    error = expected_error(counts, SMALL_BINS, *clip, bits, symmetric, p)
-    scaled = expected_error(counts, wide, *(2.0**octaves * end for end in clip), bits, symmetric, p)
+    error = histograms(counts, SMALL_BINS).error(*clip, bits, symmetric=symmetric, p=p)
+    scaled = histograms(counts, wide).error(
+        *(2.0**octaves * end for end in clip), bits, symmetric=symmetric, p=p
+    )
     np.testing.assert_allclose(scaled, 2.0 ** (octaves * p) * error, rtol=1e-9, atol=1e-15)
 
 
 @given(COUNTS, CLIPS, CLIPS, NUMBERS, EXPONENTS)
 def test_mirrored_values_err_the_same_on_symmetric_levels(counts, below, above, bits, p):
-    error = expected_error(counts, SMALL_BINS, np.array(-below), np.array(above), bits, True, p)
-    mirrored = expected_error(
-        counts[::-1], SMALL_BINS, np.array(-above), np.array(below), bits, True, p
+    error = histograms(counts, SMALL_BINS).error(
+        np.array(-below), np.array(above), bits, symmetric=True, p=p
+    )
+    mirrored = histograms(counts[::-1], SMALL_BINS).error(
+        np.array(-above), np.array(below), bits, symmetric=True, p=p
     )
     np.testing.assert_allclose(mirrored, error, rtol=1e-9, atol=1e-15)
 
 
 @given(CLIPS, CLIPS, NUMBERS, st.booleans(), EXPONENTS)
 def test_error_of_a_bin_is_the_mean_over_it(below, above, bits, symmetric, p):
-    own = levels(np.array(-below), np.array(above), np.array(bits), symmetric)
+    own = levels(np.array(-below), np.array(above), np.array(bits), symmetric=symmetric)
     edges = np.concatenate([np.linspace(-25, 25, 41), [30.0]])
     actual = bin_errors(edges, own, p)
     width = np.diff(edges)[:, None]
@@ -183,53 +177,9 @@ def test_no_value_is_taken_to_be_beyond_the_known_extremes():
     """Where it is not known that all values of a bin are 5, they are spread over it."""
     counts = BINS.counts(np.array([5.0, 5.0, -1.0], dtype=np.float32))
     clip = np.array(-1.0), np.array(5.0)
-    known = expected_error(counts, BINS, *clip, 4, False, 2, *clip)
+    known = histograms(counts, BINS, *clip).error(*clip, 4)
     assert known == pytest.approx(measured(np.array([5.0, 5.0, -1.0]), *clip, 4), abs=1e-6)
-    assert expected_error(counts, BINS, *clip, 4) > known + 1e-4
-
-
-FINITE = st.floats(-10_000, 10_000, width=32, allow_subnormal=False)
-
-
-@given(FINITE, FINITE, NUMBERS, st.booleans(), hnp.arrays(np.float64, 20, elements=FINITE))
-def test_levels_are_as_many_as_bits_allow_hold_0_and_the_nearest_is_taken(
-    clip_min, clip_max, bits, symmetric, values
-):
-    own = levels(np.array(clip_min), np.array(clip_max), np.array(bits), symmetric)
-    assert own.highest - own.lowest + 1 == 2**bits - symmetric
-    assert own.lowest <= 0 <= own.highest
-    assert own.lowest == np.rint(own.lowest)
-    assert own.quantize(np.zeros(1)) == 0
-    once = own.quantize(values)
-    np.testing.assert_array_equal(own.quantize(once), once)
-    every = own.step_size * np.arange(own.lowest, own.highest + 1)
-    nearest = np.abs(values[:, None] - every).min(axis=1)
-    np.testing.assert_allclose(np.abs(values - once), nearest, rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize("bits", BITS)
-def test_levels_span_the_range(bits):
-    affine = levels(np.array(-1.0), np.array(3.0), np.array(bits))
-    np.testing.assert_allclose(affine.step_size * (2**bits - 1), 4)
-    assert np.abs(affine.lowest * affine.step_size + 1) <= affine.step_size / 2 * (1 + 1e-6)
-    symmetric = levels(np.array(-1.0), np.array(3.0), np.array(bits), symmetric=True)
-    np.testing.assert_allclose(symmetric.highest * symmetric.step_size, 3)
-    assert symmetric.lowest == -symmetric.highest
-    positive = levels(np.array(0.5), np.array(3.0), np.array(bits))
-    assert positive.lowest == 0
-    np.testing.assert_allclose(positive.step_size * positive.highest, 3)
-
-
-def test_a_tie_of_zero_points_gives_more_levels_below_zero_at_any_scale():
-    for scale in (1e-3, 0.1, 0.7, 1, 3, 1e5):  # 15 steps, 2.5 of them below zero
-        own = levels(np.array(-2.5 * scale), np.array(12.5 * scale), np.array(4))
-        assert (own.lowest, own.highest) == (-3, 12)
-
-
-def test_empty_range_leaves_0_alone():
-    own = levels(np.zeros(1), np.zeros(1), np.array(8))
-    assert isinstance(own, Levels)
-    np.testing.assert_allclose(own.quantize(np.array([-3.0, 0.0, 2.0])), 0, atol=1e-30)
+    assert histograms(counts, BINS).error(*clip, 4) > known + 1e-4
 
 
 def test_rows_have_nothing_to_do_with_each_other():
@@ -237,15 +187,18 @@ def test_rows_have_nothing_to_do_with_each_other():
     counts = np.stack([BINS.counts(own) for own in values])
     low = np.array([own.min() for own in values])
     high = np.array([own.max() for own in values])
+    rows = histograms(counts, BINS, low, high)
     for symmetric in (False, True):
-        together = best_clipping(counts, BINS, low, high, BITS, symmetric)
+        together = best_clipping(rows, BITS, symmetric=symmetric)
         for row in range(len(values)):
-            alone = best_clipping(counts[row], BINS, low[row], high[row], BITS, symmetric)
+            alone = best_clipping(rows.at(row), BITS, symmetric=symmetric)
             for name, expected in vars(alone).items():
                 assert expected.shape == (len(BITS),)
                 np.testing.assert_allclose(vars(together)[name][row], expected, rtol=1e-5)
     shaped = best_clipping(
-        counts.reshape(3, 4, -1), BINS, low.reshape(3, 4), high.reshape(3, 4), (4,), symmetric=True
+        histograms(counts.reshape(3, 4, -1), BINS, low.reshape(3, 4), high.reshape(3, 4)),
+        (4,),
+        symmetric=True,
     )
     np.testing.assert_allclose(
         shaped.clip_max.reshape(-1), together.clip_max[:, BITS.index(4)], rtol=1e-5
@@ -257,23 +210,23 @@ def test_expected_errors_of_many_rows_are_those_of_each():
     counts = generator.integers(0, 3, (5, 40, SMALL_BINS.count))
     clip = generator.random((2, 5, 40)) * 8
     bits = generator.integers(2, 9, (5, 40))
-    together = expected_error(counts, SMALL_BINS, -clip[0], clip[1], bits)
-    for place in [(0, 0), (2, 7), (4, 39)]:
-        alone = expected_error(
-            counts[place], SMALL_BINS, -clip[0][place], clip[1][place], bits[place]
-        )
-        np.testing.assert_allclose(together[place], alone, rtol=1e-12)
+    together = histograms(counts, SMALL_BINS).error(-clip[0], clip[1], bits)
+    for index in [(0, 0), (2, 7), (4, 39)]:
+        one = histograms(counts[index], SMALL_BINS)
+        alone = one.error(-clip[0][index], clip[1][index], bits[index])
+        np.testing.assert_allclose(together[index], alone, rtol=1e-12)
 
 
 def test_what_was_not_counted_has_neither_range_nor_error():
     counts = np.stack([np.zeros(BINS.count, dtype=int), BINS.counts(LARGE["normal"])])
     low, high = np.array([np.nan, -5.0]), np.array([np.nan, 5.0])
-    found = best_clipping(counts, BINS, low, high)
+    rows = histograms(counts, BINS, low, high)
+    found = best_clipping(rows)
     for own in vars(found).values():
         assert np.isnan(own[0]).all()
         assert np.isfinite(own[1]).all()
     assert np.isnan(mean_power(counts, BINS)[0])
-    assert np.isnan(expected_error(counts, BINS, low, high, np.array(8))[0])
+    assert np.isnan(rows.error(low, high, np.array(8))[0])
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
@@ -294,7 +247,8 @@ def test_what_was_not_counted_has_neither_range_nor_error():
 def test_unusual_values_get_an_ordered_range_near_them(values, symmetric):
     values = values.astype(np.float32)
     low, high = values.min().astype(float), values.max().astype(float)
-    found = best_clipping(BINS.counts(values), BINS, low, high, BITS, symmetric)
+    one = histograms(BINS.counts(values), BINS, low, high)
+    found = best_clipping(one, BITS, symmetric=symmetric)
     assert (found.clip_min <= found.clip_max).all()
     assert (found.error >= 0).all()
     assert (found.clip_min >= min(low, 0)).all()
@@ -305,7 +259,7 @@ def test_unusual_values_get_an_ordered_range_near_them(values, symmetric):
 def test_a_constant_is_quantized_exactly(value):
     values = np.full(100, value, dtype=np.float32)
     low, high = values.min().astype(float), values.max().astype(float)
-    found = best_clipping(BINS.counts(values), BINS, low, high)
+    found = best_clipping(histograms(BINS.counts(values), BINS, low, high))
     own = [
         measured(values, *ends, bits)
         for *ends, bits in zip(found.clip_min, found.clip_max, BITS, strict=True)
@@ -318,9 +272,3 @@ def test_power_is_that_of_the_values():
     for values in LARGE.values():
         expected = np.square(values, dtype=np.float64).mean()
         np.testing.assert_allclose(mean_power(BINS.counts(values), BINS), expected, rtol=0.005)
-
-
-def test_sqnr_is_the_ratio_in_decibels():
-    np.testing.assert_allclose(sqnr_db(np.array([2.0, 1.0]), np.array([0.02, 2.0])), [20, -3.0103])
-    assert np.isinf(sqnr_db(np.array(1.0), np.array(0.0)))
-    assert np.isnan(sqnr_db(np.array(np.nan), np.array(np.nan)))

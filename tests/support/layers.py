@@ -2,29 +2,24 @@
 
 import numpy as np
 
-from calibzarr.advice.methods.base import (
-    Layers,
-    QuantizationError,
-)
+from calibzarr.advice.methods.base import Layers, QuantizationError
 
 # Rows: q, k and v of a block, its fc2, the block itself, and a layer outside of it.
 LINEAR = np.array([True, True, True, True, False, True])
 
-
 TIED = np.array([0, 0, 0, 1, 2, 3])
 
-
 INSIDE = np.zeros((6, 6), dtype=bool)
+INSIDE[4, :4] = True
+
+PHASES = 3
 
 
-PARTS = 3
-
-
-def layers(seed=0, empty_part=False):
+def layers(seed=0, empty_phase=False):
     generator = np.random.default_rng(seed)
-    values = generator.integers(1, 9, (6, PARTS))
+    values = generator.integers(1, 9, (6, PHASES))
     values[:3] = values[0]  # they share their input
-    if empty_part:
+    if empty_phase:
         values[:, 1] = 0
     return Layers(
         linear=LINEAR,
@@ -47,7 +42,7 @@ def noise(seed=0, equal=False):
 
     weights = falling(6)
     weights[~LINEAR] = np.nan
-    by_part = falling(6, PARTS)
+    by_phase = falling(6, PHASES)
     return QuantizationError(
-        overall=falling(6), static=by_part * 1.5, by_part=by_part, weights=weights
+        overall=falling(6), static=by_phase * 1.5, by_phase=by_phase, weights=weights
     )

@@ -2,6 +2,26 @@
 
 import numpy as np
 
+from calibzarr.quantization.histograms import Histograms
+
+
+def distributions():
+    generator = np.random.default_rng(0)
+    normal = generator.standard_normal(50_000)
+    raw = {
+        "normal": normal,
+        "heavy-tailed": 30 * generator.standard_t(2.5, 50_000),
+        "Laplace": generator.laplace(size=50_000),
+        "uniform": generator.uniform(-1.01, 1.3, 50_000),
+        "outliers": np.append(normal, [60.0, -45.0, 80.0]),
+        "positive": np.abs(normal),
+        "negative": -np.abs(normal),
+    }
+    return {name: values.astype(np.float32) for name, values in raw.items()}
+
+
+VALUES = distributions()
+
 
 def quantized(values, clip_min, clip_max, bits, symmetric):
     """The nearest level of a step size and a zero point, as frameworks compute it."""
@@ -43,3 +63,16 @@ def searched(values, bits, symmetric, found):
         measured(values, max(low, -own), min(high, own), bits, symmetric)
         for own in thresholds[thresholds <= reach]
     )
+
+
+def histograms(counts, bins, low=None, high=None):
+    """Histograms of shape (..., bin) with known extremes; those of the filled bins if None."""
+    counts = np.asarray(counts)
+    if low is None:
+        filled = counts > 0
+        first = filled.argmax(axis=-1)
+        last = counts.shape[-1] - 1 - filled[..., ::-1].argmax(axis=-1)
+        some = filled.any(axis=-1)
+        low = np.where(some, np.where(np.isinf(bins.low), bins.high, bins.low)[first], np.nan)
+        high = np.where(some, np.where(np.isinf(bins.high), bins.low, bins.high)[last], np.nan)
+    return Histograms.of_counts(counts, bins, np.asarray(low), np.asarray(high))

@@ -1,1 +1,1 @@
-"""Ways to choose bits: one module a method."""
+"""Methods of choosing numbers of bits: each module but ``base`` is one, listed by its name."""

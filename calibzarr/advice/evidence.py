@@ -1,0 +1,127 @@
+"""What is known of every layer before its bits are chosen."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from calibzarr.advice import observed as observations
+from calibzarr.advice.clipping_ranges import clipped, clipping_ranges
+from calibzarr.advice.methods.base import CHOICES, Evidence, Layers, Method, QuantizationError
+from calibzarr.advice.options import Options
+from calibzarr.quantization import step_groups
+from calibzarr.quantization.clipping import Clipping, clipping_range
+from calibzarr.quantization.histograms import Histograms
+
+
+@dataclass(frozen=True)
+class Clippings:
+    """Clipping ranges with relative errors at each of ``CHOICES``.
+
+    Attributes:
+        overall: one range for all steps, shape (layer, choice).
+        by_phase: a range for each phase, shape (layer, phase, choice).
+    """
+
+    overall: Clipping
+    by_phase: Clipping
+
+
+def gather(
+    statistics: xr.Dataset,
+    observed: Histograms,
+    phases: Mapping[str, range],
+    method: Method,
+    options: Options,
+) -> tuple[Evidence, Clippings]:
+    """Clip every layer at every number of bits, and take stock of the errors.
+
+    Args:
+        statistics: of ``reading.open_statistics``.
+        observed: its layers and steps.
+        phases: of :func:`phases_of`.
+        method: of the options.
+        options: of the recommendation.
+
+    Raises:
+        ValueError: if a layer has no finite value in a phase that was collected.
+    """
+    overall = observed.overall
+    positions = observations.positions(statistics, phases).values()
+    by_phase = observed.over(positions)
+    collected = np.array([steps.stop > steps.start for steps in positions])
+    unknown = (np.isnan(by_phase.value_min) & collected).any(axis=1)
+    if unknown.any():
+        raise ValueError(
+            f"{unknown.sum()} layers had no finite value in some phase, and cannot be quantized; "
+            f"the first is {statistics.layer.values[unknown][0]}"
+        )
+    one_range, ranges = (
+        clipped(rows, *clipping_ranges(rows, method, options)) for rows in (overall, by_phase)
+    )
+    static = clipped(by_phase, one_range.clip_min[:, None], one_range.clip_max[:, None])
+    error = QuantizationError(
+        overall=one_range.error,
+        static=static.error,
+        by_phase=ranges.error,
+        weights=_weight_error(statistics, options),
+    )
+    evidence = Evidence(
+        layers=_layers(statistics, by_phase),
+        error=error,
+        overall=overall,
+        by_phase=by_phase,
+        names=statistics.layer.values,
+        phases=tuple(phases),
+    )
+    return evidence, Clippings(one_range, ranges)
+
+
+def _weight_error(statistics: xr.Dataset, options: Options) -> np.ndarray:
+    """Relative error of the weights, shape (layer, choice)."""
+    rows = observations.weights(statistics)
+    ends = clipping_range(options.clip, rows, CHOICES, symmetric=True)
+    return clipped(rows, *ends, symmetric=True).error
+
+
+def phases_of(statistics: xr.Dataset, groups: int | None) -> Mapping[str, range]:
+    """The phases of the sampling, by name, or as many groups of steps as are asked for.
+
+    Raises:
+        OptionError: if there are fewer steps than groups.
+    """
+    if groups is None:
+        return observations.phases_of(statistics)
+    linear = np.flatnonzero(statistics.role == "input")
+    products = step_groups.gram(
+        *(
+            statistics[name].isel(layer=linear).values
+            for name in ("feature_mean_min", "feature_mean_max")
+        )
+    )
+    first = step_groups.contiguous_groups(products, groups)
+    starts = [0, *(int(step) for step in statistics.step.values[first[1:]])]
+    ends = [*starts[1:], int(statistics.attrs["num_steps"]) + 1]
+    return {
+        f"group_{number}": range(start, end)
+        for number, (start, end) in enumerate(zip(starts, ends, strict=True))
+    }
+
+
+def _layers(statistics: xr.Dataset, by_phase: Histograms) -> Layers:
+    block, stream, name = (
+        statistics[coordinate].values for coordinate in ("block", "stream", "layer")
+    )
+    linear = (statistics.role == "input").values
+    of_block = (block[:, None] == block) & ~linear[:, None] & linear
+    weights = statistics.weight_histogram.sum("bin").values
+    values = by_phase.number
+    return Layers(
+        linear=linear,
+        tied=np.unique(statistics.tied_group.values, return_inverse=True)[1],
+        inside=of_block & ((name == block)[:, None] | (stream[:, None] == stream)),
+        operations=values.sum(axis=1) / statistics.features.values * weights,
+        values=values,
+        weights=weights,
+    )

@@ -1,0 +1,69 @@
+"""What all output formats share: what is told of a written file, and how JSON is spelled."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from calibzarr.advice.methods.base import method_of
+from calibzarr.advice.options import Options
+from calibzarr.errors import Message
+
+
+@dataclass(frozen=True)
+class ConfigurationResult:
+    """What was written.
+
+    Attributes:
+        num_layers: rows of the file.
+        bits: how many linear layers have which bits, in words.
+        features: whether advice for each feature is in the store.
+        warnings: what the user has to know, a sentence each.
+    """
+
+    num_layers: int
+    bits: str
+    features: bool
+    warnings: tuple[str | Message, ...]
+
+
+def linear_layers(recommended: xr.Dataset) -> xr.Dataset:
+    """Linear layers alone, without the outputs of blocks."""
+    return recommended.isel(layer=recommended.role.values == "input")
+
+
+def unmet(recommended: xr.Dataset) -> dict[str, str]:
+    """What falls short of the options of ``activations``, ``weights`` and ``polynomials``."""
+    options, linear = Options(**recommended.attrs["options"]), linear_layers(recommended)
+    method = method_of(options)
+    texts = {} if method.unmet is None else dict(method.unmet(linear, options))
+    too_wide = int((~linear.polynomial_met).sum())
+    if too_wide:
+        texts["polynomials"] = (
+            f"the clipping ranges of {too_wide} of {linear.sizes['layer']} layers follow no "
+            f"polynomial in sigma within {options.tolerance:g}; theirs are wider than need be"
+        )
+    return texts
+
+
+def bits_in_words(recommended: xr.Dataset, kinds: Sequence[str]) -> str:
+    """How many linear layers have which bits of ``activation`` or ``weight``."""
+    linear = linear_layers(recommended)
+    return "; ".join(
+        f"{kind}s: "
+        + ", ".join(
+            f"{number} with {bits} bits"
+            for bits, number in zip(
+                *np.unique(linear[f"{kind}_bits"].values, return_counts=True), strict=True
+            )
+        )
+        for kind in kinds
+    )
+
+
+def as_json(content: Mapping[str, Any]) -> bytes:
+    """A file's bytes."""
+    return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
