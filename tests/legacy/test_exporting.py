@@ -6,64 +6,20 @@ import numpy as np
 import pytest
 import xarray as xr
 from PIL import Image
-from rich.console import Console
 
-from calibzarr.errors import OptionError
-from calibzarr.legacy import export_plan, exporting
-from calibzarr.storage import schema, store
-from calibzarr.storage.manifest import prompts_sha256, update_attributes
+from calibzarr.storage.manifest import update_attributes
 from tests.support import children, old_directory
-
-QUIET = Console(quiet=True)
-NUM_STEPS, SIZE = 3, 4
-
-
-def made_up(path, num_images=4, incomplete=(2,), seed=7, latent_dtype="float32"):
-    """A store of made-up trajectories, without a model."""
-    sigma = old_directory.sigmas(NUM_STEPS)
-    prompts = [f"a thing, number {image}" for image in range(num_images)]
-    coordinates = {
-        schema.SIGMA.name: sigma,
-        schema.TIMESTEP.name: 1000 * sigma,
-        schema.FINAL.name: sigma == 0,
-        schema.PROMPT.name: np.asarray(prompts, dtype=object),
-        schema.SEED.name: np.arange(num_images) + seed,
-    }
-    attributes = {
-        "model": "sd3-medium",
-        "num_steps": NUM_STEPS,
-        "cfg_weight": 7.5,
-        "image_size": 8 * SIZE,
-        "latent_dtype": latent_dtype,
-        "seed": seed,
-        "prompts_sha256": prompts_sha256(prompts),
-        "prompt_source": "all.csv",
-        "libraries": {},
-        "created": f"2026-01-01T00:00:{seed:02}+00:00",
-    }
-    sizes = store.Sizes(num_images, NUM_STEPS, (16, SIZE, SIZE), 8 * SIZE)
-    store.create(path, sizes, coordinates, attributes)
-    writer = store.ImageWriter(path)
-    for image in set(range(num_images)) - set(incomplete):
-        states = old_directory.trajectory(image, NUM_STEPS, SIZE).transpose(0, 3, 1, 2)
-        writer.write(image, states, old_directory.picture(image, SIZE))
-    store.finish(path)
-    return path
+from tests.support.moving import NUM_STEPS, SIZE, made_up_store, take_out
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    return made_up(tmp_path_factory.mktemp("store") / "a.zarr")
-
-
-def export(path, directory, **options):
-    plan = export_plan.plan(path, directory, **{"workers": 1, **options})
-    return exporting.run(plan, QUIET)
+    return made_up_store(tmp_path_factory.mktemp("store") / "a.zarr")
 
 
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
 def test_every_file_has_the_old_name_keys_dtypes_and_values(path, tmp_path, layout):
-    export(path, tmp_path, layout=layout)
+    take_out(path, tmp_path, layout=layout)
     dataset = xr.open_zarr(path).load()
     names = {file.name for file in (tmp_path / "samples").iterdir()}
     assert names == {f"{i:04d}_{k:03d}.npz" for i in (0, 1, 3) for k in range(NUM_STEPS + 1)}
@@ -97,9 +53,9 @@ def test_every_file_has_the_old_name_keys_dtypes_and_values(path, tmp_path, layo
 def test_latents_of_flux_are_processed_as_diffusionkit_does(tmp_path):
     from calibzarr.models.compatibility import import_diffusionkit
 
-    path = made_up(tmp_path / "a.zarr", num_images=1, incomplete=())
+    path = made_up_store(tmp_path / "a.zarr", num_images=1, incomplete=())
     update_attributes(path, {"model": "flux-dev"})
-    export(path, tmp_path / "old", only=["latents"])
+    take_out(path, tmp_path / "old", only=["latents"])
     assert sorted(p.name for p in (tmp_path / "old").iterdir() if p.name[0] != ".") == ["latents"]
     final = xr.open_zarr(path).latents[0, -1].values.transpose(1, 2, 0)
     expected = import_diffusionkit().FluxLatentFormat().process_out(final).astype(np.float16)
@@ -107,7 +63,7 @@ def test_latents_of_flux_are_processed_as_diffusionkit_does(tmp_path):
 
 
 def test_manifest_has_every_key_and_image_i_at_place_i(path, tmp_path):
-    export(path, tmp_path)
+    take_out(path, tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     images = manifest.pop("images")
     assert manifest == {
@@ -146,7 +102,7 @@ def test_manifest_has_every_key_and_image_i_at_place_i(path, tmp_path):
     ],
 )
 def test_some_images_and_some_parts(path, tmp_path, options, images):
-    result = export(path, tmp_path, only=["samples", "manifest"], **options)
+    result = take_out(path, tmp_path, only=["samples", "manifest"], **options)
     assert result.num_images == len(images)
     names = {file.name[:4] for file in (tmp_path / "samples").iterdir()}
     assert names == {f"{image:04d}" for image in images}
@@ -155,97 +111,45 @@ def test_some_images_and_some_parts(path, tmp_path, options, images):
 
 
 def test_parts_add_up_to_the_whole(path, tmp_path):
-    export(path, tmp_path / "whole")
-    export(path, tmp_path / "parts", images=(1, 4), only=["samples", "latents", "manifest"])
-    export(path, tmp_path / "parts", images=(0, 2))
-    export(path, tmp_path / "parts", only=["images", "manifest"])
+    take_out(path, tmp_path / "whole")
+    take_out(path, tmp_path / "parts", images=(1, 4), only=["samples", "latents", "manifest"])
+    take_out(path, tmp_path / "parts", images=(0, 2))
+    take_out(path, tmp_path / "parts", only=["images", "manifest"])
     old_directory.assert_equal(tmp_path / "parts", tmp_path / "whole")
 
 
 def test_workers_write_the_same(path, tmp_path):
-    export(path, tmp_path / "one")
-    export(path, tmp_path / "two", workers=2)
+    take_out(path, tmp_path / "one")
+    take_out(path, tmp_path / "two", workers=2)
     old_directory.assert_equal(tmp_path / "two", tmp_path / "one")
 
 
 def test_a_store_of_float16_comes_out_as_float32(tmp_path):
-    path = made_up(tmp_path / "a.zarr", 1, (), latent_dtype="float16")
-    export(path, tmp_path / "old")
+    path = made_up_store(tmp_path / "a.zarr", 1, (), latent_dtype="float16")
+    take_out(path, tmp_path / "old")
     with np.load(tmp_path / "old" / "samples" / "0000_001.npz") as archive:
         assert archive["x"].dtype == np.float32
         np.testing.assert_array_equal(archive["x"][0], xr.open_zarr(path).latents[0, 1])
 
 
 def test_what_is_there_stays_and_what_is_missing_comes_back(path, tmp_path):
-    export(path, tmp_path / "whole")
+    take_out(path, tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "old")
     lost = ["samples/0001_002.npz", "latents/0003.npy", "manifest.json"]
     for name in lost:
         (tmp_path / "old" / name).unlink()
     kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "old").glob("*/*")}
-    export(path, tmp_path / "old")
+    take_out(path, tmp_path / "old")
     old_directory.assert_equal(tmp_path / "old", tmp_path / "whole")
     assert all(file.stat().st_mtime_ns == time for file, time in kept.items())
 
 
-def test_another_export_is_replaced_only_by_force(path, tmp_path):
-    other = made_up(tmp_path / "b.zarr", num_images=5, incomplete=(), seed=20)
-    directory = tmp_path / "old"
-    export(other, directory)
-    before = old_directory.contents(directory)
-    with pytest.raises(OptionError, match=r"is an export of another store; .* force"):
-        export(path, directory)
-    with pytest.raises(OptionError, match=r"is an export in the layout nchw; .* force"):
-        export(other, directory, layout="nhwc")
-    assert old_directory.contents(directory).keys() == before.keys()
-    result = export(path, directory, force=True)
-    assert result.others == 2 * (NUM_STEPS + 1)  # of images 2 and 4, which only the other has
-    export(path, tmp_path / "fresh")
-    fresh = old_directory.contents(tmp_path / "fresh")
-    actual = old_directory.contents(directory)
-    assert actual["manifest.json"] == fresh["manifest.json"]
-    for name in fresh:
-        if name.startswith("samples/"):
-            np.testing.assert_array_equal(actual[name]["x"], fresh[name]["x"])
-
-
-def test_a_directory_of_the_old_scripts_is_not_touched(path, tmp_path):
-    old_directory.write(tmp_path / "old")
-    before = {file: file.read_bytes() for file in (tmp_path / "old").rglob("*.*")}
-    with pytest.raises(OptionError, match="has samples already, and is no export of"):
-        export(path, tmp_path / "old")
-    assert {file: file.read_bytes() for file in (tmp_path / "old").rglob("*.*")} == before
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"only": ["samples", "pictures"]}, "only must be some of samples, .*; got 'pictures'"),
-        ({"layout": "chw"}, "layout must be nchw or nhwc, got 'chw'"),
-        ({"num_images": 0}, "num_images must be 1 or more, got 0"),
-        ({"workers": 0}, "workers must be 1 or more, got 0"),
-        ({"images": (3, 9)}, "0 <= A < B <= 4, got 3:9"),
-        ({"images": (2, 3)}, "no image of 2:3 is complete"),
-    ],
-)
-def test_wrong_options_are_refused_before_anything_is_written(path, tmp_path, options, message):
-    with pytest.raises(ValueError, match=message):
-        export(path, tmp_path / "old", **options)
-    assert not (tmp_path / "old").exists()
-
-
-def test_a_store_is_not_written_into(path, tmp_path):
-    for directory in (path, path / "old"):
-        with pytest.raises(OptionError, match="is a store, or in one"):
-            export(path, directory)
-
-
 def test_a_damaged_image_is_named(tmp_path):
-    path = made_up(tmp_path / "a.zarr")
+    path = made_up_store(tmp_path / "a.zarr")
     shard = path / "latents" / "c.1.0.0.0.0"
     shard.write_bytes(shard.read_bytes()[:-50])
     with pytest.raises(ValueError, match=r"c\.1\.0\.0\.0\.0 is damaged"):
-        export(path, tmp_path / "old")
+        take_out(path, tmp_path / "old")
     assert not (tmp_path / "old" / "manifest.json").exists()
 
 
@@ -255,7 +159,7 @@ def collected(make_store):
 
 
 def test_statistics_are_those_of_the_blocks_over_all_collected_steps(collected, tmp_path):
-    export(collected, tmp_path)
+    take_out(collected, tmp_path)
     folder = tmp_path / "activations"
     statistics = json.loads((folder / "layer_statistics.json").read_text())
     dataset = xr.open_zarr(collected).load().isel(step=[0, 2, 3])
@@ -292,8 +196,8 @@ def test_statistics_are_those_of_the_blocks_over_all_collected_steps(collected, 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_export_goes_on_to_the_same_files(tmp_path, how):
-    path = made_up(tmp_path / "a.zarr", num_images=40, incomplete=())
-    export(path, tmp_path / "whole")
+    path = made_up_store(tmp_path / "a.zarr", num_images=40, incomplete=())
+    take_out(path, tmp_path / "whole")
     directory = tmp_path / "old"
     arguments = ("export-legacy", path, directory, "--workers", 2)
     ended = children.run(children.command_with_signal, 2, how, *arguments)
@@ -310,7 +214,7 @@ def test_an_interrupted_export_goes_on_to_the_same_files(tmp_path, how):
         with np.load(file) as archive:  # whatever has its name is whole
             assert archive["x"].shape == (1, 16, SIZE, SIZE)
     children.make_leftovers_old(directory)
-    export(path, directory)
+    take_out(path, directory)
     old_directory.assert_equal(directory, tmp_path / "whole")
     assert not list(directory.rglob("*.partial"))
 

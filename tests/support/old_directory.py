@@ -136,3 +136,10 @@ def assert_equal(actual, expected):
             own = actual[name][key]
             assert (own.dtype, own.shape) == (array.dtype, array.shape), (name, key)
             np.testing.assert_array_equal(own, array, err_msg=f"{name} {key}")
+
+
+def edit_manifest(directory, change):
+    file = directory / "manifest.json"
+    manifest = json.loads(file.read_text())
+    change(manifest)
+    file.write_text(json.dumps(manifest))
