@@ -8,11 +8,12 @@ import xarray as xr
 from calibzarr.quantization.histograms import Histograms
 from calibzarr.statistics.histogram import LogBins
 from calibzarr.statistics.steps import phases
+from calibzarr.storage.schema import ACTIVATIONS
 
 
 def bins_of(statistics: xr.Dataset) -> LogBins:
     """The grid that the histograms were counted on."""
-    return LogBins(**statistics.attrs["activations"]["bins"])
+    return LogBins(**statistics.attrs[ACTIVATIONS]["bins"])
 
 
 def activations(statistics: xr.Dataset) -> Histograms:

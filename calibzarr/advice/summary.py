@@ -10,6 +10,7 @@ from calibzarr.advice.choices import SORTS, Sort
 from calibzarr.advice.methods.base import CHOICES
 from calibzarr.errors import check_known
 from calibzarr.statistics import convergence
+from calibzarr.storage.schema import ACTIVATIONS
 
 _SPREAD = 4.0  # widest feature over the median one, from where smoothing is worth a thought
 _GAIN = 1.1  # by which a shift narrows the range, from where it is
@@ -111,7 +112,7 @@ def _greatest(analyzed: xr.Dataset, values: np.ndarray, least: float) -> dict[st
 def _images(analyzed: xr.Dataset) -> dict[str, Any]:
     growth = analyzed.range_growth.values
     known = np.isfinite(growth)
-    number = int(analyzed.attrs["activations"]["num_images"])
+    number = int(analyzed.attrs[ACTIVATIONS]["num_images"])
     if not known.any():
         unknown = {"enough": None, "median_growth": None, "median_typical_spread": None}
         return {"number": number, **unknown, "worst": {}}
@@ -128,7 +129,7 @@ def _images(analyzed: xr.Dataset) -> dict[str, Any]:
 
 def _not_covered(analyzed: xr.Dataset, recommended: xr.Dataset) -> list[str]:
     manifest = analyzed.attrs
-    activations, states = manifest["activations"], int(manifest["num_steps"]) + 1
+    activations, states = manifest[ACTIVATIONS], int(manifest["num_steps"]) + 1
     sentences = []
     steps = len(activations["steps"])
     if steps < states:

@@ -27,6 +27,7 @@ from calibzarr.export.writing import ConfigurationResult, as_json, bits_in_words
 from calibzarr.quantization.features import OUTLIER_FACTOR
 from calibzarr.storage import durable, objects
 from calibzarr.storage.reading import open_statistics
+from calibzarr.storage.schema import ACTIVATIONS
 
 
 def export(
@@ -124,7 +125,7 @@ def _advice(path: Path, statistics: xr.Dataset, alpha: float) -> _Advice:
     attributes = {
         "smoothquant_alpha": alpha,
         "outlier_factor": OUTLIER_FACTOR,
-        "statistics": statistics.attrs["activations"]["stamp"],
+        "statistics": statistics.attrs[ACTIVATIONS]["stamp"],
     }
     return _Advice(path, recommended_features.compute(statistics, alpha), attributes)
 

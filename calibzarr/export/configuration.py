@@ -3,9 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from importlib import resources
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,8 @@ import xarray as xr
 from calibzarr.advice.choices import GRANULARITIES, Granularity, methods
 from calibzarr.advice.methods.base import method_of
 from calibzarr.advice.options import Options, one_of
+from calibzarr.storage.manifest import made_by
+from calibzarr.storage.schema import ACTIVATIONS
 
 _DIGITS = 9  # of figures: more than a histogram knows, fewer than differ between machines
 _ROLES = {"block": ("output",), "linear": ("input",), "all": ("input", "output")}
@@ -145,7 +145,8 @@ def _coefficients(padded: Sequence[float]) -> list[float]:
 
 def _provenance(recommended: xr.Dataset) -> dict[str, Any]:
     manifest, options = recommended.attrs, Options(**recommended.attrs["options"])
-    activations, stated = manifest["activations"], method_of(options).provenance(options)
+    activations, stated = manifest[ACTIVATIONS], method_of(options).provenance(options)
+    made = made_by(("calibzarr",), "date")
     return {
         "method": options.method,
         **stated,
@@ -159,8 +160,8 @@ def _provenance(recommended: xr.Dataset) -> dict[str, Any]:
         "num_images": activations["num_images"],
         "steps": activations["steps"],
         "num_steps": manifest["num_steps"],
-        "libraries": {**activations["libraries"], "calibzarr": version("calibzarr")},
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "libraries": {**activations["libraries"], **made["libraries"]},
+        "date": made["date"],
     }
 
 
