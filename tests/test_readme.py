@@ -116,10 +116,18 @@ def test_every_command_in_the_readme_exists_with_its_options():
 
 
 def test_layout_tables_name_files_that_exist():
-    house = (ROOT / "calibzarr" / "README.md").read_text(encoding="utf-8")
-    rows = [row.split("|")[2] for row in house.splitlines() if row.startswith("| ")]
-    inside = re.findall(r"`([\w/.]+)`", "".join(rows))
-    assert len(inside) > 10
     named = re.findall(r"`((?:calibzarr|scripts)/[\w/.]+)`", README)
-    for module in [*named, *(f"calibzarr/{name}" for name in inside)]:
+    assert named
+    for module in named:
         assert (ROOT / module).exists(), module
+
+
+def test_the_page_on_the_house_names_files_that_exist_and_every_floor():
+    house = (ROOT / "calibzarr" / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:\w+/)+[\w.]*|\w+\.py)`", house))
+    for name in named:
+        assert (ROOT / "calibzarr" / name).exists() or (ROOT / name).exists(), name
+    package = ROOT / "calibzarr"
+    floors = {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    modules = {path.name for path in package.glob("*.py")} - {"__init__.py", "__main__.py"}
+    assert floors | modules <= named

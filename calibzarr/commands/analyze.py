@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import xarray as xr
     from rich.table import Table
 
+    from calibzarr.advice.overview import Overview
+
 
 @click.command(name="analyze")
 @store_argument
@@ -47,17 +49,7 @@ if TYPE_CHECKING:
 )
 @quiet_option
 @one_line_errors
-def analyze_command(
-    store: Path,
-    as_json: bool,
-    top: int | None,
-    sort: choices.Sort,
-    stream: str | None,
-    kind: str | None,
-    activation_target: float,
-    weight_target: float,
-    plots: Path | None,
-) -> None:
+def analyze_command(store: Path, as_json: bool, plots: Path | None, **options: Any) -> None:
     """Tell what STORE's statistics say of every layer, and what bits it needs.
 
     Columns: the range of all values; from p01 to p99; the former over the latter; the widest
@@ -69,43 +61,37 @@ def analyze_command(
     calibzarr analyze stores/tiny.zarr --sort outliers --top 10 --stream image
     calibzarr analyze stores/tiny.zarr --plots plots
     """
-    from calibzarr.advice import analysis, observed, recommendation, summary
-    from calibzarr.advice.options import Options
-    from calibzarr.storage.reading import open_statistics
+    from calibzarr.advice.overview import overview
+    from calibzarr.advice.summary import rows
 
     if plots is not None:
         from calibzarr.plots import drawing
 
         drawing.check_installed()  # before the work
-    statistics = open_statistics(store)
-    summary.filtered(statistics, stream=stream, kind=kind, sort=sort)  # before the work
-    activations = observed.activations(statistics)
-    options = Options(activation_target=activation_target, weight_target=weight_target)
-    recommended = recommendation.of_statistics(statistics, options, activations)
-    analyzed = analysis.of_statistics(statistics, activations)
-    chosen = summary.select(
-        analyzed.assign(recommended[["activation_bits", "weight_bits"]]),
-        stream=stream,
-        kind=kind,
-        sort=sort,
-        top=top,
-    )
-    description = summary.describe(analyzed, recommended)
+    result = overview(store, **options)
     if as_json:
-        click.echo(json.dumps({"layers": summary.rows(chosen), **description}, indent=2))
+        click.echo(json.dumps({"layers": rows(result.chosen), **result.description}, indent=2))
     else:
-        console = table_console()
-        console.print(_table(chosen, choices.SORTS[sort], console.width))
-        for line in summary.sentences(description):
-            console.print(line, soft_wrap=True)
+        _print(result, choices.SORTS[options["sort"]])
     if plots is not None:
         from calibzarr.plots import write
 
-        pictures = write(plots, statistics, analyzed, recommended, activations)
+        pictures = write(
+            plots, result.statistics, result.analyzed, result.recommended, result.activations
+        )
         click.echo(f"{plots}: {len(pictures)} files", err=as_json)
     if not (as_json or is_quiet()):
         name = store.resolve().with_suffix(".json").name
         tell("write it down with: ", Call("export_config", (store, name)))
+
+
+def _print(result: "Overview", sorted_by: str | None) -> None:
+    from calibzarr.advice.summary import sentences
+
+    console = table_console()
+    console.print(_table(result.chosen, sorted_by, console.width))
+    for line in sentences(result.description):
+        console.print(line, soft_wrap=True)
 
 
 # heading, variable, bits, format, and rank: a narrow terminal does without the last

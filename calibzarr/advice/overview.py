@@ -1,0 +1,76 @@
+"""What is known of a store's layers and what they need, in one go, ready to be shown."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from calibzarr.advice import analysis, observed, recommendation, summary
+from calibzarr.advice.choices import ACTIVATION_TARGET, WEIGHT_TARGET, Sort
+from calibzarr.advice.options import Options
+from calibzarr.quantization.histograms import Histograms
+from calibzarr.storage.reading import open_statistics
+
+
+@dataclass(frozen=True)
+class Overview:
+    """Of a store.
+
+    Attributes:
+        statistics: of ``reading.open_statistics``.
+        activations: their histograms and extremes, in memory.
+        analyzed: of ``analysis.analyze``, all layers.
+        recommended: of ``recommendation.recommend``, all layers.
+        chosen: the layers that were asked for, in the order that was asked for, with their bits.
+        description: what it comes to, in JSON types; see ``summary.describe``.
+    """
+
+    statistics: xr.Dataset
+    activations: Histograms
+    analyzed: xr.Dataset
+    recommended: xr.Dataset
+    chosen: xr.Dataset
+    description: dict[str, Any]
+
+
+def overview(
+    path: str | Path,
+    *,
+    stream: str | None = None,
+    kind: str | None = None,
+    sort: Sort = "model",
+    top: int | None = None,
+    activation_target: float = ACTIVATION_TARGET,
+    weight_target: float = WEIGHT_TARGET,
+) -> Overview:
+    """Analyze a store's statistics, and recommend bits by the targets.
+
+    Args:
+        path: directory of the store.
+        stream: of the layers to choose; all if None.
+        kind: of the layers to choose; all if None.
+        sort: their order.
+        top: how many of them at most.
+        activation_target: SQNR of the activations of each layer, dB.
+        weight_target: SQNR of the weights of each layer, dB.
+
+    Raises:
+        OptionError: if there is no such stream, kind or order, or no layer reaches a target.
+        StoreError: if the store has no statistics, or cannot be used.
+    """
+    statistics = open_statistics(path)
+    summary.filtered(statistics, stream=stream, kind=kind, sort=sort)  # refused before the work
+    options = Options(activation_target=activation_target, weight_target=weight_target)
+    activations = observed.activations(statistics)
+    recommended = recommendation.of_statistics(statistics, options, activations)
+    analyzed = analysis.of_statistics(statistics, activations)
+    chosen = summary.select(
+        analyzed.assign(recommended[["activation_bits", "weight_bits"]]),
+        stream=stream,
+        kind=kind,
+        sort=sort,
+        top=top,
+    )
+    description = summary.describe(analyzed, recommended)
+    return Overview(statistics, activations, analyzed, recommended, chosen, description)

@@ -1,0 +1,24 @@
+import pytest
+import xarray as xr
+
+import calibzarr
+from calibzarr.advice import analysis, overview, summary
+from calibzarr.errors import OptionError
+
+
+def test_an_overview_is_what_its_parts_are(replayed):
+    result = overview.overview(replayed.path, stream="image", sort="outliers", top=3)
+    analyzed, recommended = calibzarr.analyze(replayed.path), calibzarr.recommend(replayed.path)
+    xr.testing.assert_identical(result.analyzed, analyzed)
+    xr.testing.assert_identical(result.recommended, recommended)
+    chosen = summary.select(analyzed, stream="image", sort="outliers", top=3)
+    assert result.chosen.layer.values.tolist() == chosen.layer.values.tolist()
+    expected = recommended.sel(layer=chosen.layer)
+    assert (result.chosen.activation_bits.values == expected.activation_bits.values).all()
+    assert result.description == summary.describe(analyzed, recommended)
+
+
+def test_what_cannot_be_chosen_is_refused_before_the_work(replayed, monkeypatch):
+    monkeypatch.setattr(analysis, "of_statistics", lambda *_: pytest.fail("analyzed"))
+    with pytest.raises(OptionError, match=r"no stream 'imag'; did you mean image\?"):
+        overview.overview(replayed.path, stream="imag")

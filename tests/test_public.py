@@ -1,0 +1,41 @@
+"""What ``import calibzarr`` offers."""
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import calibzarr
+
+LONG = ("build", "collect", "export_legacy", "import_legacy", "repair", "verify")
+
+
+@pytest.mark.parametrize("name", calibzarr.__all__)
+def test_a_public_function_shows_its_keywords(name):
+    function = getattr(calibzarr, name)
+    parameters = inspect.signature(function).parameters.values()
+    assert function.__doc__
+    assert function.__annotations__["return"]
+    for parameter in parameters:
+        assert parameter.kind is not inspect.Parameter.VAR_KEYWORD
+        assert parameter.annotation is not inspect.Parameter.empty
+        assert parameter.name != "console"
+    defaults = [parameter.default for parameter in parameters if parameter.name == "progress"]
+    assert defaults == ([None] if name in LONG else [])
+
+
+def test_names_are_listed_before_anything_is_imported():
+    code = (
+        "import sys, calibzarr; assert set(calibzarr.__all__) <= set(dir(calibzarr)); "
+        "print([name for name in ('mlx', 'numpy', 'xarray') if name in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout == "[]\n"
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = calibzarr.nothing
