@@ -43,7 +43,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Layer:
-    """One place in the transformer where values can be observed.
+    """Values that can be observed in the transformer.
 
     Attributes:
         name: ``mm_block_0.image.attn.q_proj`` for a linear layer, ``mm_block_0`` for a block.
@@ -135,7 +135,7 @@ class Model(Protocol):
         """
 
     def layers(self) -> tuple[Layer, ...]:
-        """Every place in the transformer where values can be observed, in order of depth."""
+        """All values that can be observed in the transformer, in order of depth."""
 
     def observing(
         self, num_images: int, bins: LogBins, receive: Receive

@@ -141,7 +141,7 @@ class TinyPipeline(kit.DiffusionPipeline):
 
 
 def modules(pipeline: TinyPipeline) -> dict[str, nn.Module]:
-    """The parts of the pipeline that have weights, by name."""
+    """The modules of the pipeline that have weights, by name."""
     names = ("mmdit", "decoder", "encoder", "clip_l", "clip_g")
     return {name: getattr(pipeline, name) for name in names}
 
@@ -154,21 +154,21 @@ def _load(path: Path) -> dict[str, mx.array]:
 
 
 def load_weights(pipeline: TinyPipeline, path: Path) -> None:
-    """Load every part's weights from one safetensors file, strictly, as float32."""
+    """Load every module's weights from one safetensors file, strictly, as float32."""
     weights = _load(path)
     for name, module in modules(pipeline).items():
         prefix = f"{name}."
-        own = [
+        parameters = [
             (key.removeprefix(prefix), value.astype(mx.float32))
             for key, value in weights.items()
             if key.startswith(prefix)
         ]
-        module.load_weights(own)
+        module.load_weights(parameters)
         mx.eval(module.parameters())
 
 
 def save_weights(pipeline: TinyPipeline, path: Path) -> None:
-    """Save every part's weights in float16 to one safetensors file."""
+    """Save every module's weights in float16 to one safetensors file."""
     weights = {
         f"{name}.{key}": value.astype(mx.float16)
         for name, module in modules(pipeline).items()

@@ -164,10 +164,10 @@ def expected_extreme(values: np.ndarray, size: int | np.ndarray) -> np.ndarray:
         raise OptionError(f"a number of images must be a whole number of at least 1, got {size!r}")
     rows, counts = _descending(values)
     result = np.full((len(rows), len(sizes)), np.nan)
-    for count, own in _by_count(counts):
+    for count, members in _by_count(counts):
         fits = np.flatnonzero(sizes <= count)
         weights = _subset_weights(count, sizes[fits])
-        result[np.ix_(own, fits)] = rows[own, :count] @ weights.T
+        result[np.ix_(members, fits)] = rows[members, :count] @ weights.T
     return result.reshape(np.shape(values)[:-1] + np.shape(size))
 
 
@@ -194,10 +194,10 @@ def bootstrap_interval(values: np.ndarray, quantile: float = 1.0, level: float =
     tail = _tail(level)
     rows, counts = _descending(values)
     result = np.full((len(rows), 2), np.nan)
-    for count, own in _by_count(counts, at_least=2):
+    for count, members in _by_count(counts, at_least=2):
         rank = _nearest_rank(count, quantile)
         ends = [_bootstrap_rank(count, rank, p) for p in (tail, 1 - tail)]
-        result[own] = rows[own][:, [count - end for end in ends]]
+        result[members] = rows[members][:, [count - end for end in ends]]
     return result.reshape((*np.shape(values)[:-1], 2))
 
 
@@ -258,9 +258,9 @@ def _expected_with_half(values: np.ndarray) -> np.ndarray:
     """
     rows, counts = _descending(values)
     result = np.full(len(rows), np.nan)
-    for count, own in _by_count(counts, at_least=2):
+    for count, members in _by_count(counts, at_least=2):
         weights = _subset_weights(count, np.array([count // 2, (count + 1) // 2]))
-        result[own] = rows[own, :count] @ weights.mean(axis=0)
+        result[members] = rows[members, :count] @ weights.mean(axis=0)
     return result.reshape(values.shape[:-1])
 
 
@@ -273,8 +273,8 @@ def _order_statistic(values: np.ndarray, quantile: float) -> np.ndarray:
     """Quantile over images, of nearest rank, shape (...)."""
     rows, counts = _descending(values)
     result = np.full(len(rows), np.nan)
-    for count, own in _by_count(counts):
-        result[own] = rows[own, count - _nearest_rank(count, quantile)]
+    for count, members in _by_count(counts):
+        result[members] = rows[members, count - _nearest_rank(count, quantile)]
     return result.reshape(values.shape[:-1])
 
 

@@ -83,7 +83,7 @@ class LogBins:
 
 _ROWS = 256  # histograms that are searched together
 _GROUP = 64  # bins that a search first passes over together
-_HIGH_HALF = int(np.little_endian)  # place of a float32's upper half among its two
+_HIGH_HALF = int(np.little_endian)  # index of a float32's upper half among its two
 
 
 def representative(low: np.ndarray, high: np.ndarray) -> np.ndarray:
@@ -137,8 +137,8 @@ def quantile(
     rows = counts.reshape(-1, len(middle))
     result = np.empty((len(rows), len(fractions)))
     for first in range(0, len(rows), _ROWS):  # temporaries that fit a processor's cache
-        part = slice(first, first + _ROWS)
-        result[part] = _quantiles(rows[part], middle, fractions)
+        block = slice(first, first + _ROWS)
+        result[block] = _quantiles(rows[block], middle, fractions)
     return result.reshape(counts.shape[:-1] + np.shape(q))
 
 
@@ -156,19 +156,19 @@ def fraction_below(
     Returns:
         Shape (...), in [0, 1]; NaN where nothing was counted, or the value is NaN.
     """
-    place = np.minimum(np.searchsorted(high, value, side="right"), len(high) - 1)
-    bottom, top = low[place], high[place]
+    index = np.minimum(np.searchsorted(high, value, side="right"), len(high) - 1)
+    bottom, top = low[index], high[index]
     with np.errstate(invalid="ignore"):
-        part = np.clip((value - bottom) / (top - bottom), 0, 1)
-    part = np.where(np.isinf(top), value > bottom, np.where(np.isinf(bottom), value >= top, part))
+        share = np.clip((value - bottom) / (top - bottom), 0, 1)
+    share = np.where(np.isinf(top), value > bottom, np.where(np.isinf(bottom), value >= top, share))
     cumulative = counts.cumsum(axis=-1)
     inside, upto = (
-        np.take_along_axis(array, place[..., None], axis=-1)[..., 0]
+        np.take_along_axis(array, index[..., None], axis=-1)[..., 0]
         for array in (counts, cumulative)
     )
     total = cumulative[..., -1]
     known = (total > 0) & ~np.isnan(value)
-    below = upto - inside * (1 - part)
+    below = upto - inside * (1 - share)
     return np.where(known, below / np.maximum(total, 1), np.nan)
 
 

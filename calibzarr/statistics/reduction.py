@@ -9,7 +9,7 @@ from calibzarr.statistics.histogram import LogBins
 
 @dataclass(frozen=True)
 class Reduction:
-    """A batch's values at one place in the network, reduced.
+    """A batch's values at one layer, reduced.
 
     Attributes:
         histogram: finite values of all images, shape (bin,), int64.

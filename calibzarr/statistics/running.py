@@ -87,7 +87,7 @@ class Statistics:
 
         Args:
             bins: of the histograms.
-            num_layers: observed places in the network.
+            num_layers: of the network.
             steps: indices of the states that there is to be room for.
             images: the same of the images.
             features: the widest layer's width.
