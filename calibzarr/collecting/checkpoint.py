@@ -85,12 +85,14 @@ def coverage(root: Root, bins: LogBins, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _open(root: Root, bins: LogBins) -> Any:
-    try:
-        file = np.load(root.path / FILE, allow_pickle=False)
-        header = json.loads(file["header"].tobytes())
-    except (FileNotFoundError, ValueError, KeyError, zipfile.BadZipFile):
+    if not zipfile.is_zipfile(root.path / FILE):
         return None
-    fits = LogBins(**header["bins"]) == bins and header["began_with"] == collected.stamp(root)
+    file = np.load(root.path / FILE, allow_pickle=False)
+    try:
+        header = json.loads(file["header"].tobytes())
+        fits = LogBins(**header["bins"]) == bins and header["began_with"] == collected.stamp(root)
+    except (ValueError, KeyError, zipfile.BadZipFile):
+        fits = False
     if not fits:
         file.close()
     return file if fits else None

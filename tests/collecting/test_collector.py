@@ -13,11 +13,8 @@ import xarray as xr
 
 import calibzarr
 from calibzarr.collecting import collector
-from calibzarr.collecting.plan import plan, spread
-from calibzarr.errors import OptionError
 from calibzarr.models import registry
-from calibzarr.statistics.histogram import BINS, LogBins, quantile
-from calibzarr.statistics.steps import key_steps
+from calibzarr.statistics.histogram import quantile
 from calibzarr.storage import collected as statistics_store
 from calibzarr.storage import info, schema, store
 from calibzarr.storage.manifest import read_root, update_attributes
@@ -238,20 +235,6 @@ def test_force_starts_over_and_keeps_the_old_until_the_new_is_complete(path, mon
     assert after.collected_image.sum() == 2
 
 
-@pytest.mark.parametrize(
-    ("complete", "count"), [(150, 100), (150, 149), (7, 3), (1000, 100), (5, 5), (5, 9)]
-)
-def test_images_are_spread_evenly(complete, count):
-    chosen = spread(np.arange(complete), np.array([], dtype=int), count)
-    assert len(set(chosen)) == len(chosen) == min(complete, count)
-    gaps = np.diff([*chosen, complete])
-    assert gaps.max() - gaps.min() <= 1
-    both = np.union1d(chosen, spread(np.arange(complete), chosen, 2 * count))
-    gaps = np.diff([*both, complete])
-    assert len(both) == min(2 * count, complete)
-    assert gaps.max() <= 2 * max(gaps.min(), complete / len(both) / 2)
-
-
 @pytest.mark.slow
 def test_statistics_stay_when_the_store_grows(path, collected):
     calibzarr.collect(path, steps="all")
@@ -272,26 +255,6 @@ def test_disk_use_is_small(collected):
     dataset = open_strictly(collected)
     raw = 4 * int(dataset.value_count.sum())
     assert used < raw / 5  # of 5 small images; bench.py measures the real ratio
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"steps": [4]}, "steps must be from 0 to 3, got 4"),
-        ({"steps": [-1]}, "got -1"),
-        ({"steps": []}, "at least one state"),
-        ({"steps": "some"}, "must be key, all, or indices of states, got 'some'"),
-        ({"num_images": 0}, "num_images must be 1 or more, got 0"),
-        ({"batch_size": 0}, "batch_size must be 1 or more, got 0"),
-        ({"images": (2, 9)}, "0 <= A < B <= 6, got 2:9"),
-        ({"images": (5, 6)}, "no image of 5:6 is complete"),
-    ],
-)
-def test_wrong_options_change_nothing(built, options, message):
-    before = snapshot(built)
-    with pytest.raises(OptionError, match=re.escape(message)):
-        calibzarr.collect(built, **options)
-    assert snapshot(built) == before
 
 
 def test_stores_that_cannot_be_collected_are_refused_unchanged(path, tmp_path, tiny):
@@ -487,13 +450,6 @@ def test_command_tells_what_it_does(run, path):
         assert err.count("\n") == 1
 
 
-def test_key_steps_are_the_default(path):
-    planned = plan(path)
-    assert planned.steps == key_steps(3)
-    assert planned.images.tolist() == [0, 1, 2, 3, 4]
-    assert LogBins() == BINS
-
-
 def test_finishing_a_build_keeps_statistics_that_came_meanwhile(path, monkeypatch):
     group = store.open_group(path)  # what a builder may have opened before
     assert "activations" not in group.attrs
@@ -571,15 +527,6 @@ def test_interrupted_force_is_not_taken_for_the_old_statistics(path, monkeypatch
     monkeypatch.setattr(collector, "observe_step", replay)
     calibzarr.collect(path, steps=[0], images=(2, 4))
     assert open_strictly(path).collected_image.values.tolist() == [0, 0, 1, 1, 0, 0]
-
-
-def test_images_that_are_no_longer_complete_are_not_replayed_as_nan(path):
-    calibzarr.collect(path, steps=[0])
-    (path / "latents" / "c.2.0.0.0.0").unlink()
-    before = snapshot(path)
-    with pytest.raises(ValueError, match=r"image 2 is among the statistics .* no longer complete"):
-        calibzarr.collect(path, steps=[1])
-    assert snapshot(path) == before
 
 
 def test_lost_prompts_are_not_replayed_as_empty_ones(path):
