@@ -9,8 +9,9 @@ import numpy as np
 import xarray as xr
 
 from calibzarr.errors import Call, StoreError
-from calibzarr.models.base import Array, Conditioning, Model, Receive, Schedule
+from calibzarr.models.base import Array, Conditioning, Layer, Model, Receive, Schedule
 from calibzarr.statistics.histogram import LogBins
+from calibzarr.statistics.reduction import Reduction
 from calibzarr.storage import reading, schema, store
 from calibzarr.storage.manifest import Root
 
@@ -47,9 +48,35 @@ class Batch:
             step: index of the states.
             bins: of the histograms.
             receive: takes the reductions; see :meth:`calibzarr.models.base.Model.observing`.
+
+        Raises:
+            RuntimeError: if layers share values otherwise than their ``input_group`` says.
         """
-        with self.model.observing(len(self.images), bins, receive):
+        checked = _of_whole_groups(self.model.layers(), receive)
+        with self.model.observing(len(self.images), bins, checked):
             self.denoised(step)
+
+
+def _of_whole_groups(layers: Sequence[Layer], receive: Receive) -> Receive:
+    """What passes reductions on if they are of all layers of an input group, whatever the model."""
+    members: dict[str, list[int]] = {}
+    for index, layer in enumerate(layers):
+        members.setdefault(layer.input_group, []).append(index)
+
+    def checked(indices: Sequence[int], reduction: Reduction) -> None:
+        group = layers[indices[0]].input_group
+        if sorted(indices) != members[group]:
+            observed, told = (
+                ", ".join(layers[index].name for index in sorted(several))
+                for several in (indices, members[group])
+            )
+            raise RuntimeError(
+                f"values were observed of {observed}, but the layers of the input_group {group} "
+                f"are {told}"
+            )
+        receive(indices, reduction)
+
+    return checked
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ class DiffusionKitModel:
         self.fingerprint = fingerprint(_deciding_modules(pipeline))
         self.activation_dtype = str(pipeline.activation_dtype).removeprefix("mlx.core.")
         self.sampler = f"euler(shift={float(pipeline.sampler.shift)})"
+        self._layers = observable_layers(pipeline.mmdit)
 
     def latent_shape(self, image_size: int) -> tuple[int, int, int]:
         """Sizes of (channel, height, width) for square images of ``image_size`` pixels."""
@@ -136,7 +137,7 @@ class DiffusionKitModel:
 
     def layers(self) -> tuple[Layer, ...]:
         """Every linear layer's input and every block's output, in order of depth."""
-        return observable_layers(self.pipeline.mmdit)
+        return self._layers
 
     def observing(
         self, num_images: int, bins: LogBins, receive: Receive

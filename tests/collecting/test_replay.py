@@ -6,10 +6,11 @@ import re
 import numpy as np
 import pytest
 
-from calibzarr.collecting.replay import Replay, check_known, check_model
+from calibzarr.collecting.replay import Batch, Replay, check_known, check_model
 from calibzarr.errors import StoreError
 from calibzarr.statistics.histogram import BINS
 from calibzarr.storage.manifest import read_root
+from tests.support import numpy_model
 from tests.support.replaying import NUM_STEPS
 
 
@@ -56,6 +57,27 @@ def test_layers_that_share_values_are_received_together(root, tiny, replayed):
         np.testing.assert_allclose(
             reduction.feature_max, values.max(axis=(1, 2)), rtol=1e-3, atol=1e-4
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "group", "message"),
+    [
+        ("mix0.value", "mix0.value", "observed of mix0.gate, mix0.value, but .* are mix0.gate"),
+        ("head", "stem", "observed of stem, but the layers of the input_group stem are stem, head"),
+    ],
+)
+def test_values_that_are_shared_otherwise_than_told_are_refused(monkeypatch, name, group, message):
+    """Of whatever model: what is stored of layers is what was observed."""
+    layers = tuple(
+        dataclasses.replace(layer, input_group=group) if layer.name == name else layer
+        for layer in numpy_model.LAYERS
+    )
+    monkeypatch.setattr(numpy_model, "LAYERS", layers)
+    model = numpy_model.Mixer()
+    latents = np.ones((1, 4, 3, 4, 4), np.float32)
+    batch = Batch(model, model.schedule(3), model.encode(["a"], 0), (0,), latents)
+    with pytest.raises(RuntimeError, match=message):
+        batch.observe(1, BINS, lambda indices, reduction: None)
 
 
 @pytest.mark.parametrize("name", ["model", "cfg_weight"])
