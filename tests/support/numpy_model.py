@@ -27,6 +27,10 @@ def _sigma(num_steps: int) -> np.ndarray:
     return 4 * (1 - np.arange(num_steps + 1) / num_steps) ** 2
 
 
+def _normalized(hidden: np.ndarray) -> np.ndarray:
+    return hidden / np.sqrt(1 + np.mean(hidden**2, axis=-1, keepdims=True))
+
+
 NOISE = Noise("numpy.random.PCG64", _draw)
 SCHEDULE = ScheduleFormula("mixer.square", _sigma, np.log1p)
 
@@ -118,12 +122,14 @@ class Mixer:
             hidden = self._linear("stem", level * latents)
             hidden = hidden + self._linear("words", conditioning.words)
             for block in ("mix0", "mix1"):
-                gated = self._linear(f"{block}.gate", hidden) * self._linear(
-                    f"{block}.value", hidden
+                normed = _normalized(hidden)
+                gate, value = (
+                    self._linear(f"{block}.{kind}", normed) for kind in ("gate", "value")
                 )
+                gated = gate * value
                 hidden = hidden + self._linear(f"{block}.out", np.tanh(gated))
                 self._see(block, hidden)
-            return np.tanh(self._linear("head", hidden))
+            return np.tanh(self._linear("head", _normalized(hidden)))
 
         yield denoise
 
