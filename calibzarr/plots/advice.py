@@ -8,6 +8,7 @@ import xarray as xr
 from calibzarr.advice import analysis
 from calibzarr.advice.methods.base import CHOICES
 from calibzarr.plots import drawing
+from calibzarr.plots import layers as model_layers
 from calibzarr.plots.drawing import SMALL, picture
 from calibzarr.statistics.convergence import TOLERANCE, range_curve
 
@@ -30,7 +31,7 @@ def sqnr_by_bits(analyzed: xr.Dataset) -> "Figure":
     Args:
         analyzed: of ``analysis.of_statistics``.
     """
-    kinds = drawing.kinds(analyzed)
+    kinds = model_layers.kinds(analyzed)
     panels = drawing.panels(
         analyzed,
         "Expected SQNR against bits, each with its best clipping range",
@@ -150,8 +151,8 @@ def _table_rows(recommended: xr.Dataset) -> list[tuple[str, str]]:
     """Streams and kinds that there are layers of."""
     return [
         (stream, kind)
-        for stream in drawing.streams(recommended)
-        for kind in drawing.kinds(recommended)
+        for stream in model_layers.streams(recommended)
+        for kind in model_layers.kinds(recommended)
         if ((recommended.stream == stream) & (recommended.kind == kind)).any()
     ]
 
@@ -252,7 +253,7 @@ def convergence(statistics: xr.Dataset) -> "Figure":
     axes.plot(sizes, middle, color=drawing.BLUE, linewidth=2, label="median layer")
     at_half = shares[:, np.abs(sizes - images / 2).argmin()]
     styles = ((drawing.RED, "--"), (drawing.PURPLE, "-."), (drawing.GREEN, ":"))
-    worst = drawing.most(-at_half, analysis.shared_inputs(statistics)[known], _WORST)
+    worst = model_layers.most(-at_half, analysis.shared_inputs(statistics)[known], _WORST)
     for layer, (colour, line) in zip(worst, styles, strict=False):
         axes.plot(sizes, shares[layer], color=colour, linestyle=line, label=str(names[layer]))
     axes.plot(

@@ -8,6 +8,7 @@ import xarray as xr
 
 from calibzarr.advice import analysis
 from calibzarr.plots import drawing
+from calibzarr.plots import layers as model_layers
 from calibzarr.plots.distributions import UNITS, named_layers
 from calibzarr.plots.drawing import POINTS_PER_INCH, picture
 from calibzarr.quantization import sigma_polynomial
@@ -24,7 +25,7 @@ _FAR = 4.0  # values so many times beyond the usual clipping range need a logari
 def clipped_layers(statistics: xr.Dataset, analyzed: xr.Dataset) -> list[str]:
     """The layers whose range moves most with sigma, of those that read one array only the first."""
     variation = analyzed.sigma_variation.values
-    chosen = drawing.most(
+    chosen = model_layers.most(
         np.where(np.isfinite(variation), variation, np.nan),
         analysis.shared_inputs(statistics),
         _LAYERS,

@@ -9,6 +9,7 @@ import xarray as xr
 from calibzarr.advice import analysis, observed
 from calibzarr.errors import check_known
 from calibzarr.plots import drawing
+from calibzarr.plots import layers as model_layers
 from calibzarr.plots.drawing import POINTS_PER_INCH, picture
 from calibzarr.quantization.histograms import Histograms
 from calibzarr.statistics.histogram import LogBins
@@ -47,7 +48,7 @@ def ridge_layers(statistics: xr.Dataset, analyzed: xr.Dataset) -> dict[str, str]
     found: dict[int, str] = {}
     for values, text in wanted:
         finite = np.where(np.isfinite(values), values, np.nan)
-        for layer in drawing.most(finite, alike, 1, without=list(found)):
+        for layer in model_layers.most(finite, alike, 1, without=list(found)):
             found[layer] = text.format(abs(finite[layer]))
     return {str(analyzed.layer.values[layer]): text for layer, text in found.items()}
 

@@ -2,7 +2,7 @@
 
 import functools
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +27,6 @@ SKY, GREEN, PURPLE, GREY = "#56b4e9", "#009e73", "#cc79a7", "#999999"
 
 STREAM_LINES = {"image": "-", "text": "--", "unified": ":"}
 STREAM_COLOURS = {"image": BLUE, "text": ORANGE, "unified": GREY}
-_KINDS = (
-    *(f"attn.{name}_proj" for name in "qkvo"),
-    "mlp.fc1",
-    "mlp.fc2",
-    "adaLN_modulation",
-    "block",
-)
 _STYLE = {
     "axes.axisbelow": True,
     "axes.formatter.useoffset": False,
@@ -312,47 +305,3 @@ def spread_out(wanted: np.ndarray, apart: float, low: float, high: float) -> np.
     fitted = np.where(first <= last, least, -np.inf).max(axis=0)
     top = high - apart * (len(wanted) - 1)
     return np.asarray(np.clip(fitted, low, max(low, top)) + apart * np.arange(len(wanted)))
-
-
-def block_spans(dataset: xr.Dataset) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Names of runs of layers of one block, their first layers, and those after their last."""
-    block = dataset.block.values
-    starts = np.flatnonzero(np.append(True, block[1:] != block[:-1]))
-    return block[starts].tolist(), starts, np.append(starts[1:], len(block))
-
-
-def depth(dataset: xr.Dataset) -> np.ndarray:
-    """Index of each layer's block among the blocks in the order of the model, shape (layer,)."""
-    _, first, block = np.unique(dataset.block.values, return_index=True, return_inverse=True)
-    return np.asarray(np.argsort(np.argsort(first))[block])
-
-
-def kinds(dataset: xr.Dataset) -> list[str]:
-    """Kinds of layers that there are: those of a block first, in a fixed order."""
-    there = list(dict.fromkeys(dataset.kind.values.tolist()))
-    return [kind for kind in _KINDS if kind in there] + [
-        kind for kind in there if kind not in _KINDS
-    ]
-
-
-def streams(dataset: xr.Dataset) -> list[str]:
-    """Streams that there are."""
-    there = set(dataset.stream.values.tolist())
-    return [stream for stream in STREAM_LINES if stream in there]
-
-
-def most(
-    values: np.ndarray, alike: np.ndarray, count: int, without: Sequence[int] = ()
-) -> list[int]:
-    """Layers of the greatest values, of those that read one array only the first.
-
-    Args:
-        values: shape (layer,); NaN is never chosen.
-        alike: of one number for layers that read one array, shape (layer,).
-        count: how many at most.
-        without: layers that are not to be chosen, nor those that read the same.
-    """
-    order = np.argsort(-values, kind="stable")
-    order = order[~np.isnan(values[order]) & ~np.isin(alike[order], alike[list(without)])]
-    first = np.sort(np.unique(alike[order], return_index=True)[1])
-    return [int(layer) for layer in order[first[:count]]]

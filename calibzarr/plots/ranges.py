@@ -7,6 +7,7 @@ import xarray as xr
 
 from calibzarr.advice import analysis
 from calibzarr.plots import drawing
+from calibzarr.plots import layers as model_layers
 from calibzarr.plots.drawing import LINE_HEIGHT, POINTS_PER_INCH, SMALL, picture
 from calibzarr.quantization import features as feature_advice
 
@@ -78,7 +79,7 @@ def _stream_strip(strip: "Axes", analyzed: xr.Dataset) -> None:
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
 
-    there = drawing.streams(analyzed)
+    there = model_layers.streams(analyzed)
     colours = [drawing.STREAM_COLOURS[stream] for stream in there]
     colour = np.array([there.index(stream) for stream in analyzed.stream.values])
     strip.imshow(
@@ -102,7 +103,7 @@ def _stream_strip(strip: "Axes", analyzed: xr.Dataset) -> None:
 
 def _label_layers(strip: "Axes", axes: "Axes", analyzed: xr.Dataset, height: float) -> None:
     """Names of layers where they fit, else those of blocks, moved apart where they must be."""
-    names, starts, ends = drawing.block_spans(analyzed)
+    names, starts, ends = model_layers.block_spans(analyzed)
     layers = analyzed.sizes["layer"]
     axes.hlines(starts[1:] - 0.5, *axes.get_xlim(), color="white", linewidth=0.8)
     axes.tick_params(left=False, labelleft=False)
@@ -135,7 +136,7 @@ def range_by_kind(analyzed: xr.Dataset) -> "Figure":
     Args:
         analyzed: of ``analysis.of_statistics``.
     """
-    kinds = drawing.kinds(analyzed)
+    kinds = model_layers.kinds(analyzed)
     panels = drawing.panels(
         analyzed,
         "Range against sigma, by kind of layer",
@@ -145,11 +146,11 @@ def range_by_kind(analyzed: xr.Dataset) -> "Figure":
         margin=(1.6, 1.3),
     )
     sigma, colours = analyzed.sigma.values, _by_depth(analyzed)
-    analyzed = analyzed.assign(depth=("layer", drawing.depth(analyzed)))
+    analyzed = analyzed.assign(depth=("layer", model_layers.depth(analyzed)))
     for index, (axes, kind) in enumerate(zip(panels.axes, kinds, strict=True)):
         axes.set_title(kind)
         of_kind = analyzed.isel(layer=np.flatnonzero(analyzed.kind.values == kind))
-        for stream in drawing.streams(analyzed):
+        for stream in model_layers.streams(analyzed):
             _draw_curves(axes, of_kind, stream, colours)
         values = of_kind.step_range.values.astype(np.float64)
         if np.isfinite(values).any():
@@ -161,7 +162,7 @@ def range_by_kind(analyzed: xr.Dataset) -> "Figure":
     panels.figure.supylabel(f"{_UNITS}; a scale for each panel", fontsize=8)
     bar = panels.figure.colorbar(colours, ax=panels.axes, aspect=40, pad=0.02)
     _name_blocks(bar, analyzed)
-    _explain_lines(panels.figure, drawing.streams(analyzed))
+    _explain_lines(panels.figure, model_layers.streams(analyzed))
     return panels.figure
 
 
@@ -175,7 +176,7 @@ def _by_depth(analyzed: xr.Dataset) -> "ScalarMappable":
     colours = LinearSegmentedColormap.from_list(
         "depth", matplotlib.colormaps["viridis"](np.linspace(0, 0.9, 256))
     )
-    return ScalarMappable(Normalize(0, max(1, drawing.depth(analyzed).max())), colours)
+    return ScalarMappable(Normalize(0, max(1, model_layers.depth(analyzed).max())), colours)
 
 
 def _draw_curves(
@@ -226,7 +227,7 @@ def _name_blocks(bar: Any, analyzed: xr.Dataset) -> None:
 def feature_layers(statistics: xr.Dataset, analyzed: xr.Dataset) -> list[str]:
     """The layers whose features differ most, of those that read one array only the first."""
     spread = np.where(np.isfinite(analyzed.feature_spread), analyzed.feature_spread, np.nan)
-    chosen = drawing.most(spread, analysis.shared_inputs(statistics), _FEATURE_LAYERS)
+    chosen = model_layers.most(spread, analysis.shared_inputs(statistics), _FEATURE_LAYERS)
     return [str(name) for name in analyzed.layer.values[chosen]]
 
 

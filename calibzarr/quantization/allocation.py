@@ -7,53 +7,21 @@ import numpy as np
 _MAX_STATES = 1000  # partial choices kept at once; more take longer and save next to nothing
 
 
-@dataclass(frozen=True)
-class Allocation:
-    """A choice for every group, and how far from the best one it can be.
-
-    Attributes:
-        option: index of the chosen option, shape (group,).
-        error: total error of the choice, in the units of the errors given.
-        bound: no choice within the budget has a smaller total error than this; equal to
-            ``error`` where the choice is optimal.
-    """
-
-    option: np.ndarray
-    error: float
-    bound: float
-
-    @property
-    def gap(self) -> float:
-        """The most that another choice could save, in the units of the errors given."""
-        return self.error - self.bound
-
-
-def allocate(error: np.ndarray, cost: np.ndarray, bits: np.ndarray, budget: float) -> np.ndarray:
-    """Choose the option of each group that together have the least error within a budget.
-
-    As ``solve``, for callers who need the choice alone.
-
-    >>> allocate([[9.0, 1.0, 0.5], [9.0, 4.0, 1.0]], [1.0, 1.0], [2, 4, 8], budget=12)
-    array([1, 2])
-    """
-    return solve(error, cost, bits, budget).option
-
-
-def solve(
+def allocate(
     error: np.ndarray,
     cost: np.ndarray,
     bits: np.ndarray,
     budget: float,
     max_states: int = _MAX_STATES,
-) -> Allocation:
-    """Choose options as ``allocate`` does, and tell how good the choice is.
+) -> np.ndarray:
+    """Choose the option of each group that together have the least error within a budget.
 
     Minimises the total error subject to ``sum(cost * bits[option]) <= budget``: the
     multiple-choice knapsack problem. The multipliers of the budget at which some choice changes
     are searched by bisection (Shoham and Gersho 1988, "Efficient bit allocation for an arbitrary
     set of quantizers"; as the linear relaxation of Sinha and Zoltners 1979, "The multiple-choice
     knapsack problem"); what the best one leaves of the budget is filled greedily. Options whose
-    reduced cost exceeds the remaining duality gap cannot improve on that. The others are settled
+    reduced cost exceeds the remaining duality gap cannot improve on that. The others are decided
     group by group, by merging the partial choices that no other beats in both cost and error,
     and leaving out those that even the relaxation of the remaining groups cannot make better.
 
@@ -63,14 +31,17 @@ def solve(
         bits: bits of the options, increasing, shape (option,).
         budget: the most that ``sum(cost * bits[option])`` may be, up to rounding.
         max_states: partial choices kept at once. Optimal up to rounding unless there were more;
-            then those of the least bounds are kept, and ``bound`` covers the others.
+            then those of the least bounds are kept.
 
     Returns:
-        The choice and its bound.
+        Index of the chosen option, shape (group,).
 
     Raises:
         ValueError: if the budget is below what the fewest bits cost, a shape is wrong, or a
             value is negative or not finite.
+
+    >>> allocate([[9.0, 1.0, 0.5], [9.0, 4.0, 1.0]], [1.0, 1.0], [2, 4, 8], budget=12)
+    array([1, 2])
     """
     error, cost, bits = _checked(error, cost, bits)
     weight = cost[:, None] * bits
@@ -82,22 +53,15 @@ def solve(
             f"the least are {bits[0]:g}, so allow {bits[0]:g} or more"
         )
     capacity = min(budget, weight[:, -1].sum()) * (1 + rounding)
-    groups = np.arange(len(cost))
-
     segments = _segments(error, weight)
     price, bound = segments.relaxed(capacity)
     option = _filled(segments.choice(capacity), error, weight, capacity)
-    total = error[groups, option].sum()
+    total = error[np.arange(len(cost)), option].sum()
     if total - bound <= rounding * total:
-        return Allocation(option, float(total), float(total))
-
+        return option
     reduced = error + price * weight
     reduced -= reduced.min(axis=1, keepdims=True)
-    option, bound = _settled(error, weight, capacity, option, reduced, bound, rounding, max_states)
-    total = error[groups, option].sum()
-    if total - bound <= rounding * total:
-        bound = total
-    return Allocation(option, float(total), float(bound))
+    return _searched(error, weight, capacity, option, reduced, bound, rounding, max_states)
 
 
 def tie(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
@@ -139,6 +103,39 @@ def _checked(
 
 
 @dataclass(frozen=True)
+class _States:
+    """Partial choices: of all groups up to one.
+
+    Attributes:
+        weight: shape (state,).
+        error: shape (state,).
+        option: of that group, shape (state,).
+        parent: index of the state of the group before that it goes on from, shape (state,).
+    """
+
+    weight: np.ndarray
+    error: np.ndarray
+    option: np.ndarray
+    parent: np.ndarray
+
+    def at(self, index: np.ndarray) -> "_States":
+        """Some of the states."""
+        arrays = (self.weight, self.error, self.option, self.parent)
+        return _States(*(array[index] for array in arrays))
+
+    def extended(self, options: np.ndarray, weight: np.ndarray, error: np.ndarray) -> "_States":
+        """With each option of one more group, without those that another beats in both."""
+        number = len(self.weight)
+        states = _States(
+            (self.weight + weight[:, None]).ravel(),
+            (self.error + error[:, None]).ravel(),
+            np.repeat(options, number),
+            np.tile(np.arange(number), len(options)),
+        )
+        return states.at(_undominated(states.weight, states.error))
+
+
+@dataclass(frozen=True)
 class _Segments:
     """The relaxation in which groups may mix options: steps from each group's first option on.
 
@@ -171,6 +168,15 @@ class _Segments:
         whole = max(int(np.searchsorted(weight, capacity, side="right")) - 1, 0)
         return price[whole], error[whole] - price[whole] * max(capacity - weight[whole], 0.0)
 
+    def completed(
+        self, states: _States, remaining: np.ndarray, capacity: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Errors of states with the whole steps that fit, and bounds of them; (state,)."""
+        weight, error, price = self.of(remaining)
+        whole = np.searchsorted(weight, capacity - states.weight, side="right") - 1
+        completed = np.where(whole >= 0, states.error + error[whole], np.inf)
+        return completed, completed - price[whole] * (capacity - states.weight - weight[whole])
+
     def choice(self, capacity: float, member: np.ndarray | None = None) -> np.ndarray:
         """Option of each group after the whole steps that fit, shape (group,)."""
         member = np.ones(len(self.first), dtype=bool) if member is None else member
@@ -186,7 +192,7 @@ def _segments(error: np.ndarray, weight: np.ndarray) -> _Segments:
     rows, options = np.arange(len(error)), np.arange(error.shape[1])
     first = np.isfinite(error).argmax(axis=1)
     current = first
-    parts = []
+    steps = []
     limit = np.full(len(error), np.inf)
     for _ in range(error.shape[1] - 1):
         gain = error[rows, current][:, None] - error
@@ -198,11 +204,11 @@ def _segments(error: np.ndarray, weight: np.ndarray) -> _Segments:
             break
         target = following[moves]
         limit[moves] = np.minimum(limit[moves], price[moves, target])  # rounding may raise it
-        parts.append((moves, target, limit[moves], extra[moves, target], gain[moves, target]))
+        steps.append((moves, target, limit[moves], extra[moves, target], gain[moves, target]))
         current = current.copy()
         current[moves] = target
-    joined = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    if not parts:
+    joined = [np.concatenate(column) for column in zip(*steps, strict=True)]
+    if not steps:
         joined = [np.zeros(0, dtype=np.int64)] * 2 + [np.zeros(0)] * 3
     order = np.argsort(-joined[2], kind="stable")
     group, option, price, extra, gain = (column[order] for column in joined)
@@ -229,7 +235,7 @@ def _filled(
         option[group] = better
 
 
-def _settled(
+def _searched(
     error: np.ndarray,
     weight: np.ndarray,
     capacity: float,
@@ -238,61 +244,46 @@ def _settled(
     bound: float,
     rounding: float,
     max_states: int,
-) -> tuple[np.ndarray, float]:
-    """The optimum and a bound on it, from the best choice known and a relaxation's bound.
+) -> np.ndarray:
+    """The optimum, from the best choice known and a relaxation's bound.
 
     Each option adds at least its ``reduced`` cost, shape (group, option), to that bound.
     """
-    rows = np.arange(len(error))
-    total = error[rows, best].sum()
-    least_dropped = np.inf
+    groups = np.arange(len(error))
+    total = error[groups, best].sum()
     allowed = reduced <= total * (1 + rounding) - bound
     segments = _segments(np.where(allowed, error, np.inf), weight)
     # The groups nearest to a change of choice come first: the others are soon decided.
-    order = np.lexsort((rows, np.partition(reduced, 1, axis=1)[:, 1], allowed.sum(axis=1) > 1))
+    order = np.lexsort((groups, np.partition(reduced, 1, axis=1)[:, 1], allowed.sum(axis=1) > 1))
     remaining = np.ones(len(error), dtype=bool)
-    weights, errors = np.zeros(1), np.zeros(1)
-    trail: list[tuple[int, np.ndarray, np.ndarray]] = []
+    states = _States(np.zeros(1), np.zeros(1), np.zeros(1, dtype=int), np.zeros(1, dtype=int))
+    trail: list[tuple[int, _States]] = []
     for group in order:
         options = np.flatnonzero(reduced[group] <= total * (1 + rounding) - bound)
         remaining[group] = False
-        parents = np.tile(np.arange(len(weights)), len(options))
-        chosen = np.repeat(options, len(weights))
-        weights = (weights + weight[group, options][:, None]).ravel()
-        errors = (errors + error[group, options][:, None]).ravel()
-        kept = _undominated(weights, errors)
-        weights, errors, parents, chosen = (a[kept] for a in (weights, errors, parents, chosen))
-
-        rest_weight, rest_error, price = segments.of(remaining)
-        whole = np.searchsorted(rest_weight, capacity - weights, side="right") - 1
-        fits = whole >= 0
-        completed = np.where(fits, errors + rest_error[whole], np.inf)
-        least = completed - price[whole] * (capacity - weights - rest_weight[whole])
-        first = completed.argmin()
+        states = states.extended(options, weight[group, options], error[group, options])
+        completed, least = segments.completed(states, remaining, capacity)
+        first = int(completed.argmin())
         if completed[first] < total:
             total = completed[first]
-            best = segments.choice(capacity - weights[first], remaining)
-            best[group], state = chosen[first], parents[first]
-            for earlier, origins, choices in reversed(trail):
-                best[earlier], state = choices[state], origins[state]
-
+            best = segments.choice(capacity - states.weight[first], remaining)
+            for earlier, reached in reversed([*trail, (group, states)]):
+                best[earlier], first = reached.option[first], reached.parent[first]
         kept = np.flatnonzero(least < total * (1 - rounding))
         if len(kept) > max_states:
-            ranked = kept[np.argpartition(least[kept], max_states)]
-            least_dropped = min(least_dropped, least[ranked[max_states:]].min())
-            kept = np.sort(ranked[:max_states])
+            kept = np.sort(kept[np.argpartition(least[kept], max_states)[:max_states]])
         if not len(kept):
             break
-        weights, errors = weights[kept], errors[kept]
-        trail.append((group, parents[kept], chosen[kept]))
-    return best, max(bound, min(total, least_dropped))
+        states = states.at(kept)
+        trail.append((group, states))
+    return best
 
 
 def _undominated(weights: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    """Positions, by increasing weight, of the states that no other beats in both."""
+    """Indices, by increasing weight, of the states that no other beats in both."""
     order = np.argsort(weights, kind="stable")
     sorted_errors = errors[order]
     before = np.minimum.accumulate(np.concatenate([[np.inf], sorted_errors[:-1]]))
     order = order[sorted_errors < before]
     last_of_weight = np.append(np.diff(weights[order]) > 0, True)
-    return order[last_of_weight]
+    return np.asarray(order[last_of_weight])

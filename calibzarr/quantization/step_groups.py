@@ -44,11 +44,11 @@ def gram(
     products = np.zeros((steps, steps))
     block = max(1, _BLOCK // max(1, steps * features))
     for start in range(0, layers, block):
-        part = slice(start, start + block)
-        low = np.asarray(feature_low[part], dtype=np.float64)
-        high = np.asarray(feature_high[part], dtype=np.float64)
+        layers_of_block = slice(start, start + block)
+        low = np.asarray(feature_low[layers_of_block], dtype=np.float64)
+        high = np.asarray(feature_high[layers_of_block], dtype=np.float64)
         finite = np.asarray((np.isfinite(low) & np.isfinite(high)).all(axis=1, keepdims=True))
-        divisor = _range(low, high, finite) if scale is None else np.asarray(scale)[part]
+        divisor = _range(low, high, finite) if scale is None else np.asarray(scale)[layers_of_block]
         shift = np.add(low, high, out=np.zeros_like(low), where=finite)
         shift -= shift.mean(axis=1, keepdims=True)
         shift *= (0.5 / np.where(divisor > 0, divisor, np.inf))[:, None, None]
@@ -103,26 +103,6 @@ def contiguous_groups(products: np.ndarray, num_groups: int) -> np.ndarray:
     for group in range(num_groups - 1, 0, -1):
         end = first[group] = firsts[group - 1][end]
     return first
-
-
-def within_group_spread(products: np.ndarray, first: np.ndarray) -> float:
-    """What is left of the differences between steps within groups.
-
-    Args:
-        products: inner products of the steps, from ``gram``, shape (step, step).
-        first: index of each group's first step, increasing from 0, shape (group,).
-
-    Returns:
-        Sum of squared distances to the mean of the group, in the unit of ``products``.
-
-    Raises:
-        ValueError: if ``products`` is not square and finite.
-    """
-    products = _square(products)
-    rows = np.add.reduceat(products, first, axis=0)
-    inside = np.add.reduceat(rows, first, axis=1).diagonal()
-    sizes = np.diff(np.append(first, len(products)))
-    return max(0.0, float(products.trace() - (inside / sizes).sum()))
 
 
 def _square(products: np.ndarray) -> np.ndarray:

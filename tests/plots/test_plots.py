@@ -17,6 +17,7 @@ from calibzarr.advice import analysis, observed, recommendation
 from calibzarr.advice.options import Options
 from calibzarr.errors import OptionError
 from calibzarr.plots import clipping, distributions, drawing
+from calibzarr.plots import layers as model_layers
 from calibzarr.statistics.histogram import LogBins
 
 BINS = LogBins(-16, 10)
@@ -396,10 +397,10 @@ def test_telling_layers_have_ridges_of_their_own(small):
 
 def test_layers_that_read_one_array_are_chosen_once():
     values, alike = np.array([3.0, 5, 5, np.nan, 4, 1]), np.array([0, 1, 1, 2, 3, 0])
-    assert drawing.most(values, alike, 9) == [1, 4, 0]
-    assert drawing.most(values, alike, 2) == [1, 4]
-    assert drawing.most(values, alike, 9, without=[2]) == [4, 0]
-    assert drawing.most(values * np.nan, alike, 9) == []
+    assert model_layers.most(values, alike, 9) == [1, 4, 0]
+    assert model_layers.most(values, alike, 2) == [1, 4]
+    assert model_layers.most(values, alike, 9, without=[2]) == [4, 0]
+    assert model_layers.most(values * np.nan, alike, 9) == []
 
 
 def test_an_unknown_layer_is_an_error_that_names_near_ones(small, tmp_path):
