@@ -10,6 +10,7 @@ from calibzarr.advice import observed as observations
 from calibzarr.advice.clipping_ranges import clipped, clipping_ranges
 from calibzarr.advice.methods.base import CHOICES, Evidence, Layers, Method, QuantizationError
 from calibzarr.advice.options import Options
+from calibzarr.errors import StoreError
 from calibzarr.quantization import step_groups
 from calibzarr.quantization.clipping import Clipping, clipping_range
 from calibzarr.quantization.histograms import Histograms
@@ -45,7 +46,7 @@ def gather(
         options: of the recommendation.
 
     Raises:
-        ValueError: if a layer has no finite value in a phase that was collected.
+        StoreError: if a layer has no finite value in a phase that was collected.
     """
     overall = observed.overall
     positions = observations.positions(statistics, phases).values()
@@ -53,7 +54,7 @@ def gather(
     collected = np.array([steps.stop > steps.start for steps in positions])
     unknown = (np.isnan(by_phase.value_min) & collected).any(axis=1)
     if unknown.any():
-        raise ValueError(
+        raise StoreError(
             f"{unknown.sum()} layers had no finite value in some phase, and cannot be quantized; "
             f"the first is {statistics.layer.values[unknown][0]}"
         )

@@ -79,7 +79,7 @@ def describe(analyzed: xr.Dataset, recommended: xr.Dataset) -> dict[str, Any]:
     """
     linear = analyzed.role.values == "input"
     activation, weight = (
-        recommended[f"{what}_bits"].values[linear] for what in ("activation", "weight")
+        recommended[f"{values}_bits"].values[linear] for values in ("activation", "weight")
     )
     names = analyzed.layer.values[linear]
     spread = np.where(linear, analyzed.feature_spread.values, np.nan)
@@ -182,16 +182,16 @@ def rows(chosen: xr.Dataset) -> list[dict[str, Any]]:
 def sentences(description: dict[str, Any]) -> list[str]:
     """What :func:`describe` found, for people."""
     lines = []
-    for what, numbers in description["bits"].items():
+    for values, numbers in description["bits"].items():
         counted = ", ".join(f"{number} with {bits}" for bits, number in numbers.items() if number)
-        lines.append(f"bits of {what}: {counted}")
-    for what, names in (
+        lines.append(f"bits of {values}: {counted}")
+    for finding, names in (
         ("sensitive, 8 bits for activations", description["sensitive"]),
         ("4 bits or fewer are enough for activations", description["compact"]),
         ("features differ much, smoothing may help", description["smoothing"]),
         ("a shift would narrow post-GELU inputs", description["shift"]),
     ):
-        lines.append(f"{what}: {named(list(names)) or 'none'}")
+        lines.append(f"{finding}: {named(list(names)) or 'none'}")
     images = description["images"]
     if images["enough"] is None:
         lines.append(f"{images['number']} images: too few to tell whether they were enough")

@@ -20,7 +20,7 @@ from calibzarr.advice.choices import (
     Granularity,
 )
 from calibzarr.advice.options import Options, one_of
-from calibzarr.errors import Message, Option, TakenError
+from calibzarr.errors import Message, Option, OptionError, StoreError, TakenError
 from calibzarr.export import mlx
 from calibzarr.export.configuration import configuration, validate
 from calibzarr.export.writing import ConfigurationResult, as_json, bits_in_words, unmet
@@ -80,6 +80,10 @@ def export(
         tolerance=tolerance,
     )
     one_of("file_format", file_format, FILE_FORMATS)
+    if smoothquant_alpha is not None and not 0 <= smoothquant_alpha <= 1:
+        raise OptionError(
+            Option("smoothquant_alpha"), f" must be in [0, 1], got {smoothquant_alpha!r}"
+        )
     _check_free(path, file, force=force)
     statistics = open_statistics(path)
     objects.check_writable(file.parent)
@@ -150,7 +154,7 @@ def _write(
 
 def _check_free(path: Path, file: Path, *, force: bool) -> None:
     if path.resolve() in file.resolve().parents:
-        raise ValueError(f"{file} is within the store; name a file outside of it")
+        raise StoreError(f"{file} is within the store; name a file outside of it")
     if file.is_dir():
         raise IsADirectoryError(f"{file} is a directory; name a file in it")
     if file.exists() and not force:

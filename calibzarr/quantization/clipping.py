@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calibzarr.errors import OptionError
+from calibzarr.errors import Option, OptionError
 from calibzarr.quantization.choices import CLIPS, Clip
 from calibzarr.quantization.expected_error import bin_errors, expected_errors
 from calibzarr.quantization.histograms import (
@@ -49,7 +49,7 @@ def clipping_range(
         OptionError: if there is no such way.
     """
     if clip not in CLIPS:
-        raise OptionError(f"clip must be one of {', '.join(CLIPS)}, got {clip!r}")
+        raise OptionError(Option("clip"), f" must be one of {', '.join(CLIPS)}, got {clip!r}")
     counts, bins = histograms.counts, histograms.bins
     if clip == "percentile":
         tails = quantile(counts, bins.low, bins.high, np.array([TAIL, 1 - TAIL]))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calibzarr.errors import OptionError
+from calibzarr.errors import Option, OptionError
 
 OUTLIER_FACTOR = 2.5  # times the median range, from where a feature stands out
 
@@ -71,7 +71,9 @@ def outliers(low: np.ndarray, high: np.ndarray, factor: float = OUTLIER_FACTOR) 
         ValueError: if the shapes differ.
     """
     if not 1 <= factor < np.inf:
-        raise OptionError(f"factor must be a finite number of at least 1, got {factor!r}")
+        raise OptionError(
+            Option("factor"), f" must be a finite number of at least 1, got {factor!r}"
+        )
     ranges = _varying_ranges(*_over_steps(*_checked(low, high)))
     found = ranges / _median(ranges)[:, None] > factor  # false for NaN
     normal = np.fmax.reduce(np.where(found, np.nan, ranges), axis=1)
@@ -111,7 +113,7 @@ def smoothing_scales(
         ValueError: if the shapes disagree.
     """
     if not 0 <= alpha <= 1:
-        raise OptionError(f"alpha must be in [0, 1], got {alpha!r}")
+        raise OptionError(Option("alpha"), f" must be in [0, 1], got {alpha!r}")
     low, high = _checked(low, high)
     weight_max, shared = np.asarray(weight_max), np.asarray(shared)
     if weight_max.shape != (low.shape[0], low.shape[2]) or shared.shape != low.shape[:1]:

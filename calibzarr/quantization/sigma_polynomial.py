@@ -6,7 +6,7 @@ from math import comb
 import numpy as np
 from numpy.polynomial import polynomial
 
-from calibzarr.errors import OptionError
+from calibzarr.errors import Option, OptionError, at_least
 
 _PER_INTERVAL = 16  # points at which two neighbouring steps and the line between are compared
 _HIGHEST_DEGREE = 8  # powers of higher ones lose too many digits
@@ -128,10 +128,11 @@ def evaluate(
 
 
 def _check(sigma: np.ndarray, clip: np.ndarray, tolerance: float, max_degree: int) -> None:
-    if not tolerance >= 0:
-        raise OptionError(f"tolerance must be 0 or more, got {tolerance}")
+    at_least("tolerance", tolerance, 0)
     if not 0 <= max_degree <= _HIGHEST_DEGREE:
-        raise OptionError(f"max_degree must be from 0 to {_HIGHEST_DEGREE}, got {max_degree}")
+        raise OptionError(
+            Option("max_degree"), f" must be from 0 to {_HIGHEST_DEGREE}, got {max_degree}"
+        )
     if sigma.size == 0 or clip.ndim != 2 or sigma.shape != clip.shape[1:]:
         raise ValueError(
             "clip must have shape (layer, step) and sigma (step,) with a step or more, "
@@ -258,7 +259,7 @@ def _exchanged(reference: np.ndarray, new: np.ndarray, as_first: np.ndarray) -> 
         as_first: whether the distance there has the sign of that at the first, shape (layer,).
     """
     merged = np.sort(np.concatenate([reference, new[:, None]], axis=1), axis=1)
-    place = (reference < new[:, None]).sum(axis=1)
-    left_agrees = (place % 2 == 1) == as_first  # signs alternate, also beyond the ends
-    leaves = np.where(left_agrees, place - 1, place + 1) % merged.shape[1]
+    index = (reference < new[:, None]).sum(axis=1)
+    left_agrees = (index % 2 == 1) == as_first  # signs alternate, also beyond the ends
+    leaves = np.where(left_agrees, index - 1, index + 1) % merged.shape[1]
     return merged[np.arange(merged.shape[1]) != leaves[:, None]].reshape(reference.shape)

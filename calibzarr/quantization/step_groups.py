@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from calibzarr.errors import OptionError
+from calibzarr.errors import Option, OptionError
 
 _BLOCK = 1 << 18  # values that are held in float64 at once: few, so that they fit a cache
 
@@ -90,7 +90,7 @@ def contiguous_groups(products: np.ndarray, num_groups: int) -> np.ndarray:
     steps = len(products)
     if not 1 <= num_groups <= steps:
         raise OptionError(
-            f"groups must be from 1 to the number of steps, {steps}, got {num_groups}"
+            Option("groups"), f" must be from 1 to the number of steps, {steps}, got {num_groups}"
         )
     spread = _interval_spread(products)
     best = spread[0]  # of the steps before each index, in one group
