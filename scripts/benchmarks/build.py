@@ -33,7 +33,6 @@ _LATENTS = schema.LATENTS.name
 _BUILD = """
 import sys
 from calibzarr.sampling import builder
-from calibzarr.sampling.options import BuildOptions
 path, images, steps, size = sys.argv[1], *map(int, sys.argv[2:])
 builder.build(path, num_images=images, num_steps=steps, image_size=size)
 """

@@ -277,7 +277,7 @@ def test_killed_builds_resume_to_the_same_store(tmp_path, kills):
         )
 
     chance = random.Random(7)
-    moments = [30, 90, *chance.choices(range(20), k=kills - 3)]  # while it is created, and after
+    moments = [30, 100, *chance.choices(range(20), k=kills - 3)]  # while it is created, and after
     between_images = 0
     for moment in moments:
         assert build(moment).killed
