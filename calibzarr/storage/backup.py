@@ -1,8 +1,7 @@
 """Second copies of what nothing can compute again: the root's metadata, prompts and seeds.
 
 Two small files with a checksum, in a directory of the variable ``prompt`` that no reader of Zarr
-looks into. They are written when the originals are, and read by ``calibzarr verify`` and ``repair``
-alone.
+looks into. They are written when the originals are, and read by verification and repair alone.
 """
 
 import hashlib
