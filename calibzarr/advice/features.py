@@ -52,7 +52,7 @@ def compute(
 def risky_layers(values: dict[str, np.ndarray], weight_bits: np.ndarray) -> np.ndarray:
     """Layers whose smoothing scales are large for the few bits of their weights, shape (layer,)."""
     greatest = np.fmax.reduce(values["recommended_smoothing_scale"], axis=1)
-    return (greatest >= _RISKY_SCALE) & (weight_bits <= 4)
+    return np.asarray((greatest >= _RISKY_SCALE) & (weight_bits <= 4))
 
 
 def write(path: Path, values: dict[str, np.ndarray], attributes: dict[str, Any]) -> None:

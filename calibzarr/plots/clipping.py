@@ -94,7 +94,7 @@ def _title(layer: xr.Dataset) -> str:
 
 
 def _sigma(layer: xr.Dataset) -> np.ndarray:
-    return layer.sigma.values.astype(np.float64)
+    return np.asarray(layer.sigma.values.astype(np.float64))
 
 
 def _draw_observed(axes: "Axes", layer: xr.Dataset) -> None:

@@ -49,7 +49,9 @@ def shift(mean_low: np.ndarray, mean_high: np.ndarray) -> np.ndarray:
         ValueError: if the shapes differ.
     """
     mean_low, mean_high = _checked(mean_low, mean_high)
-    return ((_mean_over_steps(mean_low) + _mean_over_steps(mean_high)) / 2).astype(np.float32)
+    return np.asarray(
+        ((_mean_over_steps(mean_low) + _mean_over_steps(mean_high)) / 2).astype(np.float32)
+    )
 
 
 def outliers(low: np.ndarray, high: np.ndarray, factor: float = OUTLIER_FACTOR) -> FeatureOutliers:
@@ -130,7 +132,7 @@ def smoothing_scales(
     limits = np.finfo(np.float32)
     scales = (numerator / denominator).clip(limits.tiny, limits.max)
     scales[np.isnan(activation) & np.isnan(weight)] = np.nan
-    return scales.astype(np.float32)
+    return np.asarray(scales.astype(np.float32))
 
 
 def feature_spread(low: np.ndarray, high: np.ndarray) -> np.ndarray:
@@ -150,7 +152,7 @@ def feature_spread(low: np.ndarray, high: np.ndarray) -> np.ndarray:
         ValueError: if the shapes differ.
     """
     ranges = _varying_ranges(*_over_steps(*_checked(low, high)))
-    return np.fmax.reduce(ranges, axis=1) / _median(ranges)
+    return np.asarray(np.fmax.reduce(ranges, axis=1) / _median(ranges))
 
 
 def asymmetry_gain(low: np.ndarray, high: np.ndarray, shift: np.ndarray) -> np.ndarray:
@@ -178,7 +180,7 @@ def asymmetry_gain(low: np.ndarray, high: np.ndarray, shift: np.ndarray) -> np.n
     before = np.fmax.reduce(greatest, axis=1) - np.fmin.reduce(least, axis=1)
     after = np.fmax.reduce(greatest - shift, axis=1) - np.fmin.reduce(least - shift, axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return before / after
+        return np.asarray(before / after)
 
 
 def _checked(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -201,7 +203,9 @@ def _mean_over_steps(values: np.ndarray) -> np.ndarray:
     """Mean of what is finite, shape (layer, feature), float64."""
     finite = np.isfinite(values)
     with np.errstate(invalid="ignore"):  # 0 / 0 where there is nothing
-        return np.sum(values, axis=1, where=finite, dtype=np.float64) / finite.sum(axis=1)
+        return np.asarray(
+            np.sum(values, axis=1, where=finite, dtype=np.float64) / finite.sum(axis=1)
+        )
 
 
 def _varying_ranges(least: np.ndarray, greatest: np.ndarray) -> np.ndarray:
@@ -215,7 +219,7 @@ def _median(values: np.ndarray) -> np.ndarray:
     ordered = np.sort(values, axis=1)  # NaN come last
     count = values.shape[1] - np.isnan(values).sum(axis=1, keepdims=True)
     middle = np.concatenate([(count - 1).clip(min=0) // 2, count // 2], axis=1)
-    return np.take_along_axis(ordered, middle, axis=1).mean(axis=1)
+    return np.asarray(np.take_along_axis(ordered, middle, axis=1).mean(axis=1))
 
 
 def _greatest_of_group(values: np.ndarray, group: np.ndarray) -> np.ndarray:

@@ -104,7 +104,7 @@ class Histograms:
     @cached_property
     def std(self) -> np.ndarray:
         """Standard deviation, likewise."""
-        return np.sqrt(np.clip(self.power - self.mean**2, 0, None))
+        return np.asarray(np.sqrt(np.clip(self.power - self.mean**2, 0, None)))
 
     def _mean(self, total: np.ndarray) -> np.ndarray:
         return np.where(self.number > 0, total / np.maximum(self.number, 1), np.nan)
@@ -118,7 +118,7 @@ class Histograms:
     def quantile(self, q: np.ndarray) -> np.ndarray:
         """Quantiles: shape (..., quantile), activation units."""
         values = quantile(self.counts, self.bins.low, self.bins.high, q)
-        return np.clip(values, self.value_min[..., None], self.value_max[..., None])
+        return np.asarray(np.clip(values, self.value_min[..., None], self.value_max[..., None]))
 
     def fraction_below(self, value: np.ndarray) -> np.ndarray:
         """Share of the values that is less than a value of each row, shape (...)."""
@@ -129,7 +129,7 @@ class Histograms:
         """Magnitudes are up to 2**exponent, within the bins; shape (...)."""
         reach = np.nan_to_num(np.fmax(np.abs(self.value_min), np.abs(self.value_max)))
         exponent = np.frexp(reach.astype(np.float64))[1]
-        return np.clip(exponent, self.bins.min_exponent + 1, self.bins.max_exponent)
+        return np.asarray(np.clip(exponent, self.bins.min_exponent + 1, self.bins.max_exponent))
 
     def error(
         self,
@@ -214,7 +214,7 @@ class Histograms:
         low, high = self.value_min[:, None], self.value_max[:, None]
         edges = np.clip(finite_edges(self.bins), low, high)
         edges[:, :1], edges[:, -1:] = np.minimum(edges[:, :1], low), np.maximum(edges[:, -1:], high)
-        return edges
+        return np.asarray(edges)
 
 
 def _summed(values: np.ndarray) -> np.ndarray:

@@ -124,7 +124,9 @@ def evaluate(
     >>> evaluate(np.array([3.0, 2.0]), [-1.0, 0.5, 7.0], 0.0, 1.0)
     array([3., 4., 5.])
     """
-    return polynomial.polyval(np.clip(sigma, sigma_min, sigma_max), np.asarray(coefficients).T)
+    return np.asarray(
+        polynomial.polyval(np.clip(sigma, sigma_min, sigma_max), np.asarray(coefficients).T)
+    )
 
 
 def _check(sigma: np.ndarray, clip: np.ndarray, tolerance: float, max_degree: int) -> None:
@@ -182,7 +184,7 @@ def _greatest_shortfall(
     """Bound of how far the polynomials are below what is asked, at and between points."""
     shortfall = asked - polynomial.polyval(grid, coefficients.T)
     between = np.maximum(shortfall[:, :-1], shortfall[:, 1:]) + _bow(-coefficients, grid)
-    return between.max(axis=1)
+    return np.asarray(between.max(axis=1))
 
 
 def _bow(coefficients: np.ndarray, grid: np.ndarray) -> np.ndarray:
@@ -196,7 +198,7 @@ def _bow(coefficients: np.ndarray, grid: np.ndarray) -> np.ndarray:
     curvature = -polynomial.polyder(coefficients, 2, axis=1)
     at_points = polynomial.polyval(grid, curvature.T)
     greatest = np.maximum(at_points[:, :-1], at_points[:, 1:]) + _bow(curvature, grid)
-    return greatest.clip(min=0) * np.diff(grid) ** 2 / 8
+    return np.asarray(greatest.clip(min=0) * np.diff(grid) ** 2 / 8)
 
 
 def _change_of_variable(degree: int, middle: float, half: float) -> np.ndarray:
@@ -247,7 +249,7 @@ def _solved(systems: np.ndarray, right: np.ndarray) -> np.ndarray:
     try:
         return np.linalg.solve(systems, right[:, :, None])[:, :, 0]
     except np.linalg.LinAlgError:
-        return (np.linalg.pinv(systems) @ right[:, :, None])[:, :, 0]
+        return np.asarray((np.linalg.pinv(systems) @ right[:, :, None])[:, :, 0])
 
 
 def _exchanged(reference: np.ndarray, new: np.ndarray, as_first: np.ndarray) -> np.ndarray:
@@ -262,4 +264,6 @@ def _exchanged(reference: np.ndarray, new: np.ndarray, as_first: np.ndarray) -> 
     index = (reference < new[:, None]).sum(axis=1)
     left_agrees = (index % 2 == 1) == as_first  # signs alternate, also beyond the ends
     leaves = np.where(left_agrees, index - 1, index + 1) % merged.shape[1]
-    return merged[np.arange(merged.shape[1]) != leaves[:, None]].reshape(reference.shape)
+    return np.asarray(
+        merged[np.arange(merged.shape[1]) != leaves[:, None]].reshape(reference.shape)
+    )

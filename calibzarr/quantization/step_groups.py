@@ -60,7 +60,7 @@ def _range(low: np.ndarray, high: np.ndarray, finite: np.ndarray) -> np.ndarray:
     """Root mean square of each layer's feature ranges, shape (layer,)."""
     width = np.subtract(high, low, out=np.zeros_like(low), where=finite)
     count = low.shape[1] * finite.sum(axis=(1, 2))
-    return np.sqrt(np.einsum("lsf,lsf->l", width, width) / np.maximum(count, 1))
+    return np.asarray(np.sqrt(np.einsum("lsf,lsf->l", width, width) / np.maximum(count, 1)))
 
 
 def contiguous_groups(products: np.ndarray, num_groups: int) -> np.ndarray:

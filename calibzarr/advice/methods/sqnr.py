@@ -60,7 +60,7 @@ def fewest_bits(sqnr_db: np.ndarray, target_db: float) -> np.ndarray:
         Shape (...), int.
     """
     met = sqnr_db >= target_db
-    return np.where(met.any(axis=-1), met.argmax(axis=-1), sqnr_db.shape[-1] - 1)
+    return np.asarray(np.where(met.any(axis=-1), met.argmax(axis=-1), sqnr_db.shape[-1] - 1))
 
 
 def _check_target(name: str, target: float, reached: np.ndarray) -> None:
