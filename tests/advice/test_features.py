@@ -192,6 +192,7 @@ def killed_at(number, patch):
         patch.setattr(owner, name, dying(original, name))
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_leaves_a_readable_store(replayed, tmp_path):
     path = shrunk(replayed.path, tmp_path / "a.zarr")
     statistics = analysis.open_statistics(path)

@@ -548,6 +548,7 @@ def to_draw(sample):
         FigureCanvasAgg(sample.draw(name)).draw()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("num_steps", "num_images", "streams"),
     [(1, 1, ("image",)), (1, 3, ("image", "text"))],
@@ -568,10 +569,12 @@ def constant(raw):
     raw[5] = 0.25
 
 
+@pytest.mark.slow
 def test_layers_of_constant_values_are_drawn():
     to_draw(Sample(1, 3, 2, change=constant, streams=("image",), kinds=("mlp.fc2",)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", ["some", "all"])
 def test_unknown_and_zero_values_are_drawn(small, layers):
     sample = object.__new__(Sample)

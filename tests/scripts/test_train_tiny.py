@@ -62,12 +62,14 @@ def drawn():
     return expected, measure.true_pictures(expected, seed=5)
 
 
+@pytest.mark.slow
 def test_the_check_reads_every_drawn_picture_rightly(drawn):
     expected, pictures = drawn
     assert {scene.shape for scene in expected} == set(SHAPES)
     assert check.accuracy(expected, map(check.look, pictures)) == check.Accuracy(1, 1, 1, 1, 1)
 
 
+@pytest.mark.slow
 def test_the_check_sees_what_is_wrong(drawn):
     expected, pictures = drawn
     wrong = measure.shown(expected, np.roll(pictures, 1, axis=0))
@@ -197,6 +199,7 @@ def killed_at_a_checkpoint(line):
     raise Killed(line)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [train_autoencoder, train_transformer])
 def test_going_on_from_a_checkpoint_gives_the_same_weights(tmp_path, stage):
     def train(name, say=print):
