@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from calibzarr.advice.analysis import analyze
     from calibzarr.advice.recommendation import recommend
     from calibzarr.collecting.collector import collect
+    from calibzarr.collecting.sensitivity import sensitivity
     from calibzarr.integrity.repair import repair
     from calibzarr.integrity.verification import verify
     from calibzarr.legacy.exporting import export_legacy
@@ -23,6 +24,7 @@ __all__ = [
     "open_store",
     "recommend",
     "repair",
+    "sensitivity",
     "verify",
 ]
 
@@ -35,6 +37,7 @@ _MODULES = {
     "open_store": "calibzarr.storage.reading",
     "recommend": "calibzarr.advice.recommendation",
     "repair": "calibzarr.integrity.repair",
+    "sensitivity": "calibzarr.collecting.sensitivity",
     "verify": "calibzarr.integrity.verification",
 }
 

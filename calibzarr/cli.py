@@ -14,6 +14,7 @@ from calibzarr.commands.legacy import export_legacy_command, import_legacy_comma
 from calibzarr.commands.models import models
 from calibzarr.commands.prompts import prompts_command
 from calibzarr.commands.repair import repair_command
+from calibzarr.commands.sensitivity import sensitivity_command
 from calibzarr.commands.verify import verify_command
 
 
@@ -33,6 +34,7 @@ for _command in (
     build_command,
     prompts_command,
     collect_command,
+    sensitivity_command,
     analyze_command,
     export_config_command,
     verify_command,

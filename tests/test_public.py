@@ -8,7 +8,7 @@ import pytest
 
 import calibzarr
 
-LONG = ("build", "collect", "export_legacy", "import_legacy", "repair", "verify")
+LONG = ("build", "collect", "export_legacy", "import_legacy", "repair", "sensitivity", "verify")
 
 
 @pytest.mark.parametrize("name", calibzarr.__all__)

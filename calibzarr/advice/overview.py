@@ -6,10 +6,11 @@ from typing import Any
 
 import xarray as xr
 
-from calibzarr.advice import analysis, observed, recommendation, summary
+from calibzarr.advice import analysis, observed, recommendation, sensitivities, summary
 from calibzarr.advice.choices import ACTIVATION_TARGET, WEIGHT_TARGET, Sort
 from calibzarr.advice.options import Options
 from calibzarr.quantization.histograms import Histograms
+from calibzarr.storage.manifest import Root, read_root
 from calibzarr.storage.reading import open_statistics
 
 
@@ -24,6 +25,9 @@ class Overview:
         recommended: of ``recommendation.recommend``, all layers.
         chosen: the layers that were asked for, in the order that was asked for, with their bits.
         description: what it comes to, in JSON types; see ``summary.describe``.
+        root: metadata of the store.
+        sensitivity: what its sensitivities come to, in JSON types; see ``sensitivities.describe``.
+            None if none were measured.
     """
 
     statistics: xr.Dataset
@@ -32,6 +36,8 @@ class Overview:
     recommended: xr.Dataset
     chosen: xr.Dataset
     description: dict[str, Any]
+    root: Root
+    sensitivity: dict[str, Any] | None
 
 
 def overview(
@@ -59,7 +65,8 @@ def overview(
         OptionError: if there is no such stream, kind or order, or no layer reaches a target.
         StoreError: if the store has no statistics, or cannot be used.
     """
-    statistics = open_statistics(path)
+    root = read_root(Path(path))
+    statistics = open_statistics(root)
     summary.filtered(statistics, stream=stream, kind=kind, sort=sort)  # refused before the work
     options = Options(activation_target=activation_target, weight_target=weight_target)
     activations = observed.activations(statistics)
@@ -73,4 +80,8 @@ def overview(
         top=top,
     )
     description = summary.describe(analyzed, recommended)
-    return Overview(statistics, activations, analyzed, recommended, chosen, description)
+    measured = sensitivities.of_store(root)
+    sensitivity = None if measured is None else sensitivities.describe(measured)
+    return Overview(
+        statistics, activations, analyzed, recommended, chosen, description, root, sensitivity
+    )

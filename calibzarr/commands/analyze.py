@@ -12,6 +12,7 @@ from calibzarr.commands.common import (
     json_option,
     one_line_errors,
     quiet_option,
+    spelled,
     store_argument,
     table_console,
     tell,
@@ -70,7 +71,9 @@ def analyze_command(store: Path, as_json: bool, plots: Path | None, **options: A
         drawing.check_installed()  # before the work
     result = overview(store, **options)
     if as_json:
-        click.echo(json.dumps({"layers": rows(result.chosen), **result.description}, indent=2))
+        layers = {"layers": rows(result.chosen)}
+        parts = {**layers, **result.description, "sensitivity": result.sensitivity}
+        click.echo(json.dumps(parts, indent=2))
     else:
         _print(result, choices.SORTS[options["sort"]])
     if plots is not None:
@@ -86,12 +89,15 @@ def analyze_command(store: Path, as_json: bool, plots: Path | None, **options: A
 
 
 def _print(result: "Overview", sorted_by: str | None) -> None:
+    from calibzarr.advice import sensitivities
     from calibzarr.advice.summary import sentences
 
     console = table_console()
     console.print(_table(result.chosen, sorted_by, console.width))
     for line in sentences(result.description):
         console.print(line, soft_wrap=True)
+    for message in sensitivities.sentences(result.root, result.sensitivity):
+        console.print(spelled(message), soft_wrap=True)
 
 
 # heading, variable, bits, format, and rank: a narrow terminal does without the last

@@ -30,23 +30,22 @@ def info(store: Path, as_json: bool) -> None:
 
     from calibzarr.storage import schema
 
+    shortened = ("libraries", schema.ACTIVATIONS, schema.SENSITIVITY, "legacy_statistics")
+    manifest = description["manifest"]
     table = Table(show_header=False, box=None)
     complete = f"{description['n_completed']} of {description['num_images']}"
     sizes = _grouped(description["bytes"])
     rows = {
         "store": description["path"],
         "complete images": complete,
-        **{
-            name: value
-            for name, value in description["manifest"].items()
-            if name not in ("libraries", schema.ACTIVATIONS, "legacy_statistics")
-        },
+        **{name: value for name, value in manifest.items() if name not in shortened},
         "libraries": ", ".join(
-            f"{name} {number}" for name, number in description["manifest"]["libraries"].items()
+            f"{name} {number}" for name, number in manifest["libraries"].items()
         ),
         "files": description["files"],
         "on disk": ", ".join(f"{name} {decimal(size)}" for name, size in sizes.items()),
         "collected": _collected(description["collected"]),
+        "sensitivities": _measured(manifest.get(schema.SENSITIVITY)),
     }
     for name, value in rows.items():
         table.add_row(name, str(value))
@@ -64,6 +63,13 @@ def _grouped(sizes: dict[str, int]) -> dict[str, int]:
         "statistics": sum(size for name, size in sizes.items() if name in statistics),
         "other": sum(s for name, s in sizes.items() if name not in (*large, *statistics)),
     }
+
+
+def _measured(about: dict[str, Any] | None) -> str:
+    if about is None:
+        return "nothing yet"
+    steps = ", ".join(map(str, about["steps"]))
+    return f"{about['num_images']} images, {about['num_probes']} probes, steps {steps}"
 
 
 def _collected(activations: dict[str, Any] | None) -> str:

@@ -13,6 +13,7 @@ from calibzarr.prompts import lists as prompt_lists
 from calibzarr.prompts.lists import MAX_SEED
 from calibzarr.storage import backup, schema, store
 from calibzarr.storage.manifest import prompts_sha256
+from calibzarr.storage.variable import Variable
 
 
 def repair_coordinates(opened: Opened, file: Path | None) -> tuple[list[str], list[str | Message]]:
@@ -58,7 +59,7 @@ def repair_coordinates(opened: Opened, file: Path | None) -> tuple[list[str], li
     return done, needed
 
 
-def replace_coordinate(path: Path, variable: schema.Variable, values: np.ndarray) -> None:
+def replace_coordinate(path: Path, variable: Variable, values: np.ndarray) -> None:
     """Write a coordinate whole, whatever stands there now.
 
     Args:

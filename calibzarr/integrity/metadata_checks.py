@@ -12,6 +12,7 @@ from calibzarr.models import registry
 from calibzarr.statistics.histogram import LogBins
 from calibzarr.storage import arrays, backup, schema, store
 from calibzarr.storage.manifest import FILE, Root, read_root
+from calibzarr.storage.variable import Variable
 
 _BUILD = tuple(variable.name for variable in schema.BUILD_VARIABLES)
 _DECISIVE = (
@@ -177,7 +178,7 @@ def _statistics_sizes(attributes: Mapping[str, Any], features: int) -> dict[str,
 
 
 def _as_created(
-    variables: Sequence[schema.Variable],
+    variables: Sequence[Variable],
     sizes: Mapping[str, int],
     latent_dtype: str = "float32",
 ) -> dict[str, dict[str, Any]]:

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from calibzarr.quantization.quantizers import QuantizationErrors
 from calibzarr.statistics.histogram import LogBins
 from calibzarr.statistics.reduction import Reduction
 
@@ -18,6 +19,9 @@ Conditioning = Any
 
 Receive = Callable[[Sequence[int], Reduction], None]
 """``receive(layers, reduction)``: indices of the layers that share the reduced values."""
+
+Transform = Callable[[int, Array], Array]
+"""``inputs = transform(layer, inputs)``, by the index of the layer in ``layers()``."""
 
 Denoise = Callable[[Array, int], Array]
 """``denoised = denoise(latents, step)``."""
@@ -39,6 +43,12 @@ class Schedule:
     def num_steps(self) -> int:
         """Model calls: one fewer than states."""
         return len(self.sigma) - 1
+
+    def euler_step(self, latents: Array, denoised: Array, step: int) -> Array:
+        """The next state by Euler's method, operation by operation as DiffusionKit's sampler."""
+        d = (latents - denoised) / float(self.sigma[step])
+        dt = self.sigma[step + 1] - self.sigma[step]
+        return latents + d * float(dt)
 
 
 @dataclass(frozen=True)
@@ -155,3 +165,44 @@ class Model(Protocol):
 
     def weight(self, layer: Layer) -> np.ndarray | None:
         """Weight of a linear layer, shape (output, feature), float32; None for a block."""
+
+
+@runtime_checkable
+class DifferentiableModel(Model, Protocol):
+    """A model whose layers' sensitivities can be measured."""
+
+    def picture(self, latents: np.ndarray) -> np.ndarray:
+        """What :meth:`decode` rounds: shape (row, column, rgb), float32, from 0 to 1."""
+
+    def transforming_inputs(self, transform: Transform) -> AbstractContextManager[None]:
+        """Give linear layers, within a context, what ``transform`` makes of their inputs.
+
+        It holds for a denoiser that is opened and called in the context.
+        """
+
+    def signed_products(
+        self,
+        latents: Array,
+        conditioning: Conditioning,
+        schedule: Schedule,
+        step: int,
+        probes: np.ndarray,
+        errors: QuantizationErrors,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """First-order effect of every quantizer on random sums of the guided output.
+
+        Args:
+            latents: states at ``step``, one row for each image.
+            conditioning: of the images' prompts.
+            schedule: of the sampling.
+            step: index of the call.
+            probes: weights of the sums of ``(latents - denoised) / sigma``, 1 and -1, shape
+                (image, probe, channel, height, width).
+            errors: of every quantizer, on any layer's inputs and weight.
+
+        Returns:
+            Sums of gradient times quantization error, shape (layer, quantizer, image, probe),
+            float32: of layers that share their input for all of them together, 0 where the output
+            does not depend on a layer, NaN where there is no such quantization; and the output's
+            sum of squares, shape (image,), float64. Afterwards the model is as it was before.
+        """

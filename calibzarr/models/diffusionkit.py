@@ -11,11 +11,14 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
-from calibzarr.models.base import Denoise, Layer, Receive, Schedule
+from calibzarr.models.base import Denoise, Layer, Receive, Schedule, Transform
 from calibzarr.models.compatibility import import_diffusionkit, metal_names
+from calibzarr.models.fake_quantization import transforming_inputs
 from calibzarr.models.formulas import NOISE, PIXELS_PER_LATENT
 from calibzarr.models.observation import observing
+from calibzarr.models.signed_products import signed_products
 from calibzarr.models.transformer import observable_layers
+from calibzarr.quantization.quantizers import QuantizationErrors
 from calibzarr.statistics.histogram import LogBins
 
 kit: Any = import_diffusionkit()
@@ -127,13 +130,19 @@ class DiffusionKitModel:
         """Latents of shape (image, channel, height, width), channels last, as float32."""
         return mx.array(latents.astype(np.float32)).transpose(0, 2, 3, 1)
 
+    def picture(self, latents: np.ndarray) -> np.ndarray:
+        """What :meth:`decode` rounds: shape (row, column, rgb), float32, from 0 to 1."""
+        return np.asarray(self._picture(latents).astype(mx.float32))
+
+    def _picture(self, latents: np.ndarray) -> mx.array:
+        final = self.pipeline.latent_format.process_out(self.from_numpy(latents[None]))
+        return self.pipeline.decode_latents_to_image(final.astype(self.pipeline.activation_dtype))[
+            0
+        ]
+
     def decode(self, latents: np.ndarray) -> np.ndarray:
         """Decode one image's final latents, (channel, height, width), to (row, column, rgb)."""
-        final = self.pipeline.latent_format.process_out(self.from_numpy(latents[None]))
-        picture = self.pipeline.decode_latents_to_image(
-            final.astype(self.pipeline.activation_dtype)
-        )
-        return np.asarray((picture[0] * 255).astype(mx.uint8))
+        return np.asarray((self._picture(latents) * 255).astype(mx.uint8))
 
     def layers(self) -> tuple[Layer, ...]:
         """Every linear layer's input and every block's output, in order of depth."""
@@ -144,6 +153,47 @@ class DiffusionKitModel:
     ) -> AbstractContextManager[None]:
         """Observe every layer of a denoiser that is opened and called in this context."""
         return observing(self.pipeline.mmdit, self.layers(), num_images, bins, receive)
+
+    def transforming_inputs(self, transform: Transform) -> AbstractContextManager[None]:
+        """Give linear layers, within a context, what ``transform`` makes of their inputs."""
+        return transforming_inputs(self.pipeline.mmdit, self.layers(), transform)
+
+    def signed_products(
+        self,
+        latents: mx.array,
+        conditioning: TextConditioning,
+        schedule: Schedule,
+        step: int,
+        probes: np.ndarray,
+        errors: QuantizationErrors,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """First-order effect of every quantizer on random sums of the guided output."""
+        num_images, num_probes = probes.shape[:2]
+        rows = [
+            mx.repeat(array, num_probes, axis=0)
+            for array in (latents, conditioning.tokens, conditioning.pooled)
+        ]
+        guided = kit.CFGDenoiser(self.pipeline)
+        sigma = mx.array(schedule.sigma)[step]
+        timestep = mx.array(schedule.timestep).astype(self.pipeline.activation_dtype)[step]
+
+        def output(x: mx.array, tokens: mx.array, pooled: mx.array, told: mx.array) -> mx.array:
+            # With the timestep among the arguments: t_embedder depends on nothing else.
+            with cached_modulation(self.pipeline.mmdit, pooled, told[None]):
+                denoised = guided(
+                    x, told, sigma, conditioning=tokens, cfg_weight=conditioning.cfg_weight
+                )
+            return (x - denoised) / sigma
+
+        return signed_products(
+            self.pipeline.mmdit,
+            self.layers(),
+            output,
+            (*rows, timestep),
+            self.from_numpy(probes.reshape(-1, *probes.shape[2:])),
+            (num_images, num_probes),
+            errors,
+        )
 
     def weight(self, layer: Layer) -> np.ndarray | None:
         """Weight of a linear layer, shape (output, feature), float32; None for a block."""

@@ -69,9 +69,9 @@ def observing(
         return result
 
     with (
-        _patched(nn.Linear, linear_call),
-        _patched(kit.mmdit.MultiModalTransformerBlock, block_call),
-        _patched(kit.mmdit.UnifiedTransformerBlock, block_call),
+        patched(nn.Linear, linear_call),
+        patched(kit.mmdit.MultiModalTransformerBlock, block_call),
+        patched(kit.mmdit.UnifiedTransformerBlock, block_call),
     ):
         yield
         flush()
@@ -169,13 +169,17 @@ class _Observer:
 
 
 @contextmanager
-def _patched(class_: type, call: Callable[..., Any]) -> Iterator[None]:
+def patched(class_: type, call: Callable[..., Any]) -> Iterator[None]:
+    """Call ``call(original, instance, ...)`` within a context when instances are called.
+
+    Classes are patched, not modules, so a parameter tree stays as it is.
+    """
     original = class_.__call__
 
-    def patched(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return call(original, module, *args, **kwargs)
+    def calling(instance: Any, *args: Any, **kwargs: Any) -> Any:
+        return call(original, instance, *args, **kwargs)
 
-    class_.__call__ = patched  # type: ignore[method-assign]
+    class_.__call__ = calling  # type: ignore[method-assign]
     try:
         yield
     finally:

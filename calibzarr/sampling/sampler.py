@@ -31,11 +31,7 @@ def euler_states(
     """
     x = model.initial_latents(seeds, image_size, schedule)
     yield x
-    sigma = schedule.sigma
     with model.denoiser(conditioning, schedule) as denoise:
         for step in range(schedule.num_steps):
-            denoised = denoise(x, step)
-            d = (x - denoised) / float(sigma[step])
-            dt = sigma[step + 1] - sigma[step]
-            x = x + d * float(dt)
+            x = schedule.euler_step(x, denoise(x, step), step)
             yield x

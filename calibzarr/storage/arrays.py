@@ -8,11 +8,12 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from calibzarr.storage import schema
+from calibzarr.storage.variable import Variable
 
 
 def create(
     group: zarr.Group,
-    variables: Sequence[schema.Variable],
+    variables: Sequence[Variable],
     sizes: Mapping[str, int],
     latent_dtype: str = "float32",
     *,
@@ -48,7 +49,7 @@ def create(
         )
 
 
-def _coordinates(variable: schema.Variable, variables: Sequence[schema.Variable]) -> list[str]:
+def _coordinates(variable: Variable, variables: Sequence[Variable]) -> list[str]:
     """Names for the attribute by which xarray knows coordinates.
 
     Optional ones name each other: what others say is the same in stores that are without them.
@@ -64,7 +65,7 @@ def _coordinates(variable: schema.Variable, variables: Sequence[schema.Variable]
     ]
 
 
-def _compressor(variable: schema.Variable, dtype: str) -> BloscCodec | ZstdCodec:
+def _compressor(variable: Variable, dtype: str) -> BloscCodec | ZstdCodec:
     if dtype == "string":
         return ZstdCodec()
     return BloscCodec(

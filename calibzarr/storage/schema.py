@@ -3,61 +3,14 @@
 Nothing else spells the layout of a store; ``stores/README.md`` explains it to readers.
 """
 
-from collections.abc import Container, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Container
+
+from calibzarr.storage.variable import Addition, Variable
 
 FORMAT = "calibzarr"
 FORMAT_VERSION = 1
 
 IMAGE_CHUNK = 1024  # images in one chunk of a coordinate: small, and a store may still grow
-
-
-@dataclass(frozen=True)
-class Variable:
-    """One array of the store.
-
-    Attributes:
-        name: its name in the flat root group.
-        dims: names of its dimensions.
-        dtype: a NumPy dtype name, or ``"string"``.
-        description: what it holds, in a few words.
-        units: units of the values, "" where there are none.
-        chunk: extent of a chunk along some dimensions; the others are not divided.
-        shard: the same for a shard, or None where chunks are not gathered in shards.
-        fill_value: what reading a missing chunk gives.
-        coordinate: whether xarray is to see it as a coordinate.
-        compression_level: of blosc-zstd with bitshuffle.
-        optional: whether older stores are without it.
-    """
-
-    name: str
-    dims: tuple[str, ...]
-    dtype: str
-    description: str
-    units: str = ""
-    chunk: Mapping[str, int] = field(default_factory=dict)
-    shard: Mapping[str, int] | None = None
-    fill_value: float | int | bool | str = 0
-    coordinate: bool = False
-    compression_level: int = 3
-    optional: bool = False
-
-    def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
-        """Shape for the given size of each dimension."""
-        return tuple(sizes[dim] for dim in self.dims)
-
-    def extent(self, divided: Mapping[str, int], sizes: Mapping[str, int]) -> tuple[int, ...]:
-        """Extent of one chunk or shard, which ``divided`` describes."""
-        return tuple(divided.get(dim, sizes[dim]) for dim in self.dims)
-
-    def key(self, index: int) -> str:
-        """Key of the chunk, or shard, with this index along the first dimension alone."""
-        return ".".join(["c", str(index), *["0"] * (len(self.dims) - 1)])
-
-    def index(self, key: str) -> int | None:
-        """The index in a key of :meth:`key`; None for any other key."""
-        index = key.split(".")[1] if key.count(".") else ""
-        return int(index) if index.isdecimal() and key == self.key(int(index)) else None
 
 
 SIGMA = Variable(
@@ -237,31 +190,92 @@ RECOMMENDED_VARIABLES = (
 
 ACTIVATIONS = "activations"  # the attribute that says what was collected
 RECOMMENDED = "recommended"  # the attribute that says how advice was computed
+SENSITIVITY = "sensitivity"  # the attribute that says how sensitivities were measured
 IMPORTED = "imported"  # the attribute that only a store from another format has
 
 
-@dataclass(frozen=True)
-class Addition:
-    """Variables that come and go together, some time after a build.
-
-    Attributes:
-        attribute: root attribute that tells of them; there if and only if they are.
-        variables: all of them.
-        staged: directory of the store in which new ones wait until they are complete.
-        outdates: additions that are computed from these, and go when these change.
-    """
-
-    attribute: str
-    variables: tuple[Variable, ...]
-    staged: str
-    outdates: tuple["Addition", ...] = ()
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the variables."""
-        return [variable.name for variable in self.variables]
+def _measured(
+    name: str, dims: str, dtype: str, description: str, units: str = "", *, coordinate: bool = False
+) -> Variable:
+    fill: float | int | str = float("nan") if dtype.startswith("float") else 0
+    return Variable(
+        name,
+        tuple(dims.split()),
+        dtype,
+        description,
+        units,
+        chunk={"sensitivity_step": 1},
+        fill_value="" if dtype == "string" else fill,
+        coordinate=coordinate,
+    )
 
 
+SENSITIVITY_COORDINATES = (
+    _measured("sensitivity_step", "sensitivity_step", "int64", "index of a call", coordinate=True),
+    _measured(
+        "sensitivity_image", "sensitivity_image", "int64", "index of an image", coordinate=True
+    ),
+    _measured("probe", "probe", "int64", "number of a random probe", coordinate=True),
+    _measured("quantizer", "quantizer", "string", "name of a scheme with bits", coordinate=True),
+    _measured("quantizer_kind", "quantizer", "string", "activation or weight", coordinate=True),
+    _measured("quantizer_scheme", "quantizer", "string", "what shares a scale", coordinate=True),
+    _measured(
+        "quantizer_bits", "quantizer", "int64", "bits without scales", "bit", coordinate=True
+    ),
+)
+_BY_QUANTIZER = "layer sensitivity_step quantizer"
+SENSITIVITY_VARIABLES = (
+    *SENSITIVITY_COORDINATES,
+    _measured(
+        "signed_product",
+        f"{_BY_QUANTIZER} sensitivity_image probe",
+        "float32",
+        "sum of gradient times quantization error for one probe of the guided output",
+    ),
+    *(
+        variable
+        for kind in ("activation", "weight")
+        for variable in (
+            _measured(
+                f"{kind}_sensitivity",
+                _BY_QUANTIZER,
+                "float32",
+                "squared error of the guided output, over its power, when this alone is quantized",
+            ),
+            _measured(
+                f"{kind}_sensitivity_error",
+                _BY_QUANTIZER,
+                "float32",
+                f"standard error of {kind}_sensitivity",
+                "dB",
+            ),
+        )
+    ),
+    _measured(
+        "output_power",
+        "sensitivity_step sensitivity_image",
+        "float64",
+        "sum of squares of the guided output",
+    ),
+    *(
+        _measured(
+            f"sensitivity_clip_{end}",
+            "layer quantizer",
+            "float32",
+            f"{which} end of the range that inputs are quantized in",
+            _VALUES,
+        )
+        for end, which in (("min", "lower"), ("max", "upper"))
+    ),
+    _measured(
+        "amplification",
+        "step",
+        "float32",
+        "share of the energy of an error made at a call that is left at the end",
+    ),
+)
+
+MEASUREMENT = Addition(SENSITIVITY, SENSITIVITY_VARIABLES, "sensitivity.staged")
 ADVICE = Addition(RECOMMENDED, RECOMMENDED_VARIABLES, "recommended.staged")
 COLLECTION = Addition(ACTIVATIONS, COLLECTED_VARIABLES, "statistics.staged", (ADVICE,))
 

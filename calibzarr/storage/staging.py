@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import zarr
 
-from calibzarr.storage import arrays, durable, manifest, schema, store
+from calibzarr.storage import arrays, durable, manifest, store
+from calibzarr.storage.variable import Addition
 
 
 def write(
     path: Path,
-    addition: schema.Addition,
+    addition: Addition,
     sizes: Mapping[str, int],
     values: Mapping[str, np.ndarray],
     about: Mapping[str, Any],
@@ -50,7 +51,7 @@ def write(
 
 @contextmanager
 def stage(
-    path: Path, addition: schema.Addition, sizes: Mapping[str, int], about: Mapping[str, Any]
+    path: Path, addition: Addition, sizes: Mapping[str, int], about: Mapping[str, Any]
 ) -> Iterator[zarr.Group]:
     """Give arrays to fill that are ready for :func:`install` when the block ends.
 
@@ -75,7 +76,7 @@ def stage(
         yield group
 
 
-def install(path: Path, addition: schema.Addition) -> bool:
+def install(path: Path, addition: Addition) -> bool:
     """Move what is staged into its place, also after a kill; return whether anything was."""
     if not (path / addition.staged).exists():
         return False
@@ -87,7 +88,7 @@ def install(path: Path, addition: schema.Addition) -> bool:
     return True
 
 
-def _install(path: Path, addition: schema.Addition) -> Path:
+def _install(path: Path, addition: Addition) -> Path:
     """Install under the store's lock; return the emptied directory, to be removed."""
     staged = path / addition.staged
     attributes = json.loads((staged / "zarr.json").read_text(encoding="utf-8"))["attributes"]
@@ -111,7 +112,7 @@ def _install(path: Path, addition: schema.Addition) -> Path:
     return done
 
 
-def unpublish(path: Path, *additions: schema.Addition) -> list[str]:
+def unpublish(path: Path, *additions: Addition) -> list[str]:
     """Let readers see additions no more, while their files stay; return what is still listed.
 
     Whoever calls this holds the store's lock, ``durable.locked(path)``.

@@ -1,18 +1,19 @@
 import numpy as np
 import pytest
 
-from calibzarr.storage import schema, staging, store
+from calibzarr.storage import staging, store
 from calibzarr.storage.manifest import read_root, update_attributes
+from calibzarr.storage.variable import Addition, Variable
 from tests.support.stores import create, open_strictly, snapshot
 
-DERIVED = schema.Addition(
-    "derived", (schema.Variable("total", ("image",), "float64", "of all"),), "derived.staged"
+DERIVED = Addition(
+    "derived", (Variable("total", ("image",), "float64", "of all"),), "derived.staged"
 )
-FACTS = schema.Addition(
+FACTS = Addition(
     "facts",
     (
-        schema.Variable("fact", ("image", "step"), "int64", "of an image", chunk={"step": 1}),
-        schema.Variable("weight", ("step",), "float32", "of a step"),
+        Variable("fact", ("image", "step"), "int64", "of an image", chunk={"step": 1}),
+        Variable("weight", ("step",), "float32", "of a step"),
     ),
     "facts.staged",
     (DERIVED,),
