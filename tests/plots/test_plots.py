@@ -580,7 +580,7 @@ def test_unknown_and_zero_values_are_drawn(small, layers):
     sample = object.__new__(Sample)
     kept = np.flatnonzero(np.isin(small.statistics.block, ["mm_block_0", "t_embedder"]))[:12]
     unknown, zero = (slice(2, 5), slice(5, 8)) if layers == "some" else (slice(12), slice(0))
-    for name in ("statistics", "analyzed", "recommended"):
+    for name in ("statistics", "analyzed"):
         dataset = getattr(small, name).isel(layer=kept).copy(deep=True)
         for variable in dataset.data_vars.values():
             if variable.dtype.kind in "fi":
