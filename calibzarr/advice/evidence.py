@@ -74,6 +74,7 @@ def gather(
         overall=overall,
         by_phase=by_phase,
         names=statistics.layer.values,
+        kinds=statistics.kind.values,
         phases=tuple(phases),
     )
     return evidence, Clippings(one_range, ranges)

@@ -16,6 +16,7 @@ from calibzarr.advice.methods.base import (
     Chosen,
     Evidence,
     Method,
+    choose,
     chosen_of,
     decibels,
     method_of,
@@ -107,8 +108,7 @@ def of_statistics(
     activations = activations or observed.activations(statistics)
     phases = phases_of(statistics, options.groups)
     evidence, clippings = gather(statistics, activations, phases, method, options)
-    chosen = method.choose(evidence, options)
-    reasons = method.reasons(evidence, options, chosen)
+    chosen, reasons = choose(evidence, options)
     low, high = step_ranges(activations, method, options, chosen)
     in_phase = [
         steps.stop - steps.start for steps in observed.positions(statistics, phases).values()

@@ -63,7 +63,11 @@ def configuration(
             name: _layer({key: column[row] for key, column in columns.items()}, phases, ends)
             for row, name in enumerate(columns["layer"])
         },
-        "phases": {name: _phase(recommended, index) for index, name in enumerate(phases)},
+        "phases": {
+            name: _phase(recommended, index)
+            for index, name in enumerate(phases)
+            if recommended.first_step[index] < recommended.end_step[index]  # few steps: not all
+        },
         "quantizers": {
             "activations": "affine, one range for a tensor, integer zero point",
             "weights": "symmetric, one range for a tensor",

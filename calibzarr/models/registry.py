@@ -19,6 +19,20 @@ if TYPE_CHECKING:
 
 GROUP = "calibzarr.models"
 
+_METHODS = (  # of the protocol Model, which imports what help does not need
+    "decode",
+    "denoiser",
+    "encode",
+    "from_numpy",
+    "initial_latents",
+    "latent_shape",
+    "layers",
+    "observing",
+    "schedule",
+    "to_numpy",
+    "weight",
+)
+
 _BUILT_IN = {
     name: EntryPoint(name, f"calibzarr.models.builtin:{attribute}", GROUP)
     for name, attribute in (
@@ -68,8 +82,15 @@ def load(name: str) -> "Model":
         ValueError: if weights are damaged.
         FileNotFoundError: if weights are missing and cannot be downloaded.
         ModuleNotFoundError: if the framework that it runs on is not installed.
+        TypeError: if a package's model is not what its entry says, or lacks a method.
     """
-    return find(name).load()
+    model = find(name).load()
+    missing = [method for method in _METHODS if not callable(getattr(model, method, None))]
+    if missing:
+        raise TypeError(f"the model {name!r} is no Model: it has no {', '.join(missing)}")
+    if model.name != name:
+        raise TypeError(f"the model {name!r} calls itself {model.name!r}")
+    return model
 
 
 def problems() -> list[str]:

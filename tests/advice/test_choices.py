@@ -1,6 +1,8 @@
 import importlib
 import json
 import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -9,6 +11,7 @@ from click.testing import CliRunner
 
 import calibzarr
 from calibzarr.advice import choices, methods
+from calibzarr.advice.methods import base
 from calibzarr.commands import export_config
 from calibzarr.errors import OptionError
 from calibzarr.export import config, configuration
@@ -16,28 +19,21 @@ from tests.support.stores import shrunk
 
 LOOKUP = '''"""The bits of a table, by kind of layer."""
 
-import numpy as np
-
 from calibzarr.advice.methods.base import CHOICES, Chosen, Method
 
-TABLE = {"fc1": 4, "fc2": 8}
+TABLE = {"mlp.fc1": 4, "mlp.fc2": 8}
 
 
-def _bits(evidence):
-    return [TABLE.get(str(name).rpartition(".")[2], 6) for name in evidence.names]
+def _choose(evidence, _):
+    bits = [TABLE.get(kind, 6) for kind in evidence.kinds]
+    return Chosen.of_bits(evidence, activation=bits, weight=bits)
 
 
-def _choose(evidence, options):
-    index = np.searchsorted(CHOICES, _bits(evidence))
-    by_phase = np.repeat(index[:, None], len(evidence.phases), axis=1)
-    return Chosen(index, by_phase, index, by_phase.max(axis=0))
+def _reasons(evidence, _, chosen):
+    return [f"the table says {CHOICES[index]}" for index in chosen.activation]
 
 
-def _reasons(evidence, options, chosen):
-    return [f"the table says {bits}" for bits in _bits(evidence)]
-
-
-def _provenance(options):
+def _provenance(_):
     return {"table": "by hand", "rows": len(TABLE)}
 
 
@@ -50,12 +46,12 @@ def lookup(tmp_path, monkeypatch):
     """A method as someone adds it: one file in the folder of methods, here in another folder."""
     folder = tmp_path / "more"
     folder.mkdir()
-    (folder / "lookup.py").write_text(LOOKUP)
+    (folder / "a_lookup_table.py").write_text(LOOKUP)
     methods.__path__.append(str(folder))
-    yield "lookup"
+    yield "a_lookup_table"
     methods.__path__.remove(str(folder))
-    sys.modules.pop("calibzarr.advice.methods.lookup", None)
-    vars(methods).pop("lookup", None)
+    sys.modules.pop("calibzarr.advice.methods.a_lookup_table", None)
+    vars(methods).pop("a_lookup_table", None)
     importlib.reload(export_config)
 
 
@@ -67,22 +63,26 @@ def test_every_choice_is_one_that_is_typed():
 
 
 def test_methods_are_the_modules_of_their_folder():
-    assert choices.methods() == ("budget", "range", "sqnr")
+    files = sorted(Path(methods.__file__).parent.glob("*.py"))
+    named = [file.stem for file in files if file.stem not in ("__init__", "base")]
+    assert choices.methods() == tuple(named)
+    assert {"budget", "range", "sqnr"} <= set(named)
 
 
 def test_a_new_method_is_one_file(lookup, replayed, tmp_path):
     path = shrunk(replayed.path, tmp_path / "a.zarr")
     recommended = calibzarr.recommend(path, method=lookup)
-    wanted = [
-        {"fc1": 4, "fc2": 8}.get(str(name).rpartition(".")[2], 6)
-        for name in recommended.layer.values
-    ]
+    wanted = np.array(
+        [{"mlp.fc1": 4, "mlp.fc2": 8}.get(kind, 6) for kind in recommended.kind.values]
+    )
+    blocks = (recommended.role == "output").values
+    wanted[blocks] = 8  # the most of the linear layers that they speak for
     np.testing.assert_array_equal(recommended.activation_bits, wanted)
     np.testing.assert_array_equal(recommended.weight_bits, wanted)
 
     command = importlib.reload(export_config).export_config_command
     runner = CliRunner()
-    assert "lookup" in runner.invoke(command, ["--help"]).output
+    assert lookup in runner.invoke(command, ["--help"]).output
     file = tmp_path / "a.json"
     result = runner.invoke(command, [str(path), str(file), "--method", lookup])
     assert (result.exit_code, result.exception) == (0, None)
@@ -93,10 +93,46 @@ def test_a_new_method_is_one_file(lookup, replayed, tmp_path):
     layer = str(recommended.layer.values[0])
     assert content["layer_configs"][layer]["reason"] == f"the table says {wanted[0]}"
     assert lookup in configuration.schema()["$defs"]["provenance"]["properties"]["method"]["enum"]
-    with pytest.raises(OptionError, match="mean_bits and the method budget go together"):
+    with pytest.raises(OptionError, match="mean_bits is nothing to the method a_lookup_table"):
         config.export(path, file, force=True, method=lookup, mean_bits=4.0)
 
 
 def test_what_is_no_method_is_refused_with_those_there_are(lookup, replayed):
-    with pytest.raises(OptionError, match="one of budget, range, sqnr, lookup, got 'guess'"):
+    with pytest.raises(OptionError, match=f"one of .*{lookup}.*, got 'guess'"):
         calibzarr.recommend(replayed.path, method="guess")
+
+
+WRONG = {
+    "nothing": ("return None", "must give Chosen.activation of shape"),
+    "one phase": (
+        "return Chosen(*[np.zeros(len(evidence.names), int)] * 4)",
+        "must give Chosen.by_phase of shape",
+    ),
+    "bits for indices": (
+        "return replace(Chosen.of_bits(evidence, [4] * len(evidence.names), "
+        "[4] * len(evidence.names)), weight=np.full(len(evidence.names), 4))",
+        "must give Chosen.weight of shape .* with indices from 0 to 3 into",
+    ),
+    "odd bits": (
+        "return Chosen.of_bits(evidence, [5] * len(evidence.names), [4] * len(evidence.names))",
+        r"bits must be of \(2, 4, 6, 8\), got 5",
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_a_method_gives_is_checked_and_the_method_named(lookup, replayed, monkeypatch, wrong):
+    line, message = WRONG[wrong]
+    names = {"np": np, "replace": replace, "Chosen": base.Chosen}
+    exec(f"def choose(evidence, _):\n    {line}", names)
+    method = replace(base.load(lookup), choose=names["choose"])
+    monkeypatch.setattr(base, "load", lambda name: method)
+    with pytest.raises((TypeError, ValueError), match=message):
+        calibzarr.recommend(replayed.path, method=lookup)
+
+
+def test_a_module_without_a_method_is_named(lookup, monkeypatch):
+    module = importlib.import_module(f"calibzarr.advice.methods.{lookup}")
+    monkeypatch.delattr(module, "METHOD")
+    with pytest.raises(TypeError, match=r"a_lookup_table.py names no METHOD"):
+        base.load(lookup)

@@ -412,8 +412,8 @@ def test_groups_of_steps_have_the_least_spread_of_shifts(
     [
         ({"method": "magic"}, "method must be one of budget, range, sqnr, got 'magic'"),
         ({"clip": "median"}, "clip must be one of mse, lp, percentile, kl, got 'median'"),
-        ({"method": "budget"}, "mean_bits and the method budget go together"),
-        ({"mean_bits": 4.0}, "mean_bits and the method budget go together"),
+        ({"method": "budget"}, "the method budget needs mean_bits; give it"),
+        ({"mean_bits": 4.0}, "mean_bits is nothing to the method sqnr; leave it out"),
         ({"tolerance": -0.1}, "tolerance must be 0 or more, got -0.1"),
         ({"tolerance": np.nan}, "tolerance must be a finite number, got nan"),
         ({"groups": 5}, "groups must be from 1 to the number of steps, 4, got 5"),

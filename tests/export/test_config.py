@@ -13,6 +13,7 @@ import zarr
 from jsonschema import Draft202012Validator
 from numpy.polynomial import polynomial
 
+import calibzarr
 from calibzarr.advice import analysis, recommendation
 from calibzarr.advice.choices import GRANULARITIES
 from calibzarr.advice.options import Options
@@ -497,3 +498,19 @@ def test_a_layer_without_any_finite_value_is_named(small, tmp_path):
             config.export(path, tmp_path / "a.json")
         assert snapshot(path) == before
         assert not (tmp_path / "a.json").exists()
+
+
+@pytest.mark.parametrize("num_steps", [1, 2])
+def test_samplings_too_short_for_three_phases_are_exported(tmp_path, loaded_once, num_steps):
+    path, file = tmp_path / "a.zarr", tmp_path / "a.json"
+    calibzarr.build(path, num_images=1, num_steps=num_steps)
+    calibzarr.collect(path)
+    config.export(path, file)
+    content = read_json(file)
+    Draft202012Validator(configuration.schema()).validate(content)
+    steps = [(phase["first_step"], phase["last_step"]) for phase in content["phases"].values()]
+    assert [step for first, last in steps for step in range(first, last + 1)] == [
+        *range(num_steps + 1)
+    ]
+    names = set(content["phases"])
+    assert all(set(layer["phases"]) == names for layer in content["layer_configs"].values())

@@ -180,3 +180,17 @@ def test_models_that_do_not_work_are_named_and_hurt_no_other(mixer, packages, ru
     for name in ("missing", "twice"):
         with pytest.raises(OptionError, match=f"'{name}'"):
             registry.find(name)
+
+
+def test_a_model_that_is_not_what_its_entry_says_is_named_before_anything_is_made(
+    mixer, monkeypatch, tmp_path
+):
+    monkeypatch.delattr(numpy_model.Mixer, "to_numpy")
+    with pytest.raises(TypeError, match="the model 'mixer' is no Model: it has no to_numpy"):
+        registry.load("mixer")
+    monkeypatch.undo()
+    monkeypatch.syspath_prepend(mixer)
+    monkeypatch.setattr(numpy_model.Mixer, "name", "another", raising=False)
+    monkeypatch.setattr(numpy_model.Mixer, "__init__", lambda self: None)
+    with pytest.raises(TypeError, match="the model 'mixer' calls itself 'another'"):
+        registry.load("mixer")

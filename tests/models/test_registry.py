@@ -1,6 +1,7 @@
 import pytest
 
 from calibzarr.models import builtin, formulas, registry
+from calibzarr.models.base import Model
 
 
 @pytest.mark.parametrize("name", builtin.MODELS)
@@ -40,3 +41,10 @@ def test_manifests_name_formulas_or_are_diffusionkits():
     unknown = {"model": "elsewhere", "noise": "its own", "schedule": "its own"}
     assert registry.noise_of(unknown) is None
     assert registry.schedules_of(unknown) == ()
+
+
+def test_what_a_loaded_model_is_checked_for_is_the_protocol():
+    methods = {
+        name for name, value in vars(Model).items() if callable(value) and not name.startswith("_")
+    }
+    assert set(registry._METHODS) == methods

@@ -4,7 +4,7 @@ A method is one module of this folder that names a :class:`Method` ``METHOD``. I
 its own: commands, configuration and schema list it without anything else being changed.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from calibzarr.advice import choices
 from calibzarr.advice.options import Options
 from calibzarr.errors import Option, OptionError
 from calibzarr.quantization.histograms import Histograms
@@ -84,6 +83,7 @@ class Evidence:
         overall: activations over all collected steps, shape (layer,).
         by_phase: shape (layer, phase).
         names: of the layers, shape (layer,).
+        kinds: of the layers, such as ``attn.q_proj`` or ``mlp.fc2``, shape (layer,).
         phases: their names.
     """
 
@@ -92,6 +92,7 @@ class Evidence:
     overall: Histograms
     by_phase: Histograms
     names: np.ndarray
+    kinds: np.ndarray
     phases: tuple[str, ...]
 
 
@@ -110,6 +111,33 @@ class Chosen:
     by_phase: np.ndarray
     weight: np.ndarray
     schedule: np.ndarray
+
+    @classmethod
+    def of_bits(
+        cls, evidence: Evidence, activation: Sequence[int], weight: Sequence[int]
+    ) -> "Chosen":
+        """From numbers of bits, the same in all phases.
+
+        Layers that are tied get the most of any, and the row of a block the most of the linear
+        layers that it speaks for.
+
+        Args:
+            evidence: that they are chosen from.
+            activation: of ``CHOICES``, shape (layer,).
+            weight: of ``CHOICES``, shape (layer,).
+
+        Raises:
+            ValueError: if one is not of ``CHOICES``.
+        """
+        indices = []
+        for bits in (np.asarray(activation), np.asarray(weight)):
+            if not np.isin(bits, CHOICES).all():
+                wrong = bits[~np.isin(bits, CHOICES)][0]
+                raise ValueError(f"bits must be of {CHOICES}, got {wrong}")
+            tied = greatest_of_tied(np.searchsorted(CHOICES, bits), evidence.layers)
+            indices.append(with_blocks(tied, evidence.layers, output_too=False))
+        by_phase = np.repeat(indices[0][:, None], len(evidence.phases), axis=1)
+        return cls(indices[0], by_phase, indices[1], by_phase.max(axis=0))
 
 
 @dataclass(frozen=True)
@@ -138,9 +166,39 @@ class Method:
 
 def load(name: str) -> Method:
     """The method of a module of this folder."""
-    method = import_module(f"{__package__}.{name}").METHOD
-    assert isinstance(method, Method)
+    module = import_module(f"{__package__}.{name}")
+    method = getattr(module, "METHOD", None)
+    if not isinstance(method, Method):
+        raise TypeError(f"{module.__file__} names no METHOD of the type Method")
     return method
+
+
+def choose(evidence: Evidence, options: Options) -> tuple[Chosen, list[str]]:
+    """What the method of the options chooses, and why.
+
+    Raises:
+        TypeError: if what the method gives is of other types or sizes than documented.
+    """
+    method = method_of(options)
+    chosen = method.choose(evidence, options)
+    layers, phases = len(evidence.names), len(evidence.phases)
+    shapes = {
+        "activation": (layers,),
+        "by_phase": (layers, phases),
+        "weight": (layers,),
+        "schedule": (phases,),
+    }
+    for name, shape in shapes.items():
+        indices = np.asarray(getattr(chosen, name, None))
+        if indices.shape != shape or not np.isin(indices, range(len(CHOICES))).all():
+            raise TypeError(
+                f"the method {options.method} must give Chosen.{name} of shape {shape}, with "
+                f"indices from 0 to {len(CHOICES) - 1} into {CHOICES}"
+            )
+    reasons = method.reasons(evidence, options, chosen)
+    if len(reasons) != layers:
+        raise TypeError(f"the method {options.method} must give {layers} reasons")
+    return chosen, reasons
 
 
 def method_of(options: Options) -> Method:
@@ -152,12 +210,12 @@ def method_of(options: Options) -> Method:
     method = load(options.method)
     for name in _OF_METHODS:
         given = getattr(options, name) is not None
-        if given != (name in method.needs):
-            users = [other for other in choices.methods() if name in load(other).needs]
+        if given and name not in method.needs:
             raise OptionError(
-                Option(name),
-                f" and the method {' or '.join(users)} go together: give both or neither",
+                Option(name), f" is nothing to the method {options.method}; leave it out"
             )
+        if not given and name in method.needs:
+            raise OptionError(f"the method {options.method} needs ", Option(name), "; give it")
     return method
 
 
@@ -181,7 +239,13 @@ def greatest_of_tied(chosen: np.ndarray, layers: Layers) -> np.ndarray:
 
 
 def with_blocks(chosen: np.ndarray, layers: Layers, *, output_too: bool) -> np.ndarray:
-    """With each block's greatest index of its linear layers, and maybe of its output's."""
+    """With each block's greatest index of its linear layers, and maybe of its output's.
+
+    Args:
+        chosen: indices, after :func:`greatest_of_tied`, shape (layer, ...).
+        layers: of the model.
+        output_too: whether the index that a block's own row has counts as well.
+    """
     inside = layers.inside.reshape(*layers.inside.shape, *[1] * (chosen.ndim - 1))
     greatest = np.where(inside, chosen[None], 0).max(axis=1)
     linear = layers.linear.reshape(-1, *[1] * (chosen.ndim - 1))
