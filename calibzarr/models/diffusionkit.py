@@ -185,15 +185,16 @@ class DiffusionKitModel:
                 )
             return (x - denoised) / sigma
 
-        return signed_products(
-            self.pipeline.mmdit,
-            self.layers(),
-            output,
-            (*rows, timestep),
-            self.from_numpy(probes.reshape(-1, *probes.shape[2:])),
-            (num_images, num_probes),
-            errors,
-        )
+        with unchanged_parameters(self.pipeline.mmdit):  # blocks run again on the way back
+            return signed_products(
+                self.pipeline.mmdit,
+                self.layers(),
+                output,
+                (*rows, timestep),
+                self.from_numpy(probes.reshape(-1, *probes.shape[2:])),
+                (num_images, num_probes),
+                errors,
+            )
 
     def weight(self, layer: Layer) -> np.ndarray | None:
         """Weight of a linear layer, shape (output, feature), float32; None for a block."""
@@ -230,10 +231,17 @@ def cached_modulation(mmdit: nn.Module, pooled: mx.array, timesteps: mx.array) -
         pooled: pooled text embeddings, shape (row, feature).
         timesteps: shape (step,), in the activation dtype.
     """
+    with unchanged_parameters(mmdit):
+        mmdit.cache_modulation_params(pooled, timesteps)
+        yield
+
+
+@contextmanager
+def unchanged_parameters(mmdit: nn.Module) -> Iterator[None]:
+    """Put the arrays of all parameters back when the context ends, and leave no cache."""
     _clear_caches(mmdit)  # DiffusionKit's own sampler may have left some
     kept = mmdit.parameters()  # the arrays themselves, not copies
     try:
-        mmdit.cache_modulation_params(pooled, timesteps)
         yield
     finally:
         _clear_caches(mmdit)

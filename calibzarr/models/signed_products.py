@@ -54,7 +54,9 @@ def signed_products(
             (output,), _ = mx.vjp(velocity, list(primals), [scale * probes])
         power = _power(output, rows)
         products = sums.finish() / np.float32(scale)
-        if np.isfinite(power).all() and not np.isinf(products).any():
+        known = products[list(index_of.values()), : len(ACTIVATION_QUANTIZERS)]  # by all layers
+        finite = np.isfinite(known).all() and not np.isinf(products).any()
+        if finite and np.isfinite(power).all():
             return products, power
     raise ValueError("the output of the model, or its gradients, are not finite")
 

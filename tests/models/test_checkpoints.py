@@ -1,5 +1,6 @@
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -13,6 +14,13 @@ from mlx.utils import tree_flatten
 from calibzarr.models import builtin, registry
 from calibzarr.models.compatibility import metal_names
 from calibzarr.models.diffusionkit import DiffusionKitModel, kit
+from calibzarr.quantization.levels import BITS
+from calibzarr.quantization.quantizers import (
+    ACTIVATION_QUANTIZERS,
+    QUANTIZERS,
+    QuantizationErrors,
+    Quantizer,
+)
 from calibzarr.sampling.sampler import euler_states
 from tests.support import checkpoints
 
@@ -287,3 +295,102 @@ def test_missing_weights_are_listed_with_the_command_that_fetches_them(name):
     assert [(repository, file) for repository, *files in fetched for file in files] == [
         *entry.files
     ]
+
+
+PROMPTS = [PROMPT, "a cat"]
+
+
+def products(model, num_probes=2):
+    """Of two images at one step: states, conditioning, schedule, probes, errors; and results."""
+    conditioning = model.encode(PROMPTS, CFG_WEIGHT[model.name])
+    schedule = model.schedule(NUM_STEPS)
+    latents = model.initial_latents([1, 2], checkpoints.IMAGE_SIZE, schedule)
+    shape = (len(PROMPTS), num_probes, *model.latent_shape(checkpoints.IMAGE_SIZE))
+    probes = np.random.default_rng(0).choice([-1.0, 1.0], shape).astype(np.float32)
+    ends = np.full((len(model.layers()), len(BITS)), 4.0)
+    errors = QuantizationErrors(-ends, ends)
+    given = latents, conditioning, schedule
+    return (*given, probes, errors, model.signed_products(*given, 1, probes, errors))
+
+
+def velocity(model, latents, conditioning, schedule):
+    with model.denoiser(conditioning, schedule, steps=[1]) as denoise:
+        return model.to_numpy(latents - denoise(latents, 1)) / schedule.sigma[1]
+
+
+@pytest.mark.slow
+def test_every_linear_layer_has_an_effect_and_the_model_is_as_before(loaded):
+    before = parameters(loaded.pipeline.mmdit)
+    latents, conditioning, schedule, *_, (found, power) = products(loaded)
+    output = velocity(loaded, latents, conditioning, schedule).astype(np.float64)
+    np.testing.assert_allclose(power, np.square(output).sum(axis=(1, 2, 3)), rtol=0.01)
+    np.testing.assert_array_equal(velocity(loaded, latents, conditioning, schedule), output)
+    fresh = registry.load(loaded.name)
+    np.testing.assert_array_equal(velocity(fresh, latents, conditioning, schedule), output)
+    after = parameters(loaded.pipeline.mmdit)
+    assert after.keys() == before.keys()
+    for name, (dtype, values) in before.items():
+        assert after[name][0] == dtype
+        np.testing.assert_array_equal(after[name][1], values, err_msg=name)
+    for layer, of_layer in zip(loaded.layers(), found, strict=True):
+        for quantizer, of_quantizer in zip(QUANTIZERS, of_layer, strict=True):
+            fits = quantizer.quantizes == "activation" or quantizer.fits(layer.features)
+            known = np.isfinite(of_quantizer)
+            assert (known == (layer.role == "input" and fits)).all(), (layer.name, quantizer)
+        if layer.role == "input" and layer.name not in UNUSED[loaded.name]:
+            assert np.nanmax(np.abs(of_layer)) > 0, layer.name
+
+
+UNUSED = {"sd3-medium": {"mm_block_1.text.attn.q_proj"}, "flux-schnell": set()}
+"""The last text stream of SD3 ends in its keys and values."""
+
+LARGE = {
+    "sd3-medium": [
+        "t_embedder.mlp.fc1",
+        "y_embedder.mlp.fc2",
+        "context_embedder",
+        "mm_block_0.text.adaLN_modulation",
+        "mm_block_0.image.attn.o_proj",
+        "mm_block_1.text.attn.v_proj",
+        "final_layer.linear",
+    ],
+    "flux-schnell": [
+        "t_embedder.mlp.fc1",
+        "context_embedder",
+        "mm_block_1.text.mlp.fc2",
+        "unified_block_0.adaLN_modulation",
+        "unified_block_0.attn.o_proj",
+        "unified_block_1.attn.k_proj",
+        "unified_block_1.mlp.fc1",
+        "unified_block_1.mlp.fc2",
+    ],
+}
+
+
+@pytest.mark.slow
+def test_first_derivatives_agree_with_finite_differences(checkpoint):
+    """In float32, along the error of a quantizer of the weight; 16 bits are near that."""
+    narrow, model = registry.load(checkpoint), registry.load(checkpoint)
+    model.pipeline.mmdit.set_dtype(mx.float32)
+    model.pipeline.mmdit.config = replace(model.pipeline.mmdit.config, dtype=mx.float32)
+    model.pipeline.activation_dtype = mx.float32
+    *given, probes, errors, (found, _) = products(model)
+    *_, (rounded, _) = products(narrow)
+    quantizer = QUANTIZERS.index(Quantizer("weight", "tensor", 6))
+    modules = dict(model.pipeline.mmdit.named_modules())
+    names = [layer.name for layer in model.layers()]
+    for name in LARGE[checkpoint]:
+        index = names.index(name)
+        module = modules[model.layers()[index].module]
+        weight = module.weight
+        error = errors.of_weight(index, weight)[quantizer - len(ACTIVATION_QUANTIZERS)]
+        sums = []
+        for sign in (1, -1):
+            module.weight = weight + sign * 0.1 * error
+            output = velocity(model, *given).astype(np.float64)
+            sums.append((output[:, None] * probes).sum(axis=(2, 3, 4)))
+        module.weight = weight
+        expected = (sums[0] - sums[1]) / 0.2
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(found[index, quantizer], expected, atol=0.01 * scale)
+        np.testing.assert_allclose(rounded[index, quantizer], expected, atol=0.08 * scale)
