@@ -215,9 +215,15 @@ def read(path: Path, about: Mapping[str, Any]) -> Measurement:
         values("sensitivity_clip_min")[:, _BY_TENSOR],
         values("sensitivity_clip_max")[:, _BY_TENSOR],
         tuple(rollouts["steps"]),
-        np.array(rollouts["values"]),
-        np.array(rollouts["decoder_gain_db"], dtype=float),
+        _of_rollouts(rollouts["values"]),
+        _of_rollouts(rollouts["decoder_gain_db"]),
     )
+
+
+def _of_rollouts(values: list[list[float | None]]) -> np.ndarray:
+    """Shape (measured step, image), also without a step."""
+    array = np.array(values, dtype=float)
+    return array if values else array.reshape(0, 1)
 
 
 def write_checkpoint(path: Path, measurement: Measurement, identity: Mapping[str, Any]) -> None:

@@ -53,16 +53,16 @@ def info(store: Path, as_json: bool) -> None:
 
 
 def _grouped(sizes: dict[str, int]) -> dict[str, int]:
-    """Bytes of what is large, of all statistics, and of the rest."""
+    """Bytes of what is large, of statistics, of sensitivities, and of the rest."""
     from calibzarr.storage import schema
 
-    large = (schema.LATENTS.name, schema.DECODED.name)
-    statistics = {variable.name for variable in schema.COLLECTED_VARIABLES}
-    return {
-        **{name: sizes.get(name, 0) for name in large},
-        "statistics": sum(size for name, size in sizes.items() if name in statistics),
-        "other": sum(s for name, s in sizes.items() if name not in (*large, *statistics)),
-    }
+    group_of = {name: name for name in (schema.LATENTS.name, schema.DECODED.name)}
+    for addition in (schema.COLLECTION, schema.MEASUREMENT):
+        group_of.update(dict.fromkeys(addition.names, addition.title))
+    grouped = dict.fromkeys([*group_of.values(), "other"], 0)
+    for name, size in sizes.items():
+        grouped[group_of.get(name, "other")] += size
+    return grouped
 
 
 def _measured(about: dict[str, Any] | None) -> str:

@@ -16,6 +16,7 @@ CHECKS = {
     "euler": "an image's neighbouring states follow one path",
     "picture": "an image's picture can be read, and is not of one colour",
     "statistics": "counts, extremes and means of a step fit each other",
+    "sensitivities": "sensitivities of a step follow from the products, and fit the store",
     "model": "the model makes an image's states again",
     "decoding": "the model makes an image's picture again",
 }

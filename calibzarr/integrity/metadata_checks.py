@@ -1,6 +1,7 @@
 """Whether a store's manifest and the metadata of its arrays say what they must."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from calibzarr.models import registry
 from calibzarr.statistics.histogram import LogBins
 from calibzarr.storage import arrays, backup, schema, store
 from calibzarr.storage.manifest import FILE, Root, read_root
-from calibzarr.storage.variable import Variable
+from calibzarr.storage.variable import Addition, Variable
 
 _BUILD = tuple(variable.name for variable in schema.BUILD_VARIABLES)
 _DECISIVE = (
@@ -29,9 +30,9 @@ _FREE = ("level", "clevel", "cname", "shuffle", "typesize", "blocksize", "checks
 """Configuration of codecs that a reader does not need."""
 
 
-def has_statistics(attributes: Mapping[str, Any]) -> bool:
-    """Whether a manifest says that there are statistics."""
-    return attributes.get(schema.ACTIVATIONS) is not None
+def has(attributes: Mapping[str, Any], addition: Addition) -> bool:
+    """Whether a manifest says that there is an addition."""
+    return attributes.get(addition.attribute) is not None
 
 
 def checked_root(path: Path) -> tuple[Root | None, list[str]]:
@@ -141,14 +142,21 @@ def wanted_metadata(
         return {}, ["latents, metadata in the root: they have no shape"]
     sizes = _build_sizes(attributes, latent_shape)
     wanted = _as_created(schema.BUILD_VARIABLES, sizes, attributes["latent_dtype"])
-    if not has_statistics(attributes):
-        return wanted, []
-    try:
-        features = published["feature_min"]["shape"][2]
-        sizes = {**sizes, **_statistics_sizes(attributes, features)}
-        return {**wanted, **_as_created(schema.collected_variables(published), sizes)}, []
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        return wanted, [f"the sizes of the statistics are not known: {error!r}"]
+    errors = []
+    for addition in schema.ADDITIONS:
+        if not has(attributes, addition):
+            continue
+        variables = addition.variables
+        if addition is schema.COLLECTION:
+            variables = schema.collected_variables(published)
+        try:
+            if addition is schema.COLLECTION:
+                sizes.update(_statistics_sizes(attributes))
+            sizes = {**_sizes_of(addition, published), **sizes}  # those before say how many layers
+            wanted.update(_as_created(variables, sizes))
+        except (KeyError, TypeError, ValueError) as error:
+            errors.append(f"the sizes of the {addition.title} are not known: {error!r}")
+    return wanted, errors
 
 
 def _build_sizes(attributes: Mapping[str, Any], latent_shape: Sequence[int]) -> dict[str, int]:
@@ -167,14 +175,22 @@ def _build_sizes(attributes: Mapping[str, Any], latent_shape: Sequence[int]) -> 
     ).by_dimension
 
 
-def _statistics_sizes(attributes: Mapping[str, Any], features: int) -> dict[str, int]:
-    """Every dimension that only statistics have with its size; ``features``: the widest layer."""
+def _statistics_sizes(attributes: Mapping[str, Any]) -> dict[str, int]:
+    """Sizes of dimensions of the statistics that their attribute tells."""
     activations = attributes[schema.ACTIVATIONS]
-    return {
-        "layer": activations["num_layers"],
-        "bin": LogBins(**activations["bins"]).count,
-        "feature": features,
-    }
+    return {"layer": activations["num_layers"], "bin": LogBins(**activations["bins"]).count}
+
+
+def _sizes_of(addition: Addition, published: Mapping[str, Any]) -> dict[str, int]:
+    """Sizes of dimensions as most arrays of an addition have them."""
+    found = Counter(
+        (dim, size)
+        for variable in addition.variables
+        if isinstance(shape := (published.get(variable.name) or {}).get("shape"), list)
+        for dim, size in zip(variable.dims, shape, strict=False)
+        if isinstance(size, int)
+    )
+    return dict(pair for pair, _ in reversed(found.most_common()))
 
 
 def _as_created(
@@ -185,7 +201,7 @@ def _as_created(
     """Metadata of arrays as this version creates them, by name.
 
     Args:
-        variables: of the schema; those of a build, or those of a collection.
+        variables: of the schema; those of a build, or those of an addition.
         sizes: of every dimension that they have.
         latent_dtype: dtype of ``latents``.
     """

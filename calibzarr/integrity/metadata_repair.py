@@ -18,7 +18,7 @@ from calibzarr.integrity.metadata_checks import (
     cut,
     cut_like,
     difference,
-    has_statistics,
+    has,
     read,
     wanted_metadata,
 )
@@ -139,8 +139,9 @@ def _right_metadata(
 ) -> dict[str, Any]:
     """The metadata of every array as they must be, by name."""
     variables = [*schema.BUILD_VARIABLES]
-    if has_statistics(attributes):
-        variables += schema.COLLECTED_VARIABLES
+    for addition in schema.ADDITIONS:
+        if has(attributes, addition):
+            variables += addition.variables
     names = [variable.name for variable in variables]
     found = (_listed(root), _all_stored(path, names), _listed(copy))
     sources = {

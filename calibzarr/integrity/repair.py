@@ -1,27 +1,32 @@
 """Bringing a store in order again, as far as that is possible without making images."""
 
+import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zarr
 from rich.console import Console
 
 from calibzarr.errors import Call, Explained, Message, OptionError, StoreError, at_least
-from calibzarr.integrity import set_aside, statistics_checks
+from calibzarr.integrity import sensitivity_checks, set_aside, statistics_checks
 from calibzarr.integrity.coordinate_repair import repair_coordinates, replace_coordinate
-from calibzarr.integrity.findings import Finding
+from calibzarr.integrity.findings import Finding, Tally
 from calibzarr.integrity.image_checks import check_images
-from calibzarr.integrity.metadata_checks import has_statistics
+from calibzarr.integrity.metadata_checks import has
 from calibzarr.integrity.metadata_repair import Lost, repair_metadata
 from calibzarr.integrity.opened import Opened, open_for_checks
 from calibzarr.progress import progress_console
 from calibzarr.storage import collected, durable, objects, schema, staging, store
-from calibzarr.storage.manifest import Root, publish, read_root
+from calibzarr.storage.manifest import FILE, Root, publish, read_root
+from calibzarr.storage.variable import Addition
+
+_Check = Callable[[zarr.Group, Mapping[str, Any], np.ndarray], Tally]
 
 _ASIDE = set_aside.directory(Path())  # as users know it, within the store
 
@@ -147,7 +152,8 @@ def _renamed_call(call: Call, mirror: Path, path: Path) -> Call:
 def _repair(path: Path, lost: Lost, prompts: Path | None, console: Console) -> RepairResult:
     with durable.locked(path) if path.is_dir() else nullcontext():
         actions = repair_metadata(path, lost)
-    actions += _install_statistics(path)
+    for addition in schema.ADDITIONS:
+        actions += _install(path, addition)
     removed = store.remove_leftovers(path)
     if removed:
         actions.append(f"removed {removed} leftovers of interrupted writes")
@@ -155,14 +161,26 @@ def _repair(path: Path, lost: Lost, prompts: Path | None, console: Console) -> R
         return _repair_content(read_root(path), actions, prompts, console)
 
 
-def _install_statistics(path: Path) -> list[str]:
-    """Put statistics that a killed collection left into their place, or aside if damaged."""
+def _install(path: Path, addition: Addition) -> list[str]:
+    """Put what a killed process left staged into its place, or aside if it cannot be used."""
     try:
-        installed = collected.install(path)
-    except (ValueError, LookupError, FileNotFoundError) as error:  # JSON's are ValueErrors
-        set_aside.move(path, path / schema.COLLECTION.staged)
-        return [f"moved new statistics to {_ASIDE}, for they are damaged: {error}"]
-    return ["put new statistics into their place"] if installed else []
+        if _is_outdated(path, addition):
+            set_aside.move(path, path / addition.staged)
+            return [f"moved new {addition.title} to {_ASIDE}, for they are of other statistics"]
+        installed = staging.install(path, addition)
+    except (ValueError, LookupError, TypeError, FileNotFoundError) as error:
+        set_aside.move(path, path / addition.staged)
+        return [f"moved new {addition.title} to {_ASIDE}, for they are damaged: {error}"]
+    return [f"put new {addition.title} into their place"] if installed else []
+
+
+def _is_outdated(path: Path, addition: Addition) -> bool:
+    """Whether what is staged is computed from other statistics than the store has."""
+    file = path / addition.staged / FILE
+    if addition not in schema.COLLECTION.outdates or not file.exists():
+        return False
+    about = json.loads(file.read_text(encoding="utf-8"))["attributes"][addition.attribute]
+    return bool(about["statistics"] != collected.stamp(read_root(path)))
 
 
 def _repair_content(
@@ -178,15 +196,13 @@ def _repair_content(
         done.append(f"moved image {image} to {_ASIDE}: {reasons[image]}")
     needed += [reason for image, reason in reasons.items() if image not in damaged]
     n_completed = _mark_complete(opened, done)
-    error = _statistics_error(opened)
-    if error is not None:
-        _set_aside_statistics(root.path)
-        done.append(f"moved the statistics to {_ASIDE}: {error}")
-    calls = [
-        *([_call_for_images(root)] if n_completed < len(complete) else []),
-        *([_call_for_statistics(root)] if error is not None else []),
-        Call("verify", (root.path,)),
-    ]
+    calls = [_call_for_images(root)] if n_completed < len(complete) else []
+    for addition, check, call_for in _CHECKED:
+        error = _error(opened, addition, check)
+        if error is not None:
+            done += _set_aside(root, addition, error)
+            calls.append(call_for(root))
+    calls.append(Call("verify", (root.path,)))
     return RepairResult(
         path=root.path,
         num_images=len(complete),
@@ -229,18 +245,30 @@ def _mark_complete(opened: Opened, done: list[str]) -> int:
     return n_completed
 
 
-def _statistics_error(opened: Opened) -> str | None:
-    """What is wrong with the statistics, but for images that they cover and that are not there."""
-    if not has_statistics(opened.attributes):
+def _error(opened: Opened, addition: Addition, check: _Check) -> str | None:
+    """What is wrong with an addition, but for images that it covers and that are not there."""
+    if not has(opened.attributes, addition):
         return None
-    found = statistics_checks.check(opened.group, opened.attributes, opened.complete).findings
+    found = check(opened.group, opened.attributes, opened.complete).findings
     return next((finding.message for finding in found if finding.image is None), None)
 
 
-def _set_aside_statistics(path: Path) -> None:
-    staging.unpublish(path, schema.COLLECTION)
-    for name in schema.COLLECTION.names:
+def _set_aside(root: Root, addition: Addition, error: str) -> list[str]:
+    """Move an addition aside, and what is computed from it; return what was done.
+
+    Sensitivities stay when statistics go: they were measured with the model, their rows are its
+    layers, and they get their names back when statistics are collected again.
+    """
+    path = root.path
+    staging.unpublish(path, addition, *addition.outdates)
+    for name in addition.names:
         set_aside.move(path, path / name)
+    done = [f"moved the {addition.title} to {_ASIDE}: {error}"]
+    for outdated in addition.outdates:
+        moved = [set_aside.move(path, path / name) for name in outdated.names]
+        if any(moved):
+            done.append(f"moved the {outdated.title} to {_ASIDE}, which are of these")
+    return done
 
 
 def _call_for_images(root: Root) -> Call:
@@ -252,10 +280,28 @@ def _call_for_images(root: Root) -> Call:
 
 def _call_for_statistics(root: Root) -> Call:
     """The call that collects the same steps of as many images, where that is known."""
-    activations: Any = root.attributes[schema.ACTIVATIONS]
-    try:
-        steps = [int(step) for step in activations["steps"]]
-        same = {"num_images": int(activations["num_images"]), "steps": steps}
-    except (KeyError, TypeError, ValueError):
-        same = {}
-    return Call("collect", (root.path,), same)
+    with suppress(KeyError, TypeError, ValueError):
+        about: Any = root.attributes[schema.ACTIVATIONS]
+        same = {"num_images": int(about["num_images"]), "steps": [int(k) for k in about["steps"]]}
+        return Call("collect", (root.path,), same)
+    return Call("collect", (root.path,))
+
+
+def _call_for_sensitivities(root: Root) -> Call:
+    """The call that measures the same steps with as many images and probes, where that is known."""
+    with suppress(KeyError, TypeError, ValueError):
+        about: Any = root.attributes[schema.SENSITIVITY]
+        same = {
+            "images": int(about["num_images"]),
+            "probes": int(about["num_probes"]),
+            "steps": [int(step) for step in about["steps"]],
+            "clip": str(about["clip"]),
+        }
+        return Call("sensitivity", (root.path,), same)
+    return Call("sensitivity", (root.path,))
+
+
+_CHECKED: tuple[tuple[Addition, _Check, Callable[[Root], Call]], ...] = (
+    (schema.COLLECTION, statistics_checks.check, _call_for_statistics),
+    (schema.MEASUREMENT, sensitivity_checks.check, _call_for_sensitivities),
+)

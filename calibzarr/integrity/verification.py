@@ -1,18 +1,23 @@
-"""Whether a store is whole and true: its metadata, every image, its statistics."""
+"""Whether a store is whole and true: its metadata, every image, statistics and sensitivities."""
 
 from pathlib import Path
 
 import numpy as np
 
 from calibzarr.errors import Option, OptionError, StoreError, at_least
-from calibzarr.integrity import statistics_checks
+from calibzarr.integrity import sensitivity_checks, statistics_checks
 from calibzarr.integrity.coordinate_checks import check_coordinates
 from calibzarr.integrity.findings import CHECKS, Report, Tally
 from calibzarr.integrity.image_checks import check_images
-from calibzarr.integrity.metadata_checks import checked_root, has_statistics, metadata_errors
+from calibzarr.integrity.metadata_checks import checked_root, has, metadata_errors
 from calibzarr.integrity.opened import Opened, open_for_checks
 from calibzarr.progress import progress_console
-from calibzarr.storage import store
+from calibzarr.storage import schema, store
+
+_ADDITIONS = (
+    (schema.COLLECTION, statistics_checks.check),
+    (schema.MEASUREMENT, sensitivity_checks.check),
+)
 
 
 def verify(
@@ -24,7 +29,7 @@ def verify(
     tolerance: float = 2e-5,
     progress: bool | None = None,
 ) -> Report:
-    """Check a store: its metadata, every image, its statistics; and some images with its model.
+    """Check a store's metadata, images, statistics, sensitivities; and some images with its model.
 
     Args:
         path: directory of the store.
@@ -63,8 +68,9 @@ def verify(
         return _report(path, complete, tally)
     tally.add(check_coordinates(opened))
     tally.add(check_images(opened, console))
-    if has_statistics(root.attributes):
-        tally.add(statistics_checks.check(opened.group, root.attributes, complete))
+    for addition, check in _ADDITIONS:
+        if has(root.attributes, addition):
+            tally.add(check(opened.group, root.attributes, complete))
     if model:
         from calibzarr.integrity import regeneration  # and the model's framework
 

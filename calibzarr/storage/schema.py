@@ -275,9 +275,14 @@ SENSITIVITY_VARIABLES = (
     ),
 )
 
-MEASUREMENT = Addition(SENSITIVITY, SENSITIVITY_VARIABLES, "sensitivity.staged")
-ADVICE = Addition(RECOMMENDED, RECOMMENDED_VARIABLES, "recommended.staged")
-COLLECTION = Addition(ACTIVATIONS, COLLECTED_VARIABLES, "statistics.staged", (ADVICE,))
+MEASUREMENT = Addition(
+    SENSITIVITY, SENSITIVITY_VARIABLES, "sensitivity.staged", title="sensitivities"
+)
+ADVICE = Addition(RECOMMENDED, RECOMMENDED_VARIABLES, "recommended.staged", title="recommendations")
+COLLECTION = Addition(
+    ACTIVATIONS, COLLECTED_VARIABLES, "statistics.staged", title="statistics", outdates=(ADVICE,)
+)
+ADDITIONS = (COLLECTION, ADVICE, MEASUREMENT)  # what others are computed from before them
 
 
 def collected_variables(names: Container[str]) -> tuple[Variable, ...]:

@@ -60,12 +60,14 @@ class Addition:
         attribute: root attribute that tells of them; there if and only if they are.
         variables: all of them.
         staged: directory of the store in which new ones wait until they are complete.
+        title: what users know them as.
         outdates: additions that are computed from these, and go when these change.
     """
 
     attribute: str
     variables: tuple[Variable, ...]
     staged: str
+    title: str
     outdates: tuple["Addition", ...] = ()
 
     @property

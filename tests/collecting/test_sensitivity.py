@@ -12,6 +12,7 @@ from calibzarr.models import registry
 from calibzarr.quantization.quantizers import QUANTIZERS
 from calibzarr.storage import schema
 from calibzarr.storage.manifest import update_attributes
+from tests.support.measuring import measure
 from tests.support.stores import open_strictly, snapshot
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
@@ -236,6 +237,16 @@ def test_a_measurement_that_is_staged_is_put_in_its_place(path, measured, monkey
     assert schema.SENSITIVITY not in open_strictly(path).attrs
     sensitivity_plan.plan(path, **SMALL)
     assert_same(path, measured)
+
+
+def test_a_store_of_one_call_has_no_rollouts_and_can_be_added_to(make_store, tmp_path):
+    options = {"num_images": 3, "num_steps": 1, "image_size": 32}
+    path = shutil.copytree(make_store(**options, collect={"steps": "all"}), tmp_path / "a.zarr")
+    measure(path, images=1, probes=1)
+    measure(path, images=2, probes=1)
+    dataset = open_strictly(path)
+    assert dataset.sizes["sensitivity_image"] == 2
+    np.testing.assert_array_equal(dataset.amplification.values, [1, np.nan])
 
 
 def test_probes_are_signs_that_only_their_numbers_decide():

@@ -1,4 +1,8 @@
 import json
+import re
+import shutil
+
+from tests.support.measuring import measure
 
 
 def test_info_for_people_and_for_programs(run, tmp_path):
@@ -14,3 +18,16 @@ def test_info_for_people_and_for_programs(run, tmp_path):
     assert sum(description["bytes"].values()) == sum(file.stat().st_size for file in files)
     assert description["files"] == len(files)
     assert description["collected"] is None
+
+
+def test_info_tells_what_statistics_and_sensitivities_take(run, make_store, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    options = {"num_images": 3, "num_steps": 1, "image_size": 32}
+    path = shutil.copytree(make_store(**options, collect={"steps": "all"}), tmp_path / "a.zarr")
+    before = run("info", path)[1]
+    assert "sensitivities 0 bytes, other" in before
+    measure(path, images=1, probes=1)
+    after = run("info", path)[1]
+    assert "1 images, 1 probes, steps 0" in after
+    on_disk = r"statistics ([^,]*), sensitivities ([\d.]+) kB"
+    assert re.search(on_disk, after)[1] == re.search("statistics ([^,]*), sens", before)[1]

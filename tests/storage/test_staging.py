@@ -7,7 +7,10 @@ from calibzarr.storage.variable import Addition, Variable
 from tests.support.stores import create, open_strictly, snapshot
 
 DERIVED = Addition(
-    "derived", (Variable("total", ("image",), "float64", "of all"),), "derived.staged"
+    "derived",
+    (Variable("total", ("image",), "float64", "of all"),),
+    "derived.staged",
+    title="derived",
 )
 FACTS = Addition(
     "facts",
@@ -16,7 +19,8 @@ FACTS = Addition(
         Variable("weight", ("step",), "float32", "of a step"),
     ),
     "facts.staged",
-    (DERIVED,),
+    title="facts",
+    outdates=(DERIVED,),
 )
 SIZES = {"image": 3, "step": 5}
 
