@@ -128,11 +128,14 @@ def sentences(root: Root, description: Mapping[str, Any] | None) -> list[Message
         return [Message("what a bit costs each layer is not measured; measure it with: ", measure)]
     lines = []
     for what, quantizer in QUANTIZERS.items():
-        part = description[what]
+        shares_by = description[what]
         for title, shares in (
-            (f"the output's error with {what} at 4 bits ({quantizer}) is made by", part["layers"]),
-            ("  by kind", part["kinds"]),
-            ("  by phase", part["phases"]),
+            (
+                f"the output's error with {what} at 4 bits ({quantizer}) is made by",
+                shares_by["layers"],
+            ),
+            ("  by kind", shares_by["kinds"]),
+            ("  by phase", shares_by["phases"]),
         ):
             named = ", ".join(f"{name} {share:.0%}" for name, share in [*shares.items()][:_NAMED])
             lines.append(Message(f"{title}: {named}"))

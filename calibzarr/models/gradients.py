@@ -74,18 +74,18 @@ def _checkpointed_block(
     """
     *inputs, timestep = arrays
     key = timestep[0].item()
-    parts = [part for part in block.children().values() if "_modulation_params" in part]
-    cached = [part._modulation_params for part in parts]
+    branches = [branch for branch in block.children().values() if "_modulation_params" in branch]
+    cached = [branch._modulation_params for branch in branches]
     returned: list[bool] = []  # which of the results there are
 
     def run(inputs: Sequence[mx.array], modulations: Sequence[mx.array]) -> list[mx.array]:
-        for part, modulation in zip(parts, modulations, strict=True):
-            part._modulation_params = {key: modulation}
+        for branch, modulation in zip(branches, modulations, strict=True):
+            branch._modulation_params = {key: modulation}
         try:
             results = original(block, *inputs, timestep, **rest)
         finally:
-            for part, before in zip(parts, cached, strict=True):
-                part._modulation_params = before
+            for branch, before in zip(branches, cached, strict=True):
+                branch._modulation_params = before
         streams = results if isinstance(results, tuple) else (results,)
         returned[:] = [stream is not None for stream in streams]
         return [stream for stream in streams if stream is not None]
