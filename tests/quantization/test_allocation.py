@@ -35,6 +35,28 @@ def tabulated(error, weight, capacity):
     return least[capacity]
 
 
+def greedy(error, cost, bits, budget):
+    """From the fewest bits on, the change of one group that gains the most per cost, while it fits.
+
+    A reference in plain Python.
+    """
+    option = [0] * len(error)
+    left = budget * (1 + 1e-14) - sum(cost * bits[0])
+    while True:
+        changes = []
+        for group, errors in enumerate(error):
+            for target in range(option[group] + 1, len(bits)):
+                gain = errors[option[group]] - errors[target]
+                extra = cost[group] * (bits[target] - bits[option[group]])
+                if gain > 0 and extra <= left:
+                    changes.append((gain / extra, extra, group, target))
+        if not changes:
+            return np.array(option)
+        _, extra, group, target = max(changes)
+        option[group] = target
+        left -= extra
+
+
 @st.composite
 def problems(draw, max_groups=6):
     """Errors that need not fall with bits, integer or float, over many magnitudes."""
@@ -62,13 +84,18 @@ def test_no_other_choice_within_the_budget_has_less_error(problem):
     assert total(error, option) <= brute_force(error, cost, bits, budget) * (1 + ROUNDING)
 
 
-@given(problems())
-def test_a_choice_from_few_states_keeps_the_budget_and_is_no_worse_than_the_greedy_one(problem):
+@given(problems(), st.integers(0, 2**32))
+def test_a_choice_from_few_states_keeps_the_budget_and_is_no_worse_than_the_greedy_one(
+    problem, seed
+):
     error, cost, bits, budget = problem
+    # Where gains per cost are equal, which is first is chance.
+    error = error * (1 + 1e-3 * np.random.default_rng(seed).random(error.shape))
     option = allocate(error, cost, bits, budget, max_states=1)
     assert (cost * bits[option]).sum() <= budget * (1 + ROUNDING)
     best = brute_force(error, cost, bits, budget)
-    assert best * (1 - ROUNDING) <= total(error, option) <= error[:, 0].sum() * (1 + ROUNDING)
+    assert best * (1 - ROUNDING) <= total(error, option)
+    assert total(error, option) <= total(error, greedy(error, cost, bits, budget)) * (1 + ROUNDING)
 
 
 def model(groups=300, seed=0):
