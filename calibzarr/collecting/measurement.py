@@ -248,7 +248,10 @@ def write_checkpoint(path: Path, measurement: Measurement, identity: Mapping[str
 def read_checkpoint(path: Path, identity: Mapping[str, Any]) -> Measurement | None:
     """What an interrupted measurement had; None where there is none, or one of another identity."""
     try:
-        with np.load(path / _CHECKPOINT, allow_pickle=False) as file:
+        with (
+            (path / _CHECKPOINT).open("rb") as stream,  # NumPy leaves a damaged one open
+            np.load(stream, allow_pickle=False) as file,
+        ):
             header = json.loads(file["header"].tobytes())
             if header["identity"] != json.loads(json.dumps(identity)):
                 return None

@@ -7,12 +7,11 @@ import pytest
 import calibzarr
 from calibzarr.collecting import measurement, sensitivity, sensitivity_plan
 from calibzarr.collecting.sensitivity import probe_signs
-from calibzarr.errors import OptionError, StoreError
+from calibzarr.errors import StoreError
 from calibzarr.models import registry
 from calibzarr.quantization.quantizers import QUANTIZERS
 from calibzarr.storage import schema
 from calibzarr.storage.manifest import update_attributes
-from tests.support.measuring import measure
 from tests.support.stores import open_strictly, snapshot
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
@@ -163,41 +162,6 @@ def test_nothing_new_is_told_and_changes_nothing(measured, monkeypatch):
     assert snapshot(measured) == before
 
 
-def test_newer_statistics_keep_the_ranges_and_say_so(measured, tmp_path):
-    path = tmp_path / "a.zarr"
-    shutil.copytree(measured, path)
-    calibzarr.collect(path, num_images=1, steps="all", force=True)
-    plan = sensitivity_plan.plan(path, **SMALL)
-    assert "newer statistics" in str(plan.notes[0])
-    assert plan.passes == 0
-    np.testing.assert_array_equal(
-        plan.start.clip_max, sensitivity_plan.plan(measured, **SMALL).start.clip_max
-    )
-    anew = sensitivity_plan.plan(path, **{**SMALL, "images": 1}, force=True)
-    assert anew.passes == 4
-    assert not np.array_equal(anew.start.clip_max, plan.start.clip_max)
-
-
-WRONG = [
-    ({"steps": [0, NUM_STEPS]}, "the final state is no call"),
-    ({"steps": [-1]}, r"^steps must be calls from 0 to 3, got -1$"),
-    ({"steps": []}, "at least one call"),
-    ({"steps": "all"}, "steps must be 6, key, or a list"),
-    ({"steps": 5}, "steps must be 6, key, or a list"),
-    ({"probes": 0}, r"^probes must be 1 or more, got 0$"),
-    ({"images": 0}, r"^images must be 1 or more, got 0$"),
-    ({"clip": "best"}, r"^clip must be one of mse, lp.*got 'best'$"),
-]
-
-
-@pytest.mark.parametrize(("options", "message"), WRONG)
-def test_wrong_options_are_refused(collected, options, message):
-    before = snapshot(collected)
-    with pytest.raises(OptionError, match=message):
-        sensitivity.sensitivity(collected, **options)
-    assert snapshot(collected) == before
-
-
 def test_stores_that_cannot_be_measured_are_refused_unchanged(path, measured, tmp_path):
     bare = tmp_path / "bare.zarr"
     calibzarr.build(bare, num_images=1, num_steps=2)
@@ -239,16 +203,6 @@ def test_a_measurement_that_is_staged_is_put_in_its_place(path, measured, monkey
     assert_same(path, measured)
 
 
-def test_a_store_of_one_call_has_no_rollouts_and_can_be_added_to(make_store, tmp_path):
-    options = {"num_images": 3, "num_steps": 1, "image_size": 32}
-    path = shutil.copytree(make_store(**options, collect={"steps": "all"}), tmp_path / "a.zarr")
-    measure(path, images=1, probes=1)
-    measure(path, images=2, probes=1)
-    dataset = open_strictly(path)
-    assert dataset.sizes["sensitivity_image"] == 2
-    np.testing.assert_array_equal(dataset.amplification.values, [1, np.nan])
-
-
 def test_probes_are_signs_that_only_their_numbers_decide():
     shape = (4, 8, 8)
     seen = {}
@@ -261,27 +215,3 @@ def test_probes_are_signs_that_only_their_numbers_decide():
     assert len(set(seen.values())) == 3 * (1 + 3 * 2)  # probe 0 is shared by all steps
     assert seen[0, 0, 0] == seen[0, 2, 0]
     assert probe_signs(8, 0, 0, 0, shape).tobytes() != seen[0, 0, 0]
-
-
-def test_a_checkpoint_of_another_measurement_is_not_gone_on_with(path):
-    plan = sensitivity_plan.plan(path, **SMALL)
-    measurement.write_checkpoint(path, plan.start, plan.identity)
-    assert measurement.read_checkpoint(path, plan.identity) is not None
-    assert measurement.read_checkpoint(path, {**plan.identity, "clip": "mse"}) is None
-    (path / "sensitivity.checkpoint").write_bytes(b"torn")
-    assert measurement.read_checkpoint(path, plan.identity) is None
-    measurement.remove_checkpoint(path)
-    measurement.remove_checkpoint(path)
-
-
-def test_default_steps_are_two_calls_of_each_phase():
-    assert sensitivity_plan.default_steps(50) == (4, 12, 20, 29, 38, 46)
-    for num_steps in range(1, 7):
-        assert sensitivity_plan.default_steps(num_steps) == tuple(range(num_steps))
-    for num_steps in range(7, 200):
-        steps = sensitivity_plan.default_steps(num_steps)
-        assert 3 < len(steps) <= 6
-        assert 0 <= steps[0] < steps[-1] < num_steps
-    assert sensitivity_plan.amplified_steps(50) == (0, 15, 30, 40, 45, 48)
-    assert sensitivity_plan.amplified_steps(4) == (0, 1, 2)
-    assert sensitivity_plan.amplified_steps(1) == ()
