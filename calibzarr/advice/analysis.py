@@ -20,7 +20,9 @@ def analyze(path: str | Path) -> xr.Dataset:
     return of_statistics(open_statistics(path))
 
 
-def of_statistics(statistics: xr.Dataset, activations: Histograms | None = None) -> xr.Dataset:
+def of_statistics(
+    statistics: xr.Dataset, activations: observed.Activations | None = None
+) -> xr.Dataset:
     """Describe every layer in figures.
 
     Args:
@@ -30,7 +32,7 @@ def of_statistics(statistics: xr.Dataset, activations: Histograms | None = None)
     Returns:
         A dataset with the layers' coordinates, ``sigma`` and ``bits``. By (layer, step):
         ``step_range`` (greatest less least value), ``step_sqnr_db`` (by bits as well, with the
-        best clipping range). By layer, over all collected steps: ``value_range``;
+        best clipping range). By layer, over all steps where it was observed: ``value_range``;
         ``central_range``, p99 - p01; ``outlier_ratio``, the former over the latter;
         ``sigma_variation``, the widest step's range over the narrowest's; ``asymmetry``, -1 to 1,
         p01 + p99 over the sum of their magnitudes; ``sqnr_db`` and ``weight_sqnr_db`` by bits;
@@ -64,7 +66,7 @@ def of_statistics(statistics: xr.Dataset, activations: Histograms | None = None)
 
 
 def _by_layer(
-    statistics: xr.Dataset, activations: Histograms
+    statistics: xr.Dataset, activations: observed.Activations
 ) -> dict[str, tuple[str | tuple[str, ...], np.ndarray]]:
     """What histograms and extremes say, with the dimensions of each."""
     whole, weights = activations.overall, observed.weights(statistics)

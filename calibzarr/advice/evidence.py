@@ -13,7 +13,6 @@ from calibzarr.advice.options import Options
 from calibzarr.errors import StoreError
 from calibzarr.quantization import step_groups
 from calibzarr.quantization.clipping import Clipping, clipping_range
-from calibzarr.quantization.histograms import Histograms
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Clippings:
 
 def gather(
     statistics: xr.Dataset,
-    observed: Histograms,
+    observed: observations.Activations,
     phases: Mapping[str, range],
     method: Method,
     options: Options,
@@ -40,7 +39,7 @@ def gather(
 
     Args:
         statistics: of ``reading.open_statistics``.
-        observed: its layers and steps.
+        observed: its layers and steps, of ``observed.activations``.
         phases: of :func:`phases_of`.
         method: of the options.
         options: of the recommendation.
@@ -50,7 +49,7 @@ def gather(
     """
     overall = observed.overall
     positions = observations.positions(statistics, phases).values()
-    by_phase = observed.over(positions)
+    by_phase = observed.over_phases(phases)
     collected = np.array([steps.stop > steps.start for steps in positions])
     unknown = (np.isnan(by_phase.value_min) & collected).any(axis=1)
     if unknown.any():
@@ -69,7 +68,7 @@ def gather(
         weights=_weight_error(statistics, options),
     )
     evidence = Evidence(
-        layers=_layers(statistics, by_phase),
+        layers=_layers(statistics, observed.values_of_calls(by_phase.number, phases)),
         error=error,
         overall=overall,
         by_phase=by_phase,
@@ -111,14 +110,13 @@ def phases_of(statistics: xr.Dataset, groups: int | None) -> Mapping[str, range]
     }
 
 
-def _layers(statistics: xr.Dataset, by_phase: Histograms) -> Layers:
+def _layers(statistics: xr.Dataset, values: np.ndarray) -> Layers:
     block, stream, name = (
         statistics[coordinate].values for coordinate in ("block", "stream", "layer")
     )
     linear = (statistics.role == "input").values
     of_block = (block[:, None] == block) & ~linear[:, None] & linear
     weights = statistics.weight_histogram.sum("bin").values
-    values = by_phase.number
     return Layers(
         linear=linear,
         tied=np.unique(statistics.tied_group.values, return_inverse=True)[1],

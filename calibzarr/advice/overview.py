@@ -9,7 +9,6 @@ import xarray as xr
 from calibzarr.advice import analysis, observed, recommendation, sensitivities, summary
 from calibzarr.advice.choices import ACTIVATION_TARGET, WEIGHT_TARGET, Sort
 from calibzarr.advice.options import Options
-from calibzarr.quantization.histograms import Histograms
 from calibzarr.storage.manifest import Root, read_root
 from calibzarr.storage.reading import open_statistics
 
@@ -31,7 +30,7 @@ class Overview:
     """
 
     statistics: xr.Dataset
-    activations: Histograms
+    activations: observed.Activations
     analyzed: xr.Dataset
     recommended: xr.Dataset
     chosen: xr.Dataset

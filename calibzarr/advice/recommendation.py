@@ -70,7 +70,7 @@ def recommend(
 
 
 def of_statistics(
-    statistics: xr.Dataset, options: Options, activations: Histograms | None = None
+    statistics: xr.Dataset, options: Options, activations: observed.Activations | None = None
 ) -> xr.Dataset:
     """Recommend bits and clipping ranges for every layer.
 

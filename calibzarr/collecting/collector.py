@@ -11,12 +11,13 @@ from rich.console import Console
 
 from calibzarr.collecting import checkpoint
 from calibzarr.collecting.plan import CollectionPlan, plan
-from calibzarr.collecting.replay import Batch, Replay, check_known, check_model
+from calibzarr.collecting.replay import Batch, Replay, cached_layers, check_known, check_model
 from calibzarr.errors import StoreError, disk_full_named, out_of_memory_named
 from calibzarr.long_run import LongRun, long_run
 from calibzarr.models import registry
 from calibzarr.models.base import Layer, Model
 from calibzarr.progress import progress_console
+from calibzarr.statistics.cached import CachedStatistics
 from calibzarr.statistics.histogram import BINS
 from calibzarr.statistics.reduction import Reduction
 from calibzarr.statistics.running import Statistics
@@ -127,31 +128,45 @@ def _run(plan: CollectionPlan, console: Console) -> CollectionResult:
     note = check_model(root, model)
     if note is not None:
         console.print(note)
-    statistics = _begin(plan, root, model.layers())
-    if not _replay(plan, root, model, statistics, console):
+    statistics, cached = _begin(plan, root, model)
+    if not _replay(plan, root, model, statistics, cached, console):
         return _result(plan, statistics, interrupted=True)
-    _publish(plan, model, statistics)
+    _publish(plan, model, statistics, cached)
     return _result(plan, statistics, interrupted=False)
 
 
-def _begin(plan: CollectionPlan, root: Root, layers: Sequence[Layer]) -> Statistics:
+def _begin(plan: CollectionPlan, root: Root, model: Model) -> tuple[Statistics, CachedStatistics]:
     """What is known already, in arrays for all that is to be known."""
-    known = None
+    layers, images, cached = model.layers(), plan.images.tolist(), cached_layers(model)
+    num_calls = root.attributes["num_steps"]
+    features_of_cached = max((layers[index].features for index in cached), default=0)
     if plan.force:
         checkpoint.remove(plan.path)
     else:
-        known = checkpoint.read(root, BINS) or collected.read(root, BINS)
-    if known is not None:
-        return known.placed(plan.steps, plan.images.tolist())
+        known = checkpoint.read(root, BINS) or _stored(root, cached, features_of_cached)
+        if known is not None:
+            return known[0].placed(plan.steps, images), known[1].placed(images)
     features = max(layer.features for layer in layers)
-    return Statistics.empty(BINS, len(layers), plan.steps, plan.images.tolist(), features)
+    return (
+        Statistics.empty(BINS, len(layers), plan.steps, images, features),
+        CachedStatistics.empty(BINS, cached, num_calls, images, features_of_cached),
+    )
+
+
+def _stored(
+    root: Root, cached: Sequence[int], features: int
+) -> tuple[Statistics, CachedStatistics] | None:
+    """What the store has; ``features``: the widest cached layer's width."""
+    statistics = collected.read(root, BINS)
+    of_cached = collected.read_cached(root, BINS, cached, features)
+    return None if statistics is None or of_cached is None else (statistics, of_cached)
 
 
 class _Checkpoints:
     """Keeps what a collection has so far, as often as its cost allows."""
 
-    def __init__(self, root: Root, statistics: Statistics) -> None:
-        self._path, self._statistics = root.path, statistics
+    def __init__(self, root: Root, statistics: Statistics, cached: CachedStatistics) -> None:
+        self._path, self._statistics, self._cached = root.path, statistics, cached
         self._began_with = collected.stamp(root)
         self._last, self._interval = time.monotonic(), _CHECKPOINT_SECONDS[0]
 
@@ -162,27 +177,34 @@ class _Checkpoints:
     def write(self) -> None:
         """Write one, and see how long it takes."""
         started = time.monotonic()
-        checkpoint.write(self._path, self._statistics, self._began_with)
+        checkpoint.write(self._path, self._statistics, self._cached, self._began_with)
         self._last = time.monotonic()
         least, most = _CHECKPOINT_SECONDS
         self._interval = min(max(least, (self._last - started) / _CHECKPOINT_SHARE), most)
 
 
 def _replay(
-    plan: CollectionPlan, root: Root, model: Model, statistics: Statistics, console: Console
+    plan: CollectionPlan,
+    root: Root,
+    model: Model,
+    statistics: Statistics,
+    cached: CachedStatistics,
+    console: Console,
 ) -> bool:
-    """Replay all the work into ``statistics``; return whether it is done.
+    """Replay all the work into ``statistics`` and ``cached``; return whether it is done.
 
     After a second Ctrl-C half a call is in the arrays, and the last checkpoint counts.
     """
-    replay, checkpoints = Replay.of(root, model), _Checkpoints(root, statistics)
+    replay, checkpoints = Replay.of(root, model), _Checkpoints(root, statistics, cached)
     work = plan.work()
     verb = f"{len(statistics.arrays['value_count'])} layers x {len(plan.steps)} steps"
     total = sum(len(images) for images, _ in work)
     with long_run(console, verb, "image", total, stopping="after the model call in work") as long:
         for images, steps in work:
             with out_of_memory_named(len(images)):
-                _observe_batch(replay.batch(images), steps, statistics, checkpoints, long)
+                batch = replay.batch(images)
+                observe_cached(batch, cached)
+                _observe_batch(batch, steps, statistics, checkpoints, long)
             if long.interrupted:
                 break
     return not long.interrupted
@@ -209,6 +231,23 @@ def _observe_batch(
             return
 
 
+def observe_cached(batch: Batch, cached: CachedStatistics) -> None:
+    """Add what the layers of the caching pass see at every call, unless it is known.
+
+    It belongs to a batch's first model call: no checkpoint has one of them without the other.
+    """
+    statistics = cached.statistics
+    rows = np.searchsorted(statistics.images, batch.images)
+    if not cached.layers or statistics.covered[rows].any():
+        return
+
+    def receive(step: int, layers: Sequence[int], reduction: Reduction) -> None:
+        cached.update(layers, step, batch.images, reduction)
+
+    batch.observe_cached(statistics.steps, statistics.bins, receive)
+    statistics.covered[rows] = True
+
+
 def observe_step(batch: Batch, step: int, statistics: Statistics) -> None:
     """Call the model once on stored latents, and add what its layers see to ``statistics``."""
 
@@ -218,7 +257,9 @@ def observe_step(batch: Batch, step: int, statistics: Statistics) -> None:
     batch.observe(step, statistics.bins, receive)
 
 
-def _publish(plan: CollectionPlan, model: Model, statistics: Statistics) -> None:
+def _publish(
+    plan: CollectionPlan, model: Model, statistics: Statistics, cached: CachedStatistics
+) -> None:
     """Put complete statistics into the store, and remove what led to them."""
     layers = model.layers()
     activations = {
@@ -232,7 +273,7 @@ def _publish(plan: CollectionPlan, model: Model, statistics: Statistics) -> None
         "model_fingerprint": model.fingerprint,
     }
     coordinates, weights = layer_coordinates(layers), _weights(model, layers)
-    collected.replace(plan.path, statistics, coordinates, weights, activations)
+    collected.replace(plan.path, statistics, coordinates, weights, activations, cached)
     checkpoint.remove(plan.path)
     store.remove_leftovers(plan.path)
 

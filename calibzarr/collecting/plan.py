@@ -107,6 +107,9 @@ def plan(
     all_images = np.union1d(before, chosen_images).astype(int)
     all_steps = np.union1d(np.flatnonzero(covered.any(axis=0)), chosen_steps).astype(int)
     target[np.ix_(all_images, all_steps)] = True
+    grows = schema.ACTIVATIONS in root.attributes and bool((target & ~covered).any())
+    if grows and not force and not checkpoint.exists(root, BINS):
+        collected.check_observed(root)
     _check_still_complete(path, complete, target & ~covered)
     return CollectionPlan(path, covered, target, batch_size, force, asked, found)
 

@@ -9,7 +9,16 @@ import numpy as np
 import xarray as xr
 
 from calibzarr.errors import Call, StoreError
-from calibzarr.models.base import Array, Conditioning, Layer, Model, Receive, Schedule
+from calibzarr.models.base import (
+    Array,
+    CachingModel,
+    Conditioning,
+    Layer,
+    Model,
+    Receive,
+    ReceiveStep,
+    Schedule,
+)
 from calibzarr.statistics.histogram import LogBins
 from calibzarr.statistics.reduction import Reduction
 from calibzarr.storage import reading, schema, store
@@ -55,6 +64,40 @@ class Batch:
         checked = _of_whole_groups(self.model.layers(), receive)
         with self.model.observing(len(self.images), bins, checked):
             self.denoised(step)
+
+    def observe_cached(self, steps: Sequence[int], bins: LogBins, receive: ReceiveStep) -> None:
+        """Reduce what the layers of :func:`cached_layers` see, without a call of the model.
+
+        Args:
+            steps: indices of calls.
+            bins: of the histograms.
+            receive: takes the reductions; see
+                :meth:`calibzarr.models.base.CachingModel.observe_cached`.
+
+        Raises:
+            RuntimeError: if layers share values otherwise than their ``input_group`` says.
+        """
+        assert isinstance(self.model, CachingModel)
+        layers = self.model.layers()
+
+        def checked(step: int, indices: Sequence[int], reduction: Reduction) -> None:
+            _of_whole_groups(layers, lambda *observed: receive(step, *observed))(indices, reduction)
+
+        self.model.observe_cached(
+            self.conditioning, self.schedule, steps, len(self.images), bins, checked
+        )
+
+
+def cached_layers(model: Model) -> tuple[int, ...]:
+    """Indices of the layers that can be observed at every call without one; none in many a model.
+
+    What depends on the text alone is the same at every step, and need not be.
+    """
+    if not isinstance(model, CachingModel):
+        return ()
+    return tuple(
+        index for index, layer in enumerate(model.layers()) if layer.cached and not layer.text_only
+    )
 
 
 def _of_whole_groups(layers: Sequence[Layer], receive: Receive) -> Receive:

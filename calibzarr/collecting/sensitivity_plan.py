@@ -248,11 +248,18 @@ def _ranges(root: Root, clip: Clip) -> tuple[np.ndarray, np.ndarray]:
             "with: ",
             Call("collect", (root.path,)),
         )
-    histograms = Histograms.of_counts(
-        calls.histogram.sum("step").values,
-        LogBins(**statistics.attrs[schema.ACTIVATIONS]["bins"]),
-        np.fmin.reduce(calls.value_min.values, axis=1),
-        np.fmax.reduce(calls.value_max.values, axis=1),
-    )
+    counts = calls.histogram.sum("step").values
+    least = np.fmin.reduce(calls.value_min.values, axis=1)
+    greatest = np.fmax.reduce(calls.value_max.values, axis=1)
+    rows = np.flatnonzero(statistics.cached_observed.values.any(axis=1))
+    if len(rows):  # of the caching pass, at the other calls
+        cached = statistics.isel(layer=rows)
+        counts[rows] += cached.cached_histogram.sum("cached_step").values
+        of_cached = np.fmin.reduce(cached.cached_value_min.values, axis=1)
+        least[rows] = np.fmin(least[rows], of_cached)
+        of_cached = np.fmax.reduce(cached.cached_value_max.values, axis=1)
+        greatest[rows] = np.fmax(greatest[rows], of_cached)
+    bins = LogBins(**statistics.attrs[schema.ACTIVATIONS]["bins"])
+    histograms = Histograms.of_counts(counts, bins, least, greatest)
     low, high = clipping_range(clip, histograms, BITS)
     return low.astype(np.float32), high.astype(np.float32)

@@ -49,7 +49,8 @@ def check(group: zarr.Group, attributes: Mapping[str, Any], complete: np.ndarray
     images = np.flatnonzero(small[schema.COLLECTED_IMAGE.name])
     for image in images[~complete[images]]:
         tally.record("statistics", ["they cover it, but it is not complete"], int(image))
-    for step in np.flatnonzero(small[schema.COLLECTED.name]):
+    observed = _observed(small)
+    for step in np.flatnonzero(observed.any(axis=0)).tolist():
         try:
             with codec_errors_named():
                 large = {
@@ -59,9 +60,34 @@ def check(group: zarr.Group, attributes: Mapping[str, Any], complete: np.ndarray
         except StoreError as error:
             tally.record("statistics", [f"those of step {step} cannot be read: {error}"])
             continue
-        errors = step_errors({**_at_step(small, int(step)), **large})
+        errors = _step_errors({**_at_step(small, step), **large}, observed[:, step])
         tally.record("statistics", [f"step {step}: {error}" for error in errors])
     return tally
+
+
+def _observed(small: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Which layers were observed at which steps, shape (layer, step)."""
+    if schema.OBSERVED.name in small:
+        return small[schema.OBSERVED.name]
+    collected = small[schema.COLLECTED.name]  # of an older version
+    return np.broadcast_to(collected, (len(small["layer"]), len(collected)))
+
+
+def _step_errors(values: Mapping[str, np.ndarray], observed: np.ndarray) -> list[str]:
+    """What is wrong with a step's statistics; ``observed``: of which layers they are."""
+    if observed.all():
+        return step_errors(values)
+    of_layers = {
+        variable.name for variable in schema.COLLECTED_VARIABLES if variable.dims[0] == "layer"
+    }
+    errors = step_errors(
+        {name: array[observed] if name in of_layers else array for name, array in values.items()}
+    )
+    for variable in schema.STATISTICS:
+        others = values[variable.name][~observed]
+        if not (np.isnan(others) if others.dtype.kind == "f" else others == 0).all():
+            errors.append(f"{variable.name} has values of layers that were not observed")
+    return errors
 
 
 def _read(group: zarr.Group, name: str, selection: Any = slice(None)) -> np.ndarray:
@@ -94,13 +120,29 @@ def _extent_errors(small: dict[str, np.ndarray], activations: dict[str, Any]) ->
         errors.append("the names of the layers are not all different")
     if (features < 1).any():
         errors.append("a layer has no features")
+    errors += _observed_errors(small)
     seen = small["value_count"] + small["non_finite_count"]
-    if (seen[:, steps] != seen[:, steps[:1]]).any():
-        errors.append("a layer was not observed as often at every step")
-    if np.delete(seen, steps, axis=1).any():
-        errors.append("there are counts of steps that were not collected")
-    if (features > 0).all() and (seen[:, steps] % (features * max(num_images, 1))[:, None]).any():
+    if (features > 0).all() and (seen % (features * max(num_images, 1))[:, None]).any():
         errors.append("a value_count is no multiple of images and features")
+    return errors
+
+
+def _observed_errors(small: Mapping[str, np.ndarray]) -> list[str]:
+    """What is wrong with where layers were observed."""
+    observed, collected = _observed(small), small[schema.COLLECTED.name]
+    seen = small["value_count"] + small["non_finite_count"]
+    errors = []
+    if not observed[:, collected].all():
+        errors.append("a layer was not observed at a step that was collected")
+    at_other_calls = observed[:, :-1][:, ~collected[:-1]]
+    if (at_other_calls.any(axis=1) & ~at_other_calls.all(axis=1)).any():
+        errors.append("a layer was observed at some of the other calls, and not at all")
+    if observed[:, -1:][:, ~collected[-1:]].any():
+        errors.append("a layer was observed at the final state, which is no call")
+    if (observed & (seen != seen.max(axis=1, keepdims=True, initial=0))).any():
+        errors.append("a layer was not observed as often at every step")
+    if seen[~observed].any():
+        errors.append("there are counts of steps that were not collected")
     return errors
 
 

@@ -20,6 +20,9 @@ Conditioning = Any
 Receive = Callable[[Sequence[int], Reduction], None]
 """``receive(layers, reduction)``: indices of the layers that share the reduced values."""
 
+ReceiveStep = Callable[[int, Sequence[int], Reduction], None]
+"""``receive(step, layers, reduction)``: the same, at one of several steps."""
+
 Transform = Callable[[int, Array], Array]
 """``inputs = transform(layer, inputs)``, by the index of the layer in ``layers()``."""
 
@@ -67,6 +70,7 @@ class Layer:
         tied_group: name of the first layer that gets the same bits, as q, k and v do; or its own.
         follows: activation function that the values leave, ``gelu`` or another; "" if none.
         text_only: whether the values depend on the text alone: the same at every step.
+        cached: whether it runs as a denoiser is opened, once for each step, and not in its calls.
     """
 
     name: str
@@ -80,6 +84,7 @@ class Layer:
     tied_group: str
     follows: str = ""
     text_only: bool = False
+    cached: bool = False
 
 
 class Model(Protocol):
@@ -165,6 +170,34 @@ class Model(Protocol):
 
     def weight(self, layer: Layer) -> np.ndarray | None:
         """Weight of a linear layer, shape (output, feature), float32; None for a block."""
+
+
+@runtime_checkable
+class CachingModel(Model, Protocol):
+    """A model with ``cached`` layers, which can be observed at every call at little cost."""
+
+    def observe_cached(
+        self,
+        conditioning: Conditioning,
+        schedule: Schedule,
+        steps: Sequence[int],
+        num_images: int,
+        bins: LogBins,
+        receive: ReceiveStep,
+    ) -> None:
+        """Observe the cached layers but text-only ones, without a call of the denoiser.
+
+        Args:
+            conditioning: of the images' prompts.
+            schedule: of the sampling.
+            steps: indices of calls.
+            num_images: images of the batch.
+            bins: of the histograms.
+            receive: as for :meth:`observing`, with the step.
+
+        Raises:
+            RuntimeError: as for :meth:`observing`.
+        """
 
 
 @runtime_checkable

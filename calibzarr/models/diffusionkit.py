@@ -11,11 +11,11 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
-from calibzarr.models.base import Denoise, Layer, Receive, Schedule, Transform
+from calibzarr.models.base import Denoise, Layer, Receive, ReceiveStep, Schedule, Transform
 from calibzarr.models.compatibility import import_diffusionkit, metal_names
 from calibzarr.models.fake_quantization import transforming_inputs
 from calibzarr.models.formulas import NOISE, PIXELS_PER_LATENT
-from calibzarr.models.observation import observing
+from calibzarr.models.observation import observing, observing_cached
 from calibzarr.models.signed_products import signed_products
 from calibzarr.models.transformer import observable_layers
 from calibzarr.quantization.quantizers import QuantizationErrors
@@ -153,6 +153,23 @@ class DiffusionKitModel:
     ) -> AbstractContextManager[None]:
         """Observe every layer of a denoiser that is opened and called in this context."""
         return observing(self.pipeline.mmdit, self.layers(), num_images, bins, receive)
+
+    def observe_cached(
+        self,
+        conditioning: TextConditioning,
+        schedule: Schedule,
+        steps: Sequence[int],
+        num_images: int,
+        bins: LogBins,
+        receive: ReceiveStep,
+    ) -> None:
+        """Observe the cached layers but text-only ones, without a call of the denoiser."""
+        mmdit = self.pipeline.mmdit
+        with (
+            observing_cached(mmdit, self.layers(), steps, num_images, bins, receive),
+            self.denoiser(conditioning, schedule, steps),
+        ):
+            pass
 
     def transforming_inputs(self, transform: Transform) -> AbstractContextManager[None]:
         """Give linear layers, within a context, what ``transform`` makes of their inputs."""

@@ -9,7 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from calibzarr.models.base import Layer, Receive
+from calibzarr.models.base import Layer, Receive, ReceiveStep
 from calibzarr.models.compatibility import import_diffusionkit
 from calibzarr.statistics.histogram import LogBins
 from calibzarr.statistics.reduction import Reduction, reduce
@@ -45,20 +45,12 @@ def observing(
         RuntimeError: if layers share arrays otherwise than their ``input_group`` says, or when
             the block ends, if a layer was never called; names it.
     """
-    if reduce_arrays is None:
-        on_gpu = mx.default_device().type == mx.DeviceType.gpu
-        reduce_arrays = reduce_on_device if on_gpu else reduce_on_host
-    observer = _Observer(mmdit, layers)
+    reduce_arrays = reduce_arrays or _fastest_reduction()
+    observer = _Observer(mmdit, layers, range(len(layers)))
 
     def flush() -> None:
-        arrays, indices = observer.take()
-        by_image = [_by_image(values, num_images).astype(mx.float32) for values in arrays]
-        for readers, reduction in zip(indices, reduce_arrays(by_image, bins), strict=True):
+        for _, readers, reduction in observer.reduced(num_images, bins, reduce_arrays):
             receive(readers, reduction)
-
-    def linear_call(original: Callable[..., Any], module: nn.Module, x: mx.array) -> mx.array:
-        observer.see_input(module, x)
-        return original(module, x)
 
     def block_call(
         original: Callable[..., Any], module: nn.Module, *args: Any, **kwargs: Any
@@ -69,7 +61,7 @@ def observing(
         return result
 
     with (
-        patched(nn.Linear, linear_call),
+        patched(nn.Linear, observer.linear_call),
         patched(kit.mmdit.MultiModalTransformerBlock, block_call),
         patched(kit.mmdit.UnifiedTransformerBlock, block_call),
     ):
@@ -78,20 +70,60 @@ def observing(
     observer.check_all_seen()
 
 
+@contextmanager
+def observing_cached(
+    mmdit: nn.Module,
+    layers: Sequence[Layer],
+    steps: Sequence[int],
+    num_images: int,
+    bins: LogBins,
+    receive: ReceiveStep,
+) -> Iterator[None]:
+    """Reduce what enters the cached layers, but text-only ones, of one caching pass.
+
+    Args:
+        mmdit: DiffusionKit's transformer.
+        layers: from ``observable_layers(mmdit)``.
+        steps: that modulation is cached for within the context, in this order.
+        num_images: images of the batch; rows are as for :func:`observing`.
+        bins: of the histograms.
+        receive: called with each step, the indices of the layers that share an array, and its
+            reduction.
+
+    Raises:
+        RuntimeError: as for :func:`observing`.
+    """
+    chosen = [i for i, layer in enumerate(layers) if layer.cached and not layer.text_only]
+    observer = _Observer(mmdit, layers, chosen)
+    with patched(nn.Linear, observer.linear_call):
+        yield
+    for call, readers, reduction in observer.reduced(num_images, bins, _fastest_reduction()):
+        receive(steps[call], readers, reduction)
+    observer.check_all_seen()
+
+
+def _fastest_reduction() -> Reduce:
+    on_gpu = mx.default_device().type == mx.DeviceType.gpu
+    return reduce_on_device if on_gpu else reduce_on_host
+
+
 class _Observer:
     """Gathers the arrays that layers see, each with the layers that see it.
 
     Args:
         mmdit: DiffusionKit's transformer.
         layers: from ``observable_layers(mmdit)``.
+        chosen: indices of those that are observed.
     """
 
-    def __init__(self, mmdit: nn.Module, layers: Sequence[Layer]) -> None:
+    def __init__(self, mmdit: nn.Module, layers: Sequence[Layer], chosen: Sequence[int]) -> None:
         self._layers = layers
+        self._chosen = chosen
         modules = dict(mmdit.named_modules())
         self._inputs: dict[int, int] = {}  # of modules, by identity, as below
         self._outputs: dict[int, list[int]] = {}
-        for index, layer in enumerate(layers):
+        for index in chosen:
+            layer = layers[index]
             module = id(modules[layer.module])
             if layer.role == "input":
                 self._inputs[module] = index
@@ -102,10 +134,11 @@ class _Observer:
         self._calls: Counter[int] = Counter()
         self._seen: set[int] = set()
 
-    def see_input(self, module: nn.Module, values: mx.array) -> None:
-        """Note what enters a linear layer; one that is none of the layers is passed over."""
+    def linear_call(self, original: Callable[..., Any], module: nn.Module, x: mx.array) -> mx.array:
+        """Call a linear layer and note what enters it, if it is one of the layers."""
         if (index := self._inputs.get(id(module))) is not None:
-            self._see(index, values)
+            self._see(index, x)
+        return original(module, x)
 
     def see_outputs(self, module: nn.Module, streams: Sequence[mx.array]) -> None:
         """Note what leaves a block."""
@@ -124,18 +157,21 @@ class _Observer:
         self._calls[index] += 1
         self._pending.setdefault(call, []).append((values, index))
 
-    def take(self) -> tuple[list[mx.array], list[list[int]]]:
-        """The arrays seen since the last time, and for each the indices of its layers.
+    def reduced(
+        self, num_images: int, bins: LogBins, reduce_arrays: Reduce
+    ) -> list[tuple[int, list[int], Reduction]]:
+        """What was seen since the last time: number of the layers' call, layers and reduction.
 
         Raises:
             RuntimeError: if layers of one input group did not see the same values.
         """
-        groups = list(self._pending.values())
+        calls, groups = [call for _, call in self._pending], list(self._pending.values())
         self._check_equal(groups)
         self._pending, self._groups, self._calls = {}, {}, Counter()
         indices = [[index for _, index in group] for group in groups]
         self._seen.update(*indices)
-        return [group[0][0] for group in groups], indices
+        arrays = [_by_image(group[0][0], num_images).astype(mx.float32) for group in groups]
+        return list(zip(calls, indices, reduce_arrays(arrays, bins), strict=True))
 
     def _check_equal(self, groups: Sequence[Sequence[tuple[mx.array, int]]]) -> None:
         """Most of a group is one array; adaLN's layers each see an equal one of their own."""
@@ -160,10 +196,10 @@ class _Observer:
         Raises:
             RuntimeError: if one was; names it.
         """
-        silent = [layer for index, layer in enumerate(self._layers) if index not in self._seen]
+        silent = [self._layers[index] for index in self._chosen if index not in self._seen]
         if silent:
             raise RuntimeError(
-                f"{len(silent)} of {len(self._layers)} layers were never called, the first is "
+                f"{len(silent)} of {len(self._chosen)} layers were never called, the first is "
                 f"{silent[0].name}"
             )
 

@@ -14,6 +14,7 @@ _KINDS = {
 }
 _FOLLOWS = {"adaLN_modulation.layers.1": "silu", "mlp.layers.2": "silu", "mlp.fc2": "gelu"}
 _PROJECTIONS = ("attn.k_proj", "attn.q_proj", "attn.v_proj")  # of one array; in order of the tree
+_CACHED = ("y_embedder", "t_embedder")  # with every adaLN_modulation
 _TEXT_EMBEDDERS = ("y_embedder", "context_embedder")  # everything else sees the timestep
 
 
@@ -85,4 +86,5 @@ def _linears(module: nn.Module, path: str, name: str, block: str, stream: str) -
                 tied_group=first_projection if kind in _PROJECTIONS else full_name,
                 follows=_FOLLOWS.get(inner, ""),
                 text_only=block in _TEXT_EMBEDDERS,
+                cached=block in _CACHED or kind == "adaLN_modulation",
             )

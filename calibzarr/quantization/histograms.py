@@ -81,6 +81,28 @@ class Histograms:
             reduced(self.square_sum, _summed),
         )
 
+    def with_more(self, others: "Histograms", rows: np.ndarray) -> "Histograms":
+        """The same with more values of some rows.
+
+        Args:
+            others: values of these rows, in the same bins, shape (row, ...).
+            rows: indices along the first axis.
+        """
+
+        def combined(values: np.ndarray, more: np.ndarray, combine: np.ufunc) -> np.ndarray:
+            result = values.copy()
+            result[rows] = combine(values[rows], more)
+            return result
+
+        return Histograms(
+            self.bins,
+            combined(self.counts, others.counts, np.add),
+            combined(self.value_min, others.value_min, np.fmin),
+            combined(self.value_max, others.value_max, np.fmax),
+            combined(self.value_sum, others.value_sum, np.add),
+            combined(self.square_sum, others.square_sum, np.add),
+        )
+
     @cached_property
     def overall(self) -> "Histograms":
         """The same over the whole second axis: shape (layer,)."""

@@ -60,7 +60,7 @@ def _coordinates(variable: Variable, variables: Sequence[Variable]) -> list[str]
         other.name
         for other in variables
         if other.coordinate
-        and other.optional == variable.optional
+        and other.optional == (variable.coordinate and variable.optional)
         and other.dims[0] in variable.dims
     ]
 

@@ -1,6 +1,6 @@
 """Statistics in a store."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 import zarr
 
 from calibzarr.errors import Call, StoreError
+from calibzarr.statistics.cached import CachedStatistics
 from calibzarr.statistics.histogram import LogBins
 from calibzarr.statistics.running import Statistics
 from calibzarr.storage import schema, staging, store
@@ -26,16 +27,72 @@ def read(root: Root, bins: LogBins) -> Statistics | None:
     if covered is None:
         return None
     steps, images = covered
+    derived = _derived(store.open_group(root, mode="r"), slice(None), steps, images)
+    return Statistics.from_derived(bins, steps, images, derived)
+
+
+def read_cached(
+    root: Root, bins: LogBins, layers: Sequence[int], features: int
+) -> CachedStatistics | None:
+    """Statistics of the layers of the caching pass at every call; None where there are none.
+
+    Args:
+        root: of the store.
+        bins: of the histograms.
+        layers: indices.
+        features: the widest of these layers' width.
+
+    Raises:
+        StoreError: if they were not observed at every call, or their histograms have other bins.
+    """
+    covered = extent(root, bins)
+    if covered is None:
+        return None
+    images, calls = covered[1], list(range(root.attributes["num_steps"]))
+    if not layers:
+        return CachedStatistics.empty(bins, (), len(calls), images, features)
+    check_observed(root)
     group = store.open_group(root, mode="r")
+    if not _read(group, schema.OBSERVED.name)[np.ix_(layers, calls)].all():
+        raise _collected_before(root)
     derived = {
+        name: values[..., :features] if name.startswith("feature_") else values
+        for name, values in _derived(group, list(layers), calls, images).items()
+    }
+    statistics = Statistics.from_derived(bins, calls, images, derived)
+    return CachedStatistics(tuple(layers), statistics)
+
+
+def check_observed(root: Root) -> None:
+    """Check that a store's statistics say where each layer was observed, so that they can grow.
+
+    Raises:
+        StoreError: if an older version collected them.
+    """
+    if schema.OBSERVED.name not in root.arrays:
+        raise _collected_before(root)
+
+
+def _collected_before(root: Root) -> StoreError:
+    return StoreError(
+        f"{root.path} has statistics of an older version, which did not observe adaLN and the "
+        "embedders at every call; they can be used, but not added to. Start over with: ",
+        Call("collect", (root.path,), {"force": True}),
+    )
+
+
+def _derived(
+    group: zarr.Group, layers: slice | list[int], steps: list[int], images: list[int]
+) -> dict[str, np.ndarray]:
+    """The variables of the statistics, by name."""
+    return {
         variable.name: _read(
             group,
             variable.name,
-            (slice(None), steps, images) if "image" in variable.dims else (slice(None), steps),
+            (layers, steps, images) if "image" in variable.dims else (layers, steps),
         )
         for variable in schema.STATISTICS
     }
-    return Statistics.from_derived(bins, steps, images, derived)
 
 
 def extent(root: Root, bins: LogBins) -> tuple[list[int], list[int]] | None:
@@ -85,6 +142,7 @@ def replace(
     layers: Mapping[str, np.ndarray],
     weights: Mapping[str, np.ndarray],
     activations: Mapping[str, Any],
+    cached: CachedStatistics | None = None,
 ) -> None:
     """Put statistics in the place of those that a store has.
 
@@ -94,6 +152,7 @@ def replace(
         layers: values of the coordinates about layers, by name, in the order of the arrays.
         weights: values of the variables about weights, by name.
         activations: the attribute that says what was collected, JSON types only.
+        cached: the same images at every call.
 
     Raises:
         OSError: if they cannot be written; the old ones stay.
@@ -114,29 +173,75 @@ def replace(
             "bin_high": statistics.bins.high,
             schema.COLLECTED_IMAGE.name: np.isin(np.arange(sizes["image"]), statistics.images),
             schema.COLLECTED.name: np.isin(np.arange(sizes["step"]), statistics.steps),
+            schema.OBSERVED.name: _observed(sizes, statistics, cached),
         }
         for name, array in values.items():
             store.array(staged, name)[:] = array
+        of_cached = {} if cached is None else cached.statistics.derived()
         for name, array in statistics.derived().items():
-            _write_statistic(store.array(staged, name), array, statistics)
+            target = store.array(staged, name)
+            if array.ndim == 2:  # a single chunk, written once
+                target[:] = _all_steps(target, array, statistics, of_cached.get(name), cached)
+                continue
+            for index, step in enumerate(statistics.steps):
+                target[:, step] = _of_step(target, array[:, index], statistics)
+            if cached is not None and cached.layers:
+                for step in _other_calls(statistics, cached):
+                    rows = _of_step(target, of_cached[name][:, step], cached.statistics)
+                    target[:, step] = _of_all_layers(target, rows, cached)
     install(path)
 
 
-def _write_statistic(target: zarr.Array[Any], values: np.ndarray, statistics: Statistics) -> None:
-    """Write values of the observed steps, shape (layer, step, ...), chunk by chunk."""
-    if values.ndim == 2:  # a single chunk, written once
-        all_steps = np.full(target.shape, target.fill_value, dtype=target.dtype)
-        all_steps[:, list(statistics.steps)] = values
-        target[:] = all_steps
-        return
-    for index, step in enumerate(statistics.steps):
-        if target.basename.startswith("image_"):
-            shape = target.shape[0], target.shape[2]
-            all_images = np.full(shape, np.nan, dtype=values.dtype)
-            all_images[:, list(statistics.images)] = values[:, index]
-            target[:, step] = all_images
-        else:
-            target[:, step] = values[:, index]
+def _observed(
+    sizes: Mapping[str, int], statistics: Statistics, cached: CachedStatistics | None
+) -> np.ndarray:
+    """Which layers were observed at which steps, shape (layer, step)."""
+    observed = np.zeros((sizes["layer"], sizes["step"]), dtype=bool)
+    observed[:, list(statistics.steps)] = True
+    if cached is not None:
+        observed[np.ix_(cached.layers, cached.statistics.steps)] = True
+    return observed
+
+
+def _other_calls(statistics: Statistics, cached: CachedStatistics) -> list[int]:
+    """Calls that the layers of the caching pass alone were observed at."""
+    return [step for step in cached.statistics.steps if step not in statistics.steps]
+
+
+def _all_steps(
+    target: zarr.Array[Any],
+    values: np.ndarray,
+    statistics: Statistics,
+    of_cached: np.ndarray | None,
+    cached: CachedStatistics | None,
+) -> np.ndarray:
+    """A statistic without a third dimension, shape (layer, step), where all is in its place."""
+    all_steps = np.full(target.shape, target.fill_value, dtype=target.dtype)
+    if cached is not None and of_cached is not None:
+        all_steps[np.ix_(cached.layers, cached.statistics.steps)] = of_cached
+    all_steps[:, list(statistics.steps)] = values
+    return all_steps
+
+
+def _of_step(target: zarr.Array[Any], values: np.ndarray, statistics: Statistics) -> np.ndarray:
+    """Values of a step, shape (layer, ...), with room for all images or features of the store."""
+    if values.shape[1] == target.shape[2] and not target.basename.startswith("image_"):
+        return values
+    wider = np.full((len(values), target.shape[2]), target.fill_value, dtype=target.dtype)
+    if target.basename.startswith("image_"):
+        wider[:, list(statistics.images)] = values
+    else:
+        wider[:, : values.shape[1]] = values
+    return wider
+
+
+def _of_all_layers(
+    target: zarr.Array[Any], values: np.ndarray, cached: CachedStatistics
+) -> np.ndarray:
+    """Values of the layers of the caching pass, shape (layer, ...), among all layers."""
+    rows = np.full((target.shape[0], target.shape[2]), target.fill_value, dtype=target.dtype)
+    rows[list(cached.layers)] = values
+    return rows
 
 
 def install(path: Path) -> bool:

@@ -14,6 +14,9 @@ from calibzarr.storage import durable, manifest, schema, shards
 from calibzarr.storage.manifest import Root, as_root
 from calibzarr.storage.store import completed
 
+CACHED = ("histogram", "value_min", "value_max", "value_count", "value_mean", "value_std")
+"""Statistics that ``open_statistics`` has of the caching pass at steps that are not collected."""
+
 
 def open_store(path: str | Path | Root) -> xr.Dataset:
     """Open a calibration dataset for fast slicing.
@@ -104,7 +107,9 @@ def open_statistics(path: str | Path | Root) -> xr.Dataset:
 
     Returns:
         The variables of the statistics; ``step`` numbers the states of the sampling. All
-        coordinates about layers are there, also of stores that are without some.
+        coordinates about layers are there, also of stores that are without some. What the layers
+        of the caching pass saw at the other calls is in variables such as ``cached_histogram``,
+        by layer and ``cached_step``; ``cached_observed`` says of which layers. No other is there.
 
     Raises:
         FileNotFoundError: if nothing is at ``path``.
@@ -116,22 +121,42 @@ def open_statistics(path: str | Path | Root) -> xr.Dataset:
             f"{root.path} has no statistics yet; make them with: ", Call("collect", (root.path,))
         )
     dataset = open_dataset(root, cache=False)  # a large model's would stay in memory
-    names = [variable.name for variable in schema.COLLECTED_VARIABLES if not variable.coordinate]
+    names = [
+        variable.name
+        for variable in schema.COLLECTED_VARIABLES
+        if not (variable.coordinate or variable.optional)
+    ]
     text = {  # of fixed width, which NumPy can do more with
         variable.name: ("layer", dataset[variable.name].values.astype(object).astype(str))
         for variable in schema.LAYER_COORDINATES
         if variable.dtype == "string" and variable.name in dataset
     }
-    statistics = dataset[names].assign_coords({"step": np.arange(dataset.sizes["step"]), **text})
-    statistics = statistics.isel(
+    every_step = dataset[names].assign_coords({"step": np.arange(dataset.sizes["step"]), **text})
+    statistics = every_step.isel(
         step=_indices(dataset[schema.COLLECTED.name].values),
         image=_indices(dataset[schema.COLLECTED_IMAGE.name].values),
-    )
+    ).assign(_cached(dataset, every_step))
     if all(variable.name in dataset for variable in schema.LAYER_COORDINATES):
         return statistics
     return statistics.assign_coords(
         {name: ("layer", values) for name, values in _guessed_coordinates(statistics).items()}
     )
+
+
+def _cached(dataset: xr.Dataset, every_step: xr.Dataset) -> dict[str, xr.DataArray]:
+    """What layers of the caching pass alone saw, at steps that are not collected."""
+    observed = np.zeros((dataset.sizes["layer"], dataset.sizes["step"]), dtype=bool)
+    if schema.OBSERVED.name in dataset:
+        observed = dataset[schema.OBSERVED.name].values & ~dataset[schema.COLLECTED.name].values
+    steps = np.flatnonzero(observed.any(axis=0))
+    variables = every_step[list(CACHED)].isel(step=steps).rename(step="cached_step")
+    cached = {f"cached_{name}": array.variable for name, array in variables.data_vars.items()}
+    dims = ("layer", "cached_step")
+    coordinates = {"cached_step": steps}
+    return {
+        "cached_observed": xr.DataArray(observed[:, steps], coordinates, dims),
+        **{name: xr.DataArray(variable, coordinates) for name, variable in cached.items()},
+    }
 
 
 def _indices(chosen: np.ndarray) -> slice | np.ndarray:

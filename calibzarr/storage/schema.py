@@ -156,6 +156,14 @@ COLLECTED_IMAGE = Variable(
     coordinate=True,
     fill_value=False,
 )
+OBSERVED = Variable(
+    "observed",
+    ("layer", "step"),
+    "bool",
+    "whether a layer was observed; those of the caching pass are at every call",
+    fill_value=False,
+    optional=True,
+)
 COLLECTED_VARIABLES = (
     *STATISTICS,
     *WEIGHT_STATISTICS,
@@ -163,6 +171,7 @@ COLLECTED_VARIABLES = (
     *BIN_COORDINATES,
     COLLECTED,
     COLLECTED_IMAGE,
+    OBSERVED,
 )
 
 RECOMMENDED_VARIABLES = (
@@ -286,11 +295,18 @@ ADDITIONS = (COLLECTION, ADVICE, MEASUREMENT)  # what others are computed from b
 
 
 def collected_variables(names: Container[str]) -> tuple[Variable, ...]:
-    """The variables of a collection, optional ones only if ``names`` has one of them."""
-    optional = {variable.name for variable in COLLECTED_VARIABLES if variable.optional}
-    if any(name in names for name in optional):
-        return COLLECTED_VARIABLES
-    return tuple(variable for variable in COLLECTED_VARIABLES if not variable.optional)
+    """The variables of a collection, optional ones if ``names`` has one that came with them."""
+    came_together = (
+        [variable for variable in LAYER_COORDINATES if variable.optional],
+        [OBSERVED],
+    )
+    absent = [
+        variable
+        for variables in came_together
+        if not any(variable.name in names for variable in variables)
+        for variable in variables
+    ]
+    return tuple(variable for variable in COLLECTED_VARIABLES if variable not in absent)
 
 
 LATENT_DTYPES = ("float32", "float16")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from calibzarr.collecting import checkpoint
+from calibzarr.statistics.cached import CachedStatistics
 from calibzarr.statistics.histogram import BINS, LogBins
 from calibzarr.statistics.reduction import reduce
 from calibzarr.statistics.running import Statistics
@@ -31,15 +32,30 @@ def statistics():
     return statistics
 
 
-def test_what_is_written_is_read_again(root, statistics):
-    checkpoint.write(root.path, statistics, collected.stamp(root))
+@pytest.fixture
+def cached():
+    """Of the same image and layer 2, at all 3 calls."""
+    cached = CachedStatistics.empty(BINS, [2], 3, (1, 5), features=4)
+    for step in range(3):
+        values = np.random.default_rng(step).standard_normal((1, 1, 1, 4), dtype=np.float32)
+        cached.update([2], step, [5], reduce(values, BINS))
+    cached.statistics.covered[1] = True
+    return cached
+
+
+def test_what_is_written_is_read_again(root, statistics, cached):
+    checkpoint.write(root.path, statistics, cached, collected.stamp(root))
     assert checkpoint.exists(root, BINS)
-    read = checkpoint.read(root, BINS)
+    read, of_cached = checkpoint.read(root, BINS)
     assert (read.bins, read.steps, read.images) == (BINS, (0, 2), (1, 5))
-    np.testing.assert_array_equal(read.covered, statistics.covered)
-    assert read.arrays.keys() == statistics.arrays.keys()
-    for name, array in statistics.arrays.items():
-        np.testing.assert_array_equal(read.arrays[name], array)
+    assert of_cached.layers == (2,)
+    assert of_cached.statistics.steps == (0, 1, 2)
+    for actual, expected in ((read, statistics), (of_cached.statistics, cached.statistics)):
+        np.testing.assert_array_equal(actual.covered, expected.covered)
+        assert actual.images == expected.images
+        assert actual.arrays.keys() == expected.arrays.keys()
+        for name, array in expected.arrays.items():
+            np.testing.assert_array_equal(actual.arrays[name], array)
     covered = checkpoint.coverage(root, BINS, (7, 4))
     assert np.argwhere(covered).tolist() == [[5, 2]]
     checkpoint.remove(root.path)
@@ -55,11 +71,11 @@ def test_without_one_the_statistics_of_the_store_count(root):
     assert not checkpoint.coverage(bare, BINS, (7, 4)).any()
 
 
-def test_one_that_does_not_fit_is_none(root, statistics):
-    checkpoint.write(root.path, statistics, "a stamp of before")
+def test_one_that_does_not_fit_is_none(root, statistics, cached):
+    checkpoint.write(root.path, statistics, cached, "a stamp of before")
     assert not checkpoint.exists(root, BINS)
     assert checkpoint.read(root, BINS) is None
-    checkpoint.write(root.path, statistics, collected.stamp(root))
+    checkpoint.write(root.path, statistics, cached, collected.stamp(root))
     assert not checkpoint.exists(root, LogBins(mantissa_bits=5))
     file = root.path / checkpoint.FILE
     file.write_bytes(file.read_bytes()[:-100])

@@ -98,6 +98,7 @@ def test_a_model_from_elsewhere_goes_the_whole_way(mixer, tmp_path):
     assert (manifest["noise"], manifest["schedule"]) == ("numpy.random.PCG64", "mixer.square")
     dataset = open_strictly(path)
     assert dataset.latents.shape == (4, 7, 3, 4, 4)
+    assert dataset.observed.all()
     np.testing.assert_array_equal(
         dataset.latents[2, 0], 4 * numpy_model.NOISE.draw(7, (3, 4, 4)).astype(np.float32)
     )

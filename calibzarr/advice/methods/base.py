@@ -31,7 +31,7 @@ class Layers:
         inside: whether a block's row speaks for a linear layer, shape (layer, layer), bool;
             rows of linear layers are false.
         operations: multiply-accumulates of a model call, up to a factor, shape (layer,).
-        values: observed activations, shape (layer, phase), int.
+        values: activations in all calls of a phase, shape (layer, phase), int.
         weights: number of weights, shape (layer,), int.
     """
 
@@ -80,7 +80,7 @@ class Evidence:
     Attributes:
         layers: of the model.
         error: of each choice.
-        overall: activations over all collected steps, shape (layer,).
+        overall: activations over all steps where a layer was observed, shape (layer,).
         by_phase: shape (layer, phase).
         names: of the layers, shape (layer,).
         kinds: of the layers, such as ``attn.q_proj`` or ``mlp.fc2``, shape (layer,).

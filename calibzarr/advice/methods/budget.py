@@ -21,8 +21,8 @@ from calibzarr.quantization.allocation import allocate, tie
 def by_budget(error: QuantizationError, layers: Layers, mean_bits: float) -> Chosen:
     """The bits that make least error, weighted by operations, at a mean number of bits.
 
-    The mean of ``activation`` and of ``by_phase`` is over observed values, that of ``weight``
-    over weights.
+    The mean of ``activation`` and of ``by_phase`` is over the values of all calls, that of
+    ``weight`` over weights.
 
     Args:
         error: expected.
