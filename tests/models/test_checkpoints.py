@@ -11,6 +11,7 @@ import pytest
 import sentencepiece
 from mlx.utils import tree_flatten
 
+from calibzarr.collecting.replay import cached_layers
 from calibzarr.models import builtin, registry
 from calibzarr.models.compatibility import metal_names
 from calibzarr.models.diffusionkit import DiffusionKitModel, kit
@@ -22,6 +23,7 @@ from calibzarr.quantization.quantizers import (
     Quantizer,
 )
 from calibzarr.sampling.sampler import euler_states
+from calibzarr.statistics.histogram import BINS
 from tests.support import checkpoints
 
 HUB = Path(os.environ["HF_HUB_CACHE"])
@@ -187,6 +189,34 @@ def test_sampling_leaves_every_parameter_as_it_was(loaded):
     after = parameters(loaded.pipeline.mmdit)
     assert after.keys() == before.keys()
     assert all(np.array_equal(after[name][1], before[name][1]) for name in before)
+
+
+def test_cached_layers_see_ahead_of_all_calls_what_they_see_ahead_of_one(loaded):
+    conditioning, schedule = loaded.encode([PROMPT], CFG_WEIGHT[loaded.name]), loaded.schedule(4)
+    before, alone = parameters(loaded.pipeline.mmdit), {}
+    loaded.observe_cached(
+        *(conditioning, schedule, range(4), 1, BINS),
+        lambda step, layers, reduction: alone.update({(step, i): reduction for i in layers}),
+    )
+    after = parameters(loaded.pipeline.mmdit)
+    assert all(np.array_equal(after[name][1], before[name][1]) for name in before)
+    latents = loaded.initial_latents([0], checkpoints.IMAGE_SIZE, schedule)
+    cached = cached_layers(loaded)
+    assert alone.keys() == {(step, index) for step in range(4) for index in cached}
+    for step in range(4):
+        seen = {}
+        with (
+            loaded.observing(
+                1,
+                BINS,
+                lambda layers, values, seen=seen: seen.update(dict.fromkeys(layers, values)),
+            ),
+            loaded.denoiser(conditioning, schedule, [step]) as denoise,
+        ):
+            denoise(latents, step)
+        for index in cached:
+            np.testing.assert_array_equal(alone[step, index].histogram, seen[index].histogram)
+            np.testing.assert_array_equal(alone[step, index].feature_max, seen[index].feature_max)
 
 
 def test_model_is_what_the_registry_says(loaded):
