@@ -17,6 +17,9 @@ from calibzarr.models import registry
 from calibzarr.storage import collected, durable, manifest, schema, store
 from tests.support.stores import open_strictly, shrunk, snapshot
 
+pytestmark = pytest.mark.slow
+
+
 DTYPES = {
     "recommended_shift": np.float32,
     "recommended_smoothing_scale": np.float32,
@@ -192,7 +195,6 @@ def killed_at(number, patch):
         patch.setattr(owner, name, dying(original, name))
 
 
-@pytest.mark.slow
 def test_a_kill_at_any_moment_leaves_a_readable_store(replayed, tmp_path):
     path = shrunk(replayed.path, tmp_path / "a.zarr")
     statistics = analysis.open_statistics(path)

@@ -15,6 +15,9 @@ from calibzarr.quantization.clipping import clipping_range
 from calibzarr.quantization.levels import levels
 from tests.support.quantizing import measured
 
+pytestmark = pytest.mark.slow
+
+
 PHASES = {"early": [0], "mid": [1, 2], "late": [3]}
 CHOICES = (2, 4, 6, 8)
 LAYERS = [

@@ -9,6 +9,9 @@ from calibzarr.advice import sensitivities
 from calibzarr.models import registry
 from calibzarr.storage.manifest import read_root
 
+pytestmark = pytest.mark.slow
+
+
 NUM_STEPS = 4
 
 

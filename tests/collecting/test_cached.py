@@ -26,7 +26,7 @@ from calibzarr.storage.manifest import publish, read_root
 from tests.support.replaying import dump
 from tests.support.stores import open_strictly, snapshot
 
-pytestmark = pytest.mark.usefixtures("loaded_once")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("loaded_once")]
 
 NUM_STEPS, STEPS = 7, [2, 5, 7]
 OTHERS = [0, 1, 3, 4, 6]  # calls

@@ -14,7 +14,7 @@ from calibzarr.storage import schema
 from calibzarr.storage.manifest import update_attributes
 from tests.support.stores import open_strictly, snapshot
 
-pytestmark = pytest.mark.usefixtures("loaded_once")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("loaded_once")]
 
 NUM_STEPS = 4
 SMALL = {"images": 2, "probes": 2, "steps": [0, 3]}
@@ -96,7 +96,6 @@ def test_sensitivities_derive_from_the_products_in_the_store(measured):
         )
 
 
-@pytest.mark.slow
 def test_an_interrupted_measurement_goes_on_to_the_same_bits(path, measured, monkeypatch):
     """Interrupted after every pass and every rollout, until it is done."""
     monkeypatch.setattr("calibzarr.long_run.LongRun.stops", stop_once(monkeypatch))
@@ -129,7 +128,6 @@ def stop_once(monkeypatch):
     return stops
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_measuring_more_equals_measuring_all_at_once(
     path, measured, collected, tmp_path, batch_size

@@ -24,6 +24,7 @@ def table_of(out):
     return lines[:end], lines[end:]
 
 
+@pytest.mark.slow
 def test_analyze_prints_every_layer_then_what_it_comes_to(run, replayed, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
     before = snapshot(replayed.path)
@@ -113,6 +114,7 @@ def test_a_higher_target_takes_more_bits(run, place):
     assert (np.mean(bits[0], axis=0) < np.mean(bits[1], axis=0)).all()
 
 
+@pytest.mark.slow
 def test_quiet_leaves_results_alone(run, place):
     _, loud, _ = run("analyze", "a.zarr", "--top", 1)
     for arguments in (["analyze", "-q", "a.zarr"], ["-q", "analyze", "a.zarr"]):

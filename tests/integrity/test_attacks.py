@@ -15,7 +15,7 @@ from tests.support.stores import open_strictly
 
 BUILT = {"num_images": 4, "num_steps": 5, "cfg_weight": 1.0, "image_size": 32}
 
-pytestmark = pytest.mark.usefixtures("loaded_once")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("loaded_once")]
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from tests.support.stores import open_strictly, snapshot
 SAME = {"images": 2, "probes": 3, "steps": [1, 4], "clip": "lp"}
 NAMES = schema.MEASUREMENT.names
 
-pytestmark = pytest.mark.usefixtures("loaded_once")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("loaded_once")]
 
 
 @pytest.fixture(scope="module")

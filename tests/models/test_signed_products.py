@@ -8,6 +8,9 @@ from calibzarr.quantization.quantizers import (
     QuantizationErrors,
 )
 
+pytestmark = pytest.mark.slow
+
+
 NAMES = [quantizer.name for quantizer in QUANTIZERS]
 STEP = 4
 
