@@ -51,6 +51,7 @@ def test_it_holds_what_is_said_of_it(example):
     assert {0, 50} <= set(steps)
 
 
+@pytest.mark.slow
 def test_every_reader_gives_the_same(example):
     opened = calibzarr.open_store(EXAMPLE)
     xr.testing.assert_equal(opened.load(), example)

@@ -33,6 +33,7 @@ def interrupted_and_resumed(tmp_path_factory):
     return directory
 
 
+@pytest.mark.slow
 def test_python_example_slices_the_example_store_by_prompt_and_by_sigma(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)  # as after a clone
     names = {}

@@ -6,6 +6,7 @@ from calibzarr.advice import analysis, overview, summary
 from calibzarr.errors import OptionError
 
 
+@pytest.mark.slow
 def test_an_overview_is_what_its_parts_are(replayed):
     result = overview.overview(replayed.path, stream="image", sort="outliers", top=3)
     analyzed, recommended = calibzarr.analyze(replayed.path), calibzarr.recommend(replayed.path)

@@ -196,6 +196,7 @@ def test_other_steps_are_added_and_order_does_not_matter(path, collected):
     assert_same_statistics(path, collected)
 
 
+@pytest.mark.slow
 def test_batches_give_the_same_statistics(path, collected):
     calibzarr.collect(path, steps="all", batch_size=3)
     batched, single = open_strictly(path), open_strictly(collected)
@@ -216,6 +217,7 @@ def test_nothing_new_replays_nothing_and_loads_no_model(collected, monkeypatch):
     assert snapshot(collected) == before
 
 
+@pytest.mark.slow
 def test_force_starts_over_and_keeps_the_old_until_the_new_is_complete(path, monkeypatch):
     calibzarr.collect(path, steps="all")
     before = open_strictly(path)
@@ -468,6 +470,7 @@ def test_finishing_a_build_keeps_statistics_that_came_meanwhile(path, monkeypatc
     assert dataset.attrs["n_completed"] == 5
 
 
+@pytest.mark.slow
 def test_second_collection_at_the_same_time_is_refused(path, monkeypatch):
     refused = []
     replay = collector.observe_step
@@ -485,6 +488,7 @@ def test_second_collection_at_the_same_time_is_refused(path, monkeypatch):
     assert "another collection is at work on" in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("staged", [False, True])
 def test_store_that_grows_meanwhile_is_collected_all_the_same(path, collected, monkeypatch, staged):
     """While images are replayed, or between a kill and the installation."""

@@ -90,6 +90,7 @@ def test_json_holds_all_layers_and_what_they_come_to(run, replayed):
     )
 
 
+@pytest.mark.slow
 def test_top_and_filters_choose_the_rows_and_nothing_else(run, place):
     whole = json.loads(run("analyze", "a.zarr", "--json")[1])
     options = ["--stream", "image", "--sort", "range", "--top", 3, "--json"]

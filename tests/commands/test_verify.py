@@ -1,7 +1,10 @@
 import json
 import shutil
 
+import pytest
 
+
+@pytest.mark.slow
 def test_verify_reports_for_people_and_for_programs(run, tmp_path, make_store):
     whole = make_store(num_images=3, num_steps=4, image_size=32)
     path = shutil.copytree(whole, tmp_path / "a.zarr")

@@ -359,6 +359,7 @@ def test_it_says_where_it_is_from(exported, written):
     assert all(dataset[name].dims == ("layer", "feature") for name in features["variables"])
 
 
+@pytest.mark.slow
 def test_equal_statistics_give_equal_bytes_but_for_the_date(exported, tmp_path):
     path, file, _ = exported
     again = tmp_path / "again.json"

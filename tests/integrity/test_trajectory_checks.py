@@ -83,6 +83,7 @@ def test_a_straight_path_does_not_turn_and_its_reversal_does():
     assert trajectory_checks.turns(states, sigma).max() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_steps", "cfg_weight"), [(4, 0.0), (15, 3.0), (20, 4.0), (38, 7.5)])
 def test_true_trajectories_are_within_the_bound_and_wrong_ones_beyond(tiny, num_steps, cfg_weight):
     assert trajectory_checks.turns_are_bounded(num_steps, cfg_weight)

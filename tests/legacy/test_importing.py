@@ -297,6 +297,7 @@ def test_states_of_another_schedule_are_not_collected(tmp_path, loaded_once):
         calibzarr.collect(tmp_path / "a.zarr")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_import_goes_on_to_the_same_store(tmp_path, how):
     old = tmp_path / "old"

@@ -12,6 +12,7 @@ def run(code):
     )
 
 
+@pytest.mark.slow
 def test_import_needs_no_torch_says_nothing_and_leaves_no_stand_in():
     result = run(
         "import sys\n"

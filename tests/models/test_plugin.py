@@ -68,6 +68,7 @@ def raw_values(path, name, step, images):
     return np.concatenate(seen[name])
 
 
+@pytest.mark.slow
 def test_a_model_from_elsewhere_goes_the_whole_way(mixer, tmp_path):
     path, file = tmp_path / "a.zarr", tmp_path / "config.json"
     (tmp_path / "prompts.txt").write_text("one\ntwo\nthree\nfour\n")

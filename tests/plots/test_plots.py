@@ -270,6 +270,7 @@ def drawn_texts(figure, monkeypatch):
     return names, np.array([[box.x0, box.y0, box.x1, box.y1] for box in boxes])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PICTURES)
 @pytest.mark.parametrize("size", ["small", "large"])
 def test_labels_neither_overlap_nor_leave_the_picture(name, size, request, monkeypatch):

@@ -80,6 +80,7 @@ def test_an_image_is_the_same_in_a_fresh_process(whole, tmp_path):
     np.testing.assert_array_equal(fresh.decoded[2], built.decoded[2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_resumed_build_equals_an_uninterrupted_one(tmp_path, batch_size):
     options = {"num_images": 5, "num_steps": 2, "batch_size": batch_size}
@@ -94,6 +95,7 @@ def test_resumed_build_equals_an_uninterrupted_one(tmp_path, batch_size):
     assert_same_dataset(path, tmp_path / "whole.zarr")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_grown_store_equals_one_built_at_once(tmp_path, batch_size):
     options = {"num_steps": 2, "batch_size": batch_size}

@@ -43,6 +43,7 @@ def selects_something(size):
     return st.slices(size).filter(lambda own: len(range(size)[own]))
 
 
+@pytest.mark.slow
 @given(
     index,
     selects_something(5) | st.integers(-5, 4),
