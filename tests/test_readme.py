@@ -71,7 +71,7 @@ def test_statistics_examples_say_what_they_print(collected, monkeypatch, capsys)
     low, high = whole.value_min.values[:, steps], whole.value_max.values[:, steps]
     np.testing.assert_array_equal(names["value_range"], high - low)
     np.testing.assert_array_equal(names["value_range"].step, whole.sigma[steps])
-    np.testing.assert_array_equal(names["per_layer"], whole.histogram.values.sum(axis=1))
+    np.testing.assert_array_equal(names["per_layer"], whole.histogram.values[:, steps].sum(axis=1))
     movement = high.max(axis=1) - high.min(axis=1)
     expected = set(whole.layer.values[np.argsort(-movement)[:5]])
     assert set(names["moving"]) == expected
