@@ -1,7 +1,7 @@
 """What a measurement of sensitivities will do: planned, and checked, before a model is loaded."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +169,11 @@ def identity(about: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str,
     return {**about, "adds_to": stored and stored["stamp"]}
 
 
+def _said(name: str, wanted: object) -> dict[str, object]:
+    """The option that was given, for a call that says it again."""
+    return {name: wanted} if name in ("clip", "steps") else {}
+
+
 def _before(
     path: Path, manifest: Mapping[str, Any], about: dict[str, Any], notes: list[Message]
 ) -> Measurement | None:
@@ -182,7 +187,7 @@ def _before(
                 raise StoreError(
                     f"{path} has sensitivities with {name} {stored[name]!r}, which cannot be added "
                     f"to with {wanted!r}; measure anew with: ",
-                    again,
+                    replace(again, keywords={**_said(name, wanted), **again.keywords}),
                 )
         about["statistics"] = stored["statistics"]
         if stored["statistics"] != collected["stamp"]:
