@@ -197,14 +197,18 @@ def quantized_by_scale(weight: Array, scale: Array, bits: int) -> Array:
     return scale * of.clip(of.round(weight / scale), -highest, highest)
 
 
-def quantized_by_group(weight: Array, group_size: int, bits: int) -> Array:
-    """Weights as ``mx.quantize`` leaves them: scale * q + bias in float32.
+def levels_by_group(weight: Array, group_size: int, bits: int) -> tuple[Array, Array, Array]:
+    """What ``mx.quantize`` makes of weights: levels, and a scale and a bias for each group.
 
     Args:
         weight: shape (output, feature), of the checkpoint's 16-bit dtype, whose scales and biases
             are of it as well.
         group_size: weights of a row that share a scale and a bias; divides the features.
         bits: of a weight.
+
+    Returns:
+        Levels from 0 to ``2**bits - 1``, shape (output, feature), float32; scales and biases,
+        shape (output, group), of the weight's dtype. A weight is scale * level + bias.
     """
     of = _namespace(weight)
     groups = weight.astype(of.float32).reshape(-1, group_size)
@@ -217,8 +221,27 @@ def quantized_by_group(weight: Array, group_size: int, bits: int) -> Array:
     scale = of.where(steps != 0, edge / of.where(steps != 0, steps, 1), scale)
     bias = of.where(steps != 0, edge, 0)
     level = of.clip(of.round((groups - bias) / scale), 0, 2**bits - 1)
-    stored = [part.astype(weight.dtype).astype(of.float32) for part in (scale, bias)]
-    return (stored[0] * level + stored[1]).reshape(weight.shape)
+    stored = [part.astype(weight.dtype).reshape(len(weight), -1) for part in (scale, bias)]
+    return (level.reshape(weight.shape), *stored)
+
+
+def on_levels(level: Array, scale: Array, bias: Array) -> Array:
+    """Weights that levels in groups stand for: scale * level + bias, in float32.
+
+    Args:
+        level: shape (output, feature).
+        scale: of each group, shape (output, group).
+        bias: likewise.
+    """
+    of = _namespace(scale)
+    groups = level.astype(of.float32).reshape(*scale.shape, -1)
+    scale, bias = (part.astype(of.float32)[..., None] for part in (scale, bias))
+    return (scale * groups + bias).reshape(level.shape)
+
+
+def quantized_by_group(weight: Array, group_size: int, bits: int) -> Array:
+    """Weights as ``mx.quantize`` leaves them, float32; see :func:`levels_by_group`."""
+    return on_levels(*levels_by_group(weight, group_size, bits))
 
 
 @dataclass(frozen=True)
