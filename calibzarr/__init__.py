@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from calibzarr.advice.analysis import analyze
     from calibzarr.advice.recommendation import recommend
     from calibzarr.collecting.collector import collect
+    from calibzarr.collecting.layer_inputs import layer_inputs
     from calibzarr.collecting.sensitivity import sensitivity
     from calibzarr.integrity.repair import repair
     from calibzarr.integrity.verification import verify
@@ -21,6 +22,7 @@ __all__ = [
     "collect",
     "export_legacy",
     "import_legacy",
+    "layer_inputs",
     "open_store",
     "recommend",
     "repair",
@@ -34,6 +36,7 @@ _MODULES = {
     "collect": "calibzarr.collecting.collector",
     "export_legacy": "calibzarr.legacy.exporting",
     "import_legacy": "calibzarr.legacy.importing",
+    "layer_inputs": "calibzarr.collecting.layer_inputs",
     "open_store": "calibzarr.storage.reading",
     "recommend": "calibzarr.advice.recommendation",
     "repair": "calibzarr.integrity.repair",

@@ -1,6 +1,6 @@
 """Calling a store's model again on stored states: what every measurement of a model begins with."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from calibzarr.models.base import (
     Array,
     CachingModel,
     Conditioning,
+    DifferentiableModel,
     Layer,
     Model,
     Receive,
@@ -49,6 +50,22 @@ class Batch:
         """Call the model once on a step's states; lazy where the model is, and in its layout."""
         with self.model.denoiser(self.conditioning, self.schedule, steps=[step]) as denoise:
             return denoise(self.model.from_numpy(self.latents[:, step]), step)
+
+    def inputs(
+        self, step: int, layers: Sequence[int]
+    ) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
+        """What linear layers get in one call on a step's states.
+
+        Args:
+            step: index of the states.
+            layers: indices of the layers.
+
+        Yields:
+            See :meth:`calibzarr.models.base.DifferentiableModel.inputs`.
+        """
+        assert isinstance(self.model, DifferentiableModel)
+        latents = self.model.from_numpy(self.latents[:, step])
+        yield from self.model.inputs(latents, self.conditioning, self.schedule, step, layers)
 
     def observe(self, step: int, bins: LogBins, receive: Receive) -> None:
         """Call the model once on the states of a step, and reduce what its layers see.

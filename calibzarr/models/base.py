@@ -1,6 +1,6 @@
 """The seam: what the sampler and the collector need of a model, and no more."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -211,6 +211,28 @@ class DifferentiableModel(Model, Protocol):
         """Give linear layers, within a context, what ``transform`` makes of their inputs.
 
         It holds for a denoiser that is opened and called in the context.
+        """
+
+    def inputs(
+        self,
+        latents: Array,
+        conditioning: Conditioning,
+        schedule: Schedule,
+        step: int,
+        layers: Sequence[int],
+    ) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
+        """What linear layers get in one call, one array after the other.
+
+        Args:
+            latents: states at ``step``, one row for each image.
+            conditioning: of the images' prompts.
+            schedule: of the sampling.
+            step: index of the call.
+            layers: indices in ``layers()``.
+
+        Yields:
+            The chosen layers of an input group, and their values, shape (row, token, feature),
+            float32: rows of all prompts, then of all negative ones under guidance.
         """
 
     def signed_products(

@@ -175,6 +175,36 @@ class DiffusionKitModel:
         """Give linear layers, within a context, what ``transform`` makes of their inputs."""
         return transforming_inputs(self.pipeline.mmdit, self.layers(), transform)
 
+    def inputs(
+        self,
+        latents: mx.array,
+        conditioning: TextConditioning,
+        schedule: Schedule,
+        step: int,
+        layers: Sequence[int],
+    ) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
+        """What linear layers get in one call, one array after the other."""
+        readers: dict[str, list[int]] = {}
+        for index in layers:
+            readers.setdefault(self.layers()[index].input_group, []).append(index)
+        wanted = {indices[0]: tuple(indices) for indices in readers.values()}
+        kept: list[tuple[tuple[int, ...], mx.array]] = []
+
+        def keep(layer: int, values: mx.array) -> mx.array:
+            if layer in wanted:
+                kept.append((wanted[layer], values))
+            return values
+
+        with (
+            self.transforming_inputs(keep),
+            self.denoiser(conditioning, schedule, [step]) as denoise,
+        ):
+            denoise(latents, step)  # computed only as far as what is kept
+        while kept:
+            indices, values = kept.pop(0)
+            features = np.asarray(values.astype(mx.float32))
+            yield indices, features.reshape(len(features), -1, features.shape[-1])
+
     def signed_products(
         self,
         latents: mx.array,
