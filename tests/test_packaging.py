@@ -22,7 +22,9 @@ def test_built_wheel_installed_as_the_readme_says_builds_a_store(tmp_path):
 
     uv("build", "--quiet", "--wheel", "--out-dir", tmp_path, ROOT)
     (wheel,) = tmp_path.glob("*.whl")
-    assert "calibzarr/py.typed" in zipfile.ZipFile(wheel).namelist()
+    names = zipfile.ZipFile(wheel).namelist()
+    schema = "calibzarr/quantization/configuration/quantization_config.schema.json"
+    assert {"calibzarr/py.typed", schema} <= set(names)
     constraints = tmp_path / "constraints.txt"
     export = ["--no-hashes", "--no-emit-project", "--all-groups"]
     uv("export", "--quiet", "--project", ROOT, "--locked", *export, "-o", constraints)

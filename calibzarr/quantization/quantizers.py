@@ -69,6 +69,13 @@ class Quantizer:
         return int(group) if family == "mlx" else None
 
     @property
+    def levels(self) -> tuple[int, int]:
+        """Lowest and highest integer: unsigned, but for weights by tensor and by row."""
+        if self.quantizes == "weight" and self.group_size is None:
+            return 1 - 2 ** (self.bits - 1), 2 ** (self.bits - 1) - 1
+        return 0, 2**self.bits - 1
+
+    @property
     def formula(self) -> str:
         """What becomes of a value, in words for files."""
         return _FORMULAS[self.quantizes, self.scheme.partition("-")[0]]

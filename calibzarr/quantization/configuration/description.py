@@ -1,4 +1,4 @@
-"""The quantization configuration as a file says it: everything that rebuilds its quantizers."""
+"""A quantization of a model's linear layers: everything that rebuilds its quantizers."""
 
 import hashlib
 import json
@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from calibzarr.quantization.quantizers import Quantizer
-
-SCHEMA_VERSION = 2
+from calibzarr.quantization.quantizers import Quantizer, affine
 
 
 @dataclass(frozen=True)
@@ -24,6 +22,20 @@ class ActivationQuantization:
     bits: int
     scale: float | None = None
     zero_point: int | None = None
+
+
+def static(clip_min: float, clip_max: float, bits: int) -> ActivationQuantization:
+    """Affine levels over a range, of scale 1 where the range is empty.
+
+    Args:
+        clip_min: activation units; above 0 counts as 0.
+        clip_max: activation units; below 0 counts as 0.
+        bits: of a value.
+    """
+    scale, zero_point = affine(clip_min, clip_max, bits)
+    if scale == 0:
+        return ActivationQuantization(bits, 1.0, 0)
+    return ActivationQuantization(bits, float(scale), int(zero_point))
 
 
 @dataclass(frozen=True)
@@ -98,49 +110,3 @@ class Configuration:
     def canonical(self) -> str:
         """The file with sorted keys and without spaces: equal contents, equal text."""
         return json.dumps(self.content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def parse(content: Mapping[str, Any]) -> Configuration:
-    """Read a configuration from JSON types.
-
-    Raises:
-        StoreError: if it is none, or makes no sense; names the field.
-    """
-    phases = tuple(
-        Phase(name, phase["sigma_min"], phase["sigma_max"])
-        for name, phase in content["phases"].items()
-    )
-    layers = tuple(
-        _layer(name, row, phases)
-        for name, row in content["layer_configs"].items()
-        if row["role"] == "input"
-    )
-    provenance = content["provenance"]
-    return Configuration(
-        layers=layers,
-        phases=phases,
-        by_phase=content["activation"]["by_phase"],
-        scheme=content["activation"]["quantizer"],
-        model=provenance["model"],
-        model_fingerprint=provenance["model_fingerprint"],
-        content=content,
-    )
-
-
-def _layer(name: str, row: Mapping[str, Any], phases: tuple[Phase, ...]) -> LayerConfiguration:
-    weight = row["weight"]
-    return LayerConfiguration(
-        name=name,
-        module=row["module"],
-        activation=_activation(row["activation"]),
-        by_phase=tuple(
-            _activation(row["phases"][phase.name]) for phase in phases if "phases" in row
-        ),
-        weight=None if weight is None else Quantizer("weight", weight["scheme"], weight["bits"]),
-    )
-
-
-def _activation(said: Mapping[str, Any] | None) -> ActivationQuantization | None:
-    if said is None:
-        return None
-    return ActivationQuantization(said["bits"], said.get("scale"), said.get("zero_point"))
