@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from calibzarr.quantization.configuration import Configuration
 from calibzarr.quantization.quantizers import QuantizationErrors
 from calibzarr.statistics.histogram import LogBins
 from calibzarr.statistics.reduction import Reduction
@@ -260,4 +261,18 @@ class DifferentiableModel(Model, Protocol):
             float32: of layers that share their input for all of them together, 0 where the output
             does not depend on a layer, NaN where there is no such quantization; and the output's
             sum of squares, shape (image,), float64. Afterwards the model is as it was before.
+        """
+
+
+@runtime_checkable
+class QuantizableModel(Model, Protocol):
+    """A model that can be run as a configuration says."""
+
+    def quantized(self, configuration: Configuration) -> Model:
+        """A model that samples with the quantized layers; this one stays as it is.
+
+        Its name, its fingerprint and all that is no linear layer are those of this one.
+
+        Args:
+            configuration: of layers that this model has, in numbers that fit them.
         """

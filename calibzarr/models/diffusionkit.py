@@ -1,8 +1,9 @@
 """DiffusionKit's pipelines behind the seam: SD3-style and FLUX-style transformers on MLX."""
 
+import copy
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +14,14 @@ from mlx.utils import tree_flatten
 
 from calibzarr.models.base import Denoise, Layer, Receive, ReceiveStep, Schedule, Transform
 from calibzarr.models.compatibility import import_diffusionkit, metal_names
-from calibzarr.models.fake_quantization import transforming_inputs
 from calibzarr.models.formulas import NOISE, PIXELS_PER_LATENT
+from calibzarr.models.modulation import cached_modulation, unchanged_parameters
 from calibzarr.models.observation import observing, observing_cached
+from calibzarr.models.quantized.fake_quantization import AtCall, FakeQuantization
+from calibzarr.models.quantized.transformed_inputs import transforming_inputs
 from calibzarr.models.signed_products import signed_products
 from calibzarr.models.transformer import observable_layers
+from calibzarr.quantization.configuration import Configuration
 from calibzarr.quantization.quantizers import QuantizationErrors
 from calibzarr.statistics.histogram import LogBins
 
@@ -54,6 +58,13 @@ class DiffusionKitModel:
         self.activation_dtype = str(pipeline.activation_dtype).removeprefix("mlx.core.")
         self.sampler = f"euler(shift={float(pipeline.sampler.shift)})"
         self._layers = observable_layers(pipeline.mmdit)
+        self._quantization: FakeQuantization | None = None
+
+    def quantized(self, configuration: Configuration) -> "DiffusionKitModel":
+        """A model that samples with the quantized layers, of this one's arrays otherwise."""
+        model = copy.copy(self)
+        model._quantization = FakeQuantization(self.pipeline.mmdit, self._layers, configuration)
+        return model
 
     def latent_shape(self, image_size: int) -> tuple[int, int, int]:
         """Sizes of (channel, height, width) for square images of ``image_size`` pixels."""
@@ -108,19 +119,33 @@ class DiffusionKitModel:
         sigmas = mx.array(schedule.sigma)
         timesteps = mx.array(schedule.timestep).astype(self.pipeline.activation_dtype)
         model = kit.CFGDenoiser(self.pipeline)
+        wanted = range(len(schedule.sigma)) if steps is None else steps
+        with self._modulated(conditioning.pooled, timesteps, schedule.sigma, wanted) as at_call:
 
-        def denoise(latents: mx.array, step: int) -> mx.array:
-            return model(
-                latents,
-                timesteps[step],
-                sigmas[step],
-                conditioning=conditioning.tokens,
-                cfg_weight=conditioning.cfg_weight,
-            )
+            def denoise(latents: mx.array, step: int) -> mx.array:
+                with at_call(step):
+                    return model(
+                        latents,
+                        timesteps[step],
+                        sigmas[step],
+                        conditioning=conditioning.tokens,
+                        cfg_weight=conditioning.cfg_weight,
+                    )
 
-        wanted = timesteps if steps is None else timesteps[mx.array(list(steps))]
-        with cached_modulation(self.pipeline.mmdit, conditioning.pooled, wanted):
             yield denoise
+
+    @contextmanager
+    def _modulated(
+        self, pooled: mx.array, timesteps: mx.array, sigma: np.ndarray, steps: Sequence[int]
+    ) -> Iterator[AtCall]:
+        """Compute ahead what calls look up, and give the context that one is made in."""
+        if self._quantization is not None:
+            with self._quantization.modulated(pooled, timesteps, sigma, steps) as at_call:
+                yield at_call
+        else:
+            wanted = timesteps[mx.array(list(steps))]
+            with cached_modulation(self.pipeline.mmdit, pooled, wanted):
+                yield lambda _: nullcontext()
 
     def to_numpy(self, latents: mx.array) -> np.ndarray:
         """Compute latents; shape (image, channel, height, width), float32."""
@@ -264,40 +289,3 @@ def fingerprint(modules: Mapping[str, nn.Module]) -> str:
 def _deciding_modules(pipeline: Any) -> dict[str, nn.Module]:
     names = ("mmdit", "decoder", "clip_l", "clip_g", "t5_encoder")
     return {name: getattr(pipeline, name) for name in names if hasattr(pipeline, name)}
-
-
-@contextmanager
-def cached_modulation(mmdit: nn.Module, pooled: mx.array, timesteps: mx.array) -> Iterator[None]:
-    """Compute adaLN's outputs for every timestep; afterwards the model is as it was before.
-
-    DiffusionKit empties the adaLN weights to save memory and reads them from disk again.
-    Here references to the arrays are kept and put back, also after a failure.
-
-    Args:
-        mmdit: DiffusionKit's transformer.
-        pooled: pooled text embeddings, shape (row, feature).
-        timesteps: shape (step,), in the activation dtype.
-    """
-    with unchanged_parameters(mmdit):
-        mmdit.cache_modulation_params(pooled, timesteps)
-        yield
-
-
-@contextmanager
-def unchanged_parameters(mmdit: nn.Module) -> Iterator[None]:
-    """Put the arrays of all parameters back when the context ends, and leave no cache."""
-    _clear_caches(mmdit)  # DiffusionKit's own sampler may have left some
-    kept = mmdit.parameters()  # the arrays themselves, not copies
-    try:
-        yield
-    finally:
-        _clear_caches(mmdit)
-        mmdit.update(kept)  # also the biases that FLUX's blocks set to zero as they run
-
-
-def _clear_caches(mmdit: nn.Module) -> None:
-    # The list of what to offload holds adaLN's layers a second time, as a branch of the tree.
-    mmdit.pop("to_offload", None)
-    mmdit.clear_modulation_params_cache()
-    if isinstance(mmdit.pre_sdpa_rope, kit.mmdit.RoPE):
-        mmdit.pre_sdpa_rope.rope_embeddings = None

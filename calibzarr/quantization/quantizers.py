@@ -251,6 +251,27 @@ def quantized_by_group(weight: Array, group_size: int, bits: int) -> Array:
     return on_levels(*levels_by_group(weight, group_size, bits))
 
 
+def quantized_weight(weight: Array, quantizer: Quantizer) -> Array:
+    """A weight as a quantizer that fits it leaves it, in float32.
+
+    Args:
+        weight: shape (output, feature), in the checkpoint's dtype or float32.
+        quantizer: of weights.
+    """
+    of = _namespace(weight)
+    if quantizer.group_size is not None:
+        return quantized_by_group(_stored(weight), quantizer.group_size, quantizer.bits)
+    weight = weight.astype(of.float32)
+    scale = weight_scales(weight, quantizer.bits)[quantizer.scheme == "row"]
+    return quantized_by_scale(weight, scale, quantizer.bits)
+
+
+def _stored(weight: Array) -> Array:
+    """A weight in the checkpoint's 16-bit dtype."""
+    of = _namespace(weight)
+    return weight.astype(of.float16) if weight.dtype == of.float32 else weight
+
+
 @dataclass(frozen=True)
 class QuantizationErrors:
     """What each quantizer does to each layer's inputs and weight.
@@ -294,8 +315,7 @@ class QuantizationErrors:
             weight: shape (output, feature), in the checkpoint's dtype or float32.
         """
         of = _namespace(weight)
-        stored = weight.astype(of.float16) if weight.dtype == of.float32 else weight
-        weight = weight.astype(of.float32)
+        stored, weight = _stored(weight), weight.astype(of.float32)
         self.prepare(layer, weight)
         results: list[Array | None] = []
         for quantizer in WEIGHT_QUANTIZERS:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from calibzarr.models.diffusionkit import DiffusionKitModel, cached_modulation
+from calibzarr.models.diffusionkit import DiffusionKitModel
+from calibzarr.models.modulation import cached_modulation
 from calibzarr.models.tiny import TEXT_TOKENS, TinyPipeline
 from calibzarr.prompts.shapes import SHAPES, Scene, scenes
 from tests.support.files import ROOT

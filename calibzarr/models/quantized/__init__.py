@@ -1,0 +1,1 @@
+"""Models that compute with quantized weights and inputs."""
