@@ -1,10 +1,11 @@
 """Configurations in JSON types, made by hand."""
 
+from fnmatch import fnmatch
 from types import SimpleNamespace
 
 import numpy as np
 
-from calibzarr.quantization.configuration import static
+from calibzarr.quantization.configuration import parse, static
 from calibzarr.quantization.quantizers import Quantizer
 
 PHASES = {"early": (None, 0.75), "mid": (0.75, 0.25), "late": (0.25, None)}
@@ -112,3 +113,58 @@ def values(shape, seed=0):
     drawn = np.random.default_rng(seed).standard_t(3, shape).astype(np.float32)
     drawn[0, :4] = 0
     return drawn
+
+
+RANGE = (-3.0, 5.0)
+THIRDS = {"early": (0.7, None), "mid": (0.4, 0.7), "late": (None, 0.4)}
+
+
+def of_model(
+    model,
+    *,
+    activation=16,
+    weight=16,
+    phases=None,
+    scheme="tensor",
+    weights="row",
+    ranges=None,
+    keep=("y_embedder*",),
+):
+    """A configuration of all of a model's linear layers, at the same bits.
+
+    Args:
+        model: a model.
+        activation: bits of all inputs in the static allocation; 16 for unquantized.
+        weight: bits of all weights, likewise.
+        phases: bits of inputs in the early, mid and late phase; given, they are in force.
+        scheme: of activations.
+        weights: scheme of weights; layers whose width its groups do not divide stay as they are.
+        ranges: ends by name of a layer, for those that are not RANGE.
+        keep: globs of layers that stay as they are.
+    """
+    rows = {}
+    for layer in model.layers():
+        if layer.role != "input":
+            continue
+        kept = any(fnmatch(layer.name, pattern) for pattern in keep)
+        fits = Quantizer("weight", weights, 4).fits(layer.features)
+        bits = (16, 16) if kept else (activation, weight if fits else 16)
+        by_phase = [16 if kept else own for own in phases or (activation,) * 3]
+        low, high = (ranges or {}).get(layer.name, RANGE)
+        own = row(
+            layer.name, bits, scheme=scheme, weights=weights, phases=by_phase, low=low, high=high
+        )
+        rows[layer.name] = {**own, "module": layer.module}
+    said = content(by_phase=phases is not None, scheme=scheme, weights=weights)
+    provenance = {"model": model.name, "model_fingerprint": model.fingerprint}
+    return parse(
+        {
+            **said,
+            "phases": {
+                name: {"first_step": i, "last_step": i, "sigma_min": low, "sigma_max": high}
+                for i, (name, (low, high)) in enumerate(THIRDS.items())
+            },
+            "layer_configs": rows,
+            "provenance": {**said["provenance"], **provenance},
+        }
+    )
