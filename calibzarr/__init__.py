@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from calibzarr.integrity.verification import verify
     from calibzarr.legacy.exporting import export_legacy
     from calibzarr.legacy.importing import import_legacy
+    from calibzarr.models.builtin import load_pipeline
     from calibzarr.sampling.builder import build
     from calibzarr.storage.reading import open_store
 
@@ -23,6 +24,7 @@ __all__ = [
     "export_legacy",
     "import_legacy",
     "layer_inputs",
+    "load_pipeline",
     "open_store",
     "recommend",
     "repair",
@@ -37,6 +39,7 @@ _MODULES = {
     "export_legacy": "calibzarr.legacy.exporting",
     "import_legacy": "calibzarr.legacy.importing",
     "layer_inputs": "calibzarr.collecting.layer_inputs",
+    "load_pipeline": "calibzarr.models.builtin",
     "open_store": "calibzarr.storage.reading",
     "recommend": "calibzarr.advice.recommendation",
     "repair": "calibzarr.integrity.repair",

@@ -1,8 +1,10 @@
 """The models that calibzarr brings, all of DiffusionKit; MLX is imported when one is loaded."""
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from calibzarr.errors import StoreError
 from calibzarr.models import weights
 from calibzarr.models.entry import ModelEntry
 from calibzarr.models.formulas import (
@@ -12,6 +14,7 @@ from calibzarr.models.formulas import (
     flux_schedule,
     sd3_schedule,
 )
+from calibzarr.models.quantized import layout
 from calibzarr.prompts.lists import shape_captions
 
 if TYPE_CHECKING:
@@ -25,14 +28,12 @@ _CLIP_G_TOKENIZER = ("tokenizer_g/vocab.json", "tokenizer_g/merges.txt")
 _T5 = ("t5/t5xxl.safetensors",)
 _T5_TOKENIZER = (("google/t5-v1_1-xxl", "config.json"), ("google/t5-v1_1-xxl", "spiece.model"))
 
-_TINY_SHA256 = "610672cc20b68754085f3ee9c524657955240befddf61fe50f0a088b1a56a92a"
-
 
 def _load_tiny() -> "Model":
     from calibzarr.models import tiny
     from calibzarr.models.diffusionkit import DiffusionKitModel
 
-    weights.check_sha256(tiny.WEIGHTS, _TINY_SHA256)
+    weights.check_sha256(tiny.WEIGHTS, tiny.SHA256)
     return DiffusionKitModel("tiny", tiny.TinyPipeline())
 
 
@@ -168,3 +169,39 @@ FLUX_DEV = _flux(
 )
 
 MODELS = {entry.name: entry for entry in (TINY, SD3_MEDIUM, SD35_LARGE, FLUX_SCHNELL, FLUX_DEV)}
+
+
+def load_pipeline(path: str | Path) -> Any:
+    """Load a quantized checkpoint as one of DiffusionKit's pipelines.
+
+    The transformer's float weights are never loaded; text encoders and decoder come from where
+    the model has them, downloaded if need be.
+
+    Args:
+        path: directory of the checkpoint.
+
+    Returns:
+        A ``diffusionkit.mlx.DiffusionPipeline``, with ``generate_image`` and the rest of it.
+
+    Raises:
+        StoreError: if it is no checkpoint, is damaged, or is of a model that is not here.
+        FileNotFoundError: if weights of the text encoders or the decoder cannot be had.
+    """
+    from calibzarr.models.quantized import pipeline
+
+    directory = Path(path)
+    name = layout.read_config(directory)["model"]
+    entry = MODELS.get(name)
+    if entry is None:
+        raise StoreError(f"{directory} is of {name!r}, and not of one of {', '.join(MODELS)}")
+    if entry is TINY:
+        return pipeline.load_tiny(directory)
+    weights.download(name, [pair for pair in entry.files if not pair[1].startswith("flux")])
+    return pipeline.load(directory, entry.repository, is_flux=not entry.guided)
+
+
+def load_checkpoint(path: str | Path) -> "Model":
+    """Load a quantized checkpoint as a model; see :func:`load_pipeline`."""
+    from calibzarr.models.diffusionkit import DiffusionKitModel
+
+    return DiffusionKitModel(layout.read_config(Path(path))["model"], load_pipeline(path))

@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -17,6 +18,7 @@ from calibzarr.models.compatibility import import_diffusionkit, metal_names
 from calibzarr.models.formulas import NOISE, PIXELS_PER_LATENT
 from calibzarr.models.modulation import cached_modulation, unchanged_parameters
 from calibzarr.models.observation import observing, observing_cached
+from calibzarr.models.quantized import checkpoint, parameters
 from calibzarr.models.quantized.fake_quantization import AtCall, FakeQuantization
 from calibzarr.models.quantized.transformed_inputs import transforming_inputs
 from calibzarr.models.signed_products import signed_products
@@ -274,6 +276,28 @@ class DiffusionKitModel:
         if not isinstance(module, nn.Linear):
             return None
         return np.asarray(module.weight.astype(mx.float32))
+
+    def parameters(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Dtype in a checkpoint, ``F16`` or ``BF16``, and shape of each parameter, by its path."""
+        return parameters.described(self.pipeline.mmdit)
+
+    def parameter(self, path: str) -> np.ndarray:
+        """The bits of a parameter as a checkpoint has it, uint16, of its shape."""
+        return parameters.parameter(self.pipeline.mmdit, path)
+
+    def levels_of_weight(
+        self, layer: Layer, group_size: int, bits: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What ``mx.quantize`` makes of the weight of a linear layer in a checkpoint."""
+        module = dict(self.pipeline.mmdit.named_modules())[layer.module]
+        return parameters.levels_of_weight(module, group_size, bits)
+
+    def with_checkpoint(self, directory: Path) -> "DiffusionKitModel":
+        """The same model with the quantized transformer of a checkpoint."""
+        pipeline = copy.copy(self.pipeline)
+        pipeline.mmdit = kit.mmdit.MMDiT(pipeline.mmdit.config)
+        checkpoint.load(pipeline.mmdit, directory, pipeline.dtype)
+        return DiffusionKitModel(self.name, pipeline)
 
 
 def fingerprint(modules: Mapping[str, nn.Module]) -> str:

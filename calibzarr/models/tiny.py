@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import re
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ kit: Any = import_diffusionkit()
 logger = logging.getLogger(__name__)
 
 WEIGHTS = Path(__file__).with_name("tiny.safetensors")
+SHA256 = "610672cc20b68754085f3ee9c524657955240befddf61fe50f0a088b1a56a92a"
 
+MODULES = ("mmdit", "decoder", "encoder", "clip_l", "clip_g")  # those that have weights
 TEXT_TOKENS = 16
 _UNKNOWN_WORDS = 64  # ids that words outside the vocabulary share
 _SHOWN = 200  # characters of a text in a message
@@ -142,8 +145,7 @@ class TinyPipeline(kit.DiffusionPipeline):
 
 def modules(pipeline: TinyPipeline) -> dict[str, nn.Module]:
     """The modules of the pipeline that have weights, by name."""
-    names = ("mmdit", "decoder", "encoder", "clip_l", "clip_g")
-    return {name: getattr(pipeline, name) for name in names}
+    return {name: getattr(pipeline, name) for name in MODULES}
 
 
 def _load(path: Path) -> dict[str, mx.array]:
@@ -153,10 +155,11 @@ def _load(path: Path) -> dict[str, mx.array]:
     return weights
 
 
-def load_weights(pipeline: TinyPipeline, path: Path) -> None:
-    """Load every module's weights from one safetensors file, strictly, as float32."""
+def load_weights(pipeline: TinyPipeline, path: Path, names: Collection[str] = MODULES) -> None:
+    """Load modules' weights from one safetensors file, strictly, as float32."""
     weights = _load(path)
-    for name, module in modules(pipeline).items():
+    for name in names:
+        module = getattr(pipeline, name)
         prefix = f"{name}."
         parameters = [
             (key.removeprefix(prefix), value.astype(mx.float32))

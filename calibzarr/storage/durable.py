@@ -159,6 +159,12 @@ def locked(directory: Path, *, wait: bool = True) -> Iterator[None]:
         os.close(descriptor)
 
 
+def flush_file(path: Path) -> None:
+    """Wait until a file's bytes are on the disk."""
+    with path.open("rb") as file:
+        _flush_descriptor(file.fileno())
+
+
 def flush_directory(path: Path) -> None:
     """Wait until a directory's entries are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

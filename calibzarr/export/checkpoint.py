@@ -1,0 +1,152 @@
+"""Quantized checkpoints: the files that ``mlx.nn.quantize`` and mlx-lm load."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calibzarr.errors import Message, TakenError, disk_full_named
+from calibzarr.export.writing import as_json
+from calibzarr.models.base import CheckpointableModel, Layer
+from calibzarr.models.quantized.layout import CARD, CONFIG, WEIGHTS
+from calibzarr.quantization.quantizers import Quantizer, packed
+from calibzarr.storage import durable, tensors
+from calibzarr.storage.tensors import TensorShape
+
+METADATA = {"format": "mlx"}
+DEFAULTS = {"group_size": 64, "bits": 4}  # mlx-lm wants some; every path says its own
+
+Levels = Callable[[Layer], np.ndarray]
+"""``levels(layer)``: shape (output, feature), uint8."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How each linear layer of a model is quantized.
+
+    Attributes:
+        layers: the linear layers, in order of depth.
+        quantizers: of each one's weight, in groups; None where it stays as it is.
+    """
+
+    layers: tuple[Layer, ...]
+    quantizers: tuple[Quantizer | None, ...]
+
+    def entry(self) -> dict[str, Any]:
+        """The ``quantization`` entry of mlx-lm's ``config.json``."""
+        return {
+            **DEFAULTS,
+            **{
+                layer.module: False
+                if quantizer is None
+                else {"group_size": quantizer.group_size, "bits": quantizer.bits}
+                for layer, quantizer in zip(self.layers, self.quantizers, strict=True)
+            },
+        }
+
+    def quantized(self) -> Iterator[tuple[Layer, Quantizer]]:
+        """The layers that do not stay as they are."""
+        for layer, quantizer in zip(self.layers, self.quantizers, strict=True):
+            if quantizer is not None:
+                yield layer, quantizer
+
+
+def shapes(
+    parameters: Mapping[str, tuple[str, tuple[int, ...]]], choice: Choice
+) -> dict[str, TensorShape]:
+    """What a checkpoint's file holds.
+
+    Args:
+        parameters: dtype and shape of those of the model, by path.
+        choice: how it is quantized.
+    """
+    quantizers = {f"{layer.module}.weight": quantizer for layer, quantizer in choice.quantized()}
+    found = {}
+    for path, (dtype, shape) in parameters.items():
+        if (quantizer := quantizers.get(path)) is None:
+            found[path] = TensorShape(dtype, shape)
+            continue
+        outputs, features = shape
+        assert quantizer.group_size is not None
+        prefix = path.removesuffix("weight")
+        found[path] = TensorShape("U32", (outputs, features * quantizer.bits // 32))
+        for name in ("scales", "biases"):
+            found[prefix + name] = TensorShape(dtype, (outputs, features // quantizer.group_size))
+    return found
+
+
+def file_size(tensor_shapes: Mapping[str, TensorShape]) -> int:
+    """Bytes of ``model.safetensors``, everything counted."""
+    header = tensors.header(tensor_shapes, METADATA)
+    return len(header) + sum(tensor.num_bytes for tensor in tensor_shapes.values())
+
+
+def check_free(path: Path) -> None:
+    """Check that nothing stands where a checkpoint would go.
+
+    Raises:
+        TakenError: if something does.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise TakenError(f"{path} exists already; choose another name, or remove it")
+
+
+def write(
+    path: Path,
+    model: CheckpointableModel,
+    choice: Choice,
+    levels: Levels,
+    config: Mapping[str, Any],
+    card: Callable[[Path], str],
+) -> None:
+    """Write a checkpoint aside, and give it its name when it is whole.
+
+    Args:
+        path: directory to make.
+        model: to quantize, unquantized.
+        choice: how.
+        levels: gives those of the layers that are quantized.
+        config: what ``config.json`` is to say beside ``quantization``.
+        card: gives the text of ``README.md``; called with the directory, which holds all the rest.
+
+    Raises:
+        TakenError: if something stands there.
+        DiskFullError: if there is no room; nothing is left of it.
+        OSError: if it cannot be written.
+    """
+    check_free(path)
+    expected = shapes(model.parameters(), choice)
+    consequence = Message(f"nothing of {path} is left; make room, then go on")
+    with disk_full_named(lambda: consequence), durable.new_directory(path) as directory:
+        with (directory / WEIGHTS).open("xb") as file:
+            tensors.write(file, expected, _tensors(model, choice, levels), METADATA)
+        content = {**config, "quantization": choice.entry()}
+        (directory / CONFIG).write_bytes(as_json(content))
+        (directory / CARD).write_text(card(directory), encoding="utf-8")
+        for name in (WEIGHTS, CONFIG, CARD):
+            durable.flush_file(directory / name)
+
+
+def _tensors(
+    model: CheckpointableModel, choice: Choice, levels: Levels
+) -> Iterator[tuple[str, np.ndarray]]:
+    quantized = {f"{pair[0].module}.weight": pair for pair in choice.quantized()}
+    for path, (dtype, _) in model.parameters().items():
+        if path not in quantized:
+            yield path, model.parameter(path)
+            continue
+        layer, quantizer = quantized[path]
+        assert quantizer.group_size is not None
+        _, *parts = model.levels_of_weight(layer, quantizer.group_size, quantizer.bits)
+        yield path, packed(levels(layer), quantizer.bits)
+        for name, values in zip(("scales", "biases"), parts, strict=True):
+            yield path.removesuffix("weight") + name, sixteen_bits(values, dtype)
+
+
+def sixteen_bits(values: np.ndarray, dtype: str) -> np.ndarray:
+    """The bits of float32 values that have no more than ``F16`` or ``BF16`` holds, uint16."""
+    if dtype == "BF16":
+        return (values.view(np.uint32) >> 16).astype(np.uint16)
+    return values.astype(np.float16).view(np.uint16)
