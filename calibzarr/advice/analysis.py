@@ -7,8 +7,8 @@ import numpy as np
 import xarray as xr
 
 from calibzarr.advice import observed
-from calibzarr.quantization import features as feature_advice
 from calibzarr.quantization.clipping import best_clipping
+from calibzarr.quantization.features import feature_ranges, feature_spread
 from calibzarr.quantization.histograms import Histograms
 from calibzarr.quantization.levels import BITS, sqnr_db
 from calibzarr.statistics import convergence
@@ -36,12 +36,11 @@ def of_statistics(
         ``central_range``, p99 - p01; ``outlier_ratio``, the former over the latter;
         ``sigma_variation``, the widest step's range over the narrowest's; ``asymmetry``, -1 to 1,
         p01 + p99 over the sum of their magnitudes; ``sqnr_db`` and ``weight_sqnr_db`` by bits;
-        ``feature_spread``, the widest feature's range over the median one's; ``shift_gain``,
-        the range over that after each feature is shifted to its middle; ``post_gelu``;
+        ``feature_spread``, the widest feature's range over the median one's, and
+        ``widest_feature``, its index; ``post_gelu``;
         ``range_growth``, by which half of the images fall short of all, at the worst step;
-        ``typical_spread``, the width of the bootstrap interval (90 %) of the 0.9-quantile over
-        images of each image's range, over that quantile, at the worst step; ``mean_error``, the
-        standard error over images of the mean, over the standard deviation, likewise.
+        ``mean_error``, the standard error over images of the mean, over the standard deviation,
+        likewise.
         NaN where nothing is known.
     """
     if activations is None:  # first: all that follows waits for it
@@ -51,7 +50,7 @@ def of_statistics(
         described = _by_layer(statistics, activations)
     variables = {
         **described,
-        "post_gelu": ("layer", is_post_gelu(statistics)),
+        "post_gelu": ("layer", statistics.follows.values == "gelu"),
         **{name: ("layer", values) for other in others for name, values in other.result().items()},
     }
     coordinates = {
@@ -98,24 +97,16 @@ def _best_sqnr(rows: Histograms, *, symmetric: bool = False) -> np.ndarray:
     return sqnr_db(rows.power[..., None], best_clipping(rows, symmetric=symmetric).error)
 
 
-def is_post_gelu(statistics: xr.Dataset) -> np.ndarray:
-    """Which layers' inputs come from a GELU, shape (layer,)."""
-    return np.asarray(statistics.follows.values == "gelu")
-
-
 def shared_inputs(statistics: xr.Dataset) -> np.ndarray:
     """Layers of one number read the same values, as q, k and v do; shape (layer,)."""
     return np.unique(statistics.input_group.values, return_inverse=True)[1]
 
 
 def _by_feature(statistics: xr.Dataset) -> dict[str, np.ndarray]:
-    shift = feature_advice.shift(  # first: each of these arrays may take hundreds of megabytes
-        statistics.feature_mean_min.values, statistics.feature_mean_max.values
-    )
-    low, high = statistics.feature_min.values, statistics.feature_max.values
+    ranges = feature_ranges(statistics.feature_min.values, statistics.feature_max.values)
     return {
-        "feature_spread": feature_advice.feature_spread(low, high),
-        "shift_gain": feature_advice.asymmetry_gain(low, high, shift),
+        "feature_spread": feature_spread(ranges),
+        "widest_feature": np.nan_to_num(ranges, nan=-1).argmax(axis=1),
     }
 
 
@@ -126,9 +117,7 @@ def _over_images(statistics: xr.Dataset) -> dict[str, np.ndarray]:
         statistics.image_mean.values,
         statistics.value_std.values,
     )
-    spread = result.typical_high - result.typical_low
     return {
         "range_growth": np.fmax.reduce(result.growth, axis=1),
-        "typical_spread": np.fmax.reduce(_ratio(spread, result.typical), axis=1),
         "mean_error": np.fmax.reduce(result.mean_error, axis=1),
     }

@@ -12,12 +12,10 @@ from calibzarr.quantization.choices import CLIPS, Clip
 
 __all__ = [
     "ACTIVATION_TARGET",
-    "ALPHA",
     "CLIPS",
     "FILE_FORMATS",
     "GRANULARITIES",
     "SORTS",
-    "TOLERANCE",
     "WEIGHT_TARGET",
     "Clip",
     "FileFormat",
@@ -46,8 +44,6 @@ SORTS: Mapping[Sort, str | None] = {
 
 ACTIVATION_TARGET = 30.0  # dB
 WEIGHT_TARGET = 20.0  # dB
-TOLERANCE = 0.1  # of polynomials in sigma
-ALPHA = 0.5  # of SmoothQuant
 
 _FOLDER = "calibzarr.advice.methods"
 _BASE = "base"  # what methods share; every other module of the folder is one

@@ -1,11 +1,9 @@
 """Clipping ranges as a recommendation wants them, with the errors that they make."""
 
 import numpy as np
-import xarray as xr
 
-from calibzarr.advice.methods.base import CHOICES, Chosen, Method
+from calibzarr.advice.methods.base import CHOICES, Method
 from calibzarr.advice.options import Options
-from calibzarr.quantization import sigma_polynomial
 from calibzarr.quantization.clipping import Clipping, clipping_range
 from calibzarr.quantization.histograms import Histograms
 
@@ -47,36 +45,3 @@ def clipped(
     error = rows.error(low, high, np.array(CHOICES), symmetric=symmetric)
     power = rows.power[..., None]
     return Clipping(low, high, error / np.where(power > 0, power, 1))
-
-
-def step_ranges(
-    observed: Histograms, method: Method, options: Options, chosen: Chosen
-) -> tuple[np.ndarray, np.ndarray]:
-    """Clipping ranges of every step at the bits of its layer, each of shape (layer, step)."""
-    low, high = np.empty((2, *observed.value_min.shape))
-    for index in np.unique(chosen.activation):
-        layers = chosen.activation == index
-        ends = clipping_ranges(observed.at(layers), method, options, bits=(CHOICES[index],))
-        low[layers], high[layers] = (end[..., 0] for end in ends)
-    return low, high
-
-
-def polynomials(
-    statistics: xr.Dataset, low: np.ndarray, high: np.ndarray, tolerance: float
-) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
-    """Ends of the clipping range as polynomials in sigma.
-
-    Args:
-        statistics: of ``reading.open_statistics``.
-        low: of :func:`step_ranges`.
-        high: likewise.
-        tolerance: of the options.
-    """
-    sigma = statistics.sigma.values.astype(np.float64)
-    upper = sigma_polynomial.fit(sigma, high, tolerance)
-    lower = sigma_polynomial.fit(sigma, -low, tolerance)
-    return {
-        "polynomial_min": (("layer", "degree"), -lower.coefficients),
-        "polynomial_max": (("layer", "degree"), upper.coefficients),
-        "polynomial_met": (("layer",), lower.met & upper.met),
-    }

@@ -11,7 +11,6 @@ from calibzarr.advice.clipping_ranges import clipped, clipping_ranges
 from calibzarr.advice.methods.base import CHOICES, Evidence, Layers, Method, QuantizationError
 from calibzarr.advice.options import Options
 from calibzarr.errors import StoreError
-from calibzarr.quantization import step_groups
 from calibzarr.quantization.clipping import Clipping, clipping_range
 
 
@@ -40,7 +39,7 @@ def gather(
     Args:
         statistics: of ``reading.open_statistics``.
         observed: its layers and steps, of ``observed.activations``.
-        phases: of :func:`phases_of`.
+        phases: of ``observed.phases_of``.
         method: of the options.
         options: of the recommendation.
 
@@ -84,30 +83,6 @@ def _weight_error(statistics: xr.Dataset, options: Options) -> np.ndarray:
     rows = observations.weights(statistics)
     ends = clipping_range(options.clip, rows, CHOICES, symmetric=True)
     return clipped(rows, *ends, symmetric=True).error
-
-
-def phases_of(statistics: xr.Dataset, groups: int | None) -> Mapping[str, range]:
-    """The phases of the sampling, by name, or as many groups of steps as are asked for.
-
-    Raises:
-        OptionError: if there are fewer steps than groups.
-    """
-    if groups is None:
-        return observations.phases_of(statistics)
-    linear = np.flatnonzero(statistics.role == "input")
-    products = step_groups.gram(
-        *(
-            statistics[name].isel(layer=linear).values
-            for name in ("feature_mean_min", "feature_mean_max")
-        )
-    )
-    first = step_groups.contiguous_groups(products, groups)
-    starts = [0, *(int(step) for step in statistics.step.values[first[1:]])]
-    ends = [*starts[1:], int(statistics.attrs["num_steps"]) + 1]
-    return {
-        f"group_{number}": range(start, end)
-        for number, (start, end) in enumerate(zip(starts, ends, strict=True))
-    }
 
 
 def _layers(statistics: xr.Dataset, values: np.ndarray) -> Layers:

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from calibzarr.advice.choices import (
     ACTIVATION_TARGET,
     CLIPS,
-    TOLERANCE,
     WEIGHT_TARGET,
     Clip,
     methods,
 )
-from calibzarr.errors import Option, OptionError, at_least
+from calibzarr.errors import Option, OptionError
 
 
 @dataclass(frozen=True)
@@ -26,9 +25,6 @@ class Options:
         weight_target: of ``sqnr``: for the weights of each layer, in dB.
         mean_bits: of ``budget``: over activations, and over weights.
         clip: how clipping ranges are chosen; ``range`` has its own way for activations.
-        groups: number of contiguous groups of steps in the place of the three phases.
-        tolerance: how far a polynomial in sigma may exceed the clipping range that is asked for,
-            over the greatest of the layer.
 
     Raises:
         OptionError: if a value is not allowed, whatever the method.
@@ -39,17 +35,14 @@ class Options:
     weight_target: float = WEIGHT_TARGET
     mean_bits: float | None = None
     clip: Clip = "mse"
-    groups: int | None = None
-    tolerance: float = TOLERANCE
 
     def __post_init__(self) -> None:
         one_of("method", self.method, methods())
         one_of("clip", self.clip, CLIPS)
-        for name in ("activation_target", "weight_target", "mean_bits", "tolerance"):
+        for name in ("activation_target", "weight_target", "mean_bits"):
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
                 raise OptionError(Option(name), f" must be a finite number, got {value:g}")
-        at_least("tolerance", self.tolerance, 0)
 
 
 def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -8,9 +8,8 @@ import numpy as np
 import xarray as xr
 
 from calibzarr.advice import observed
-from calibzarr.advice.choices import ACTIVATION_TARGET, TOLERANCE, WEIGHT_TARGET, Clip
-from calibzarr.advice.clipping_ranges import polynomials, step_ranges
-from calibzarr.advice.evidence import Clippings, gather, phases_of
+from calibzarr.advice.choices import ACTIVATION_TARGET, WEIGHT_TARGET, Clip
+from calibzarr.advice.evidence import Clippings, gather
 from calibzarr.advice.methods.base import (
     CHOICES,
     Chosen,
@@ -35,8 +34,6 @@ def recommend(
     weight_target: float = WEIGHT_TARGET,
     mean_bits: float | None = None,
     clip: Clip = "mse",
-    groups: int | None = None,
-    tolerance: float = TOLERANCE,
 ) -> xr.Dataset:
     """Recommend a quantization of a store's model; see :func:`of_statistics`.
 
@@ -48,10 +45,7 @@ def recommend(
         weight_target: of ``sqnr``: for the weights of each layer, in dB.
         mean_bits: of ``budget``: over activations, and over weights.
         clip: how clipping ranges are chosen: for the least squared error, or that to the power
-            of 2.4, at percentiles, or for the least divergence.
-        groups: number of contiguous groups of steps in the place of the three phases.
-        tolerance: how far a polynomial in sigma may exceed the clipping range that is asked for,
-            over the greatest of the layer.
+            of 2.4, or at the observed extremes.
 
     Raises:
         OptionError: if an option does not fit, or no layer reaches a target.
@@ -63,8 +57,6 @@ def recommend(
         weight_target=weight_target,
         mean_bits=mean_bits,
         clip=clip,
-        groups=groups,
-        tolerance=tolerance,
     )
     return of_statistics(open_statistics(path), options)
 
@@ -92,13 +84,8 @@ def of_statistics(
         ``value_min``, ``value_max``, ``value_mean``, ``value_std``, ``p01``, ``p99`` and
         ``reason``. By (layer, phase): ``phase_bits``, ``phase_clip_min``, ``phase_clip_max``,
         ``phase_sqnr_db``; 0 and NaN for a phase that was not collected. By phase:
-        ``schedule_bits`` and ``schedule_sqnr_db``, one setting for the whole model;
-        ``first_step``, ``end_step`` (one past the last) and ``num_collected`` steps. By (layer,
-        step): ``step_clip_min`` and ``step_clip_max``, the ranges of each step at the layer's
-        bits. By (layer, degree): ``polynomial_min`` and ``polynomial_max``, coefficients in
-        rising order of the ends of the clipping range in sigma, and by layer
-        ``polynomial_met``. ``step`` and ``sigma`` are those collected; the options are an
-        attribute.
+        ``first_step``, ``end_step`` (one past the last) and ``num_collected`` steps. ``step``
+        and ``sigma`` are those collected; the options are an attribute.
 
     Raises:
         OptionError: if an option does not fit, or no layer reaches a target.
@@ -106,10 +93,9 @@ def of_statistics(
     """
     method = method_of(options)
     activations = activations or observed.activations(statistics)
-    phases = phases_of(statistics, options.groups)
+    phases = observed.phases_of(statistics)
     evidence, clippings = gather(statistics, activations, phases, method, options)
     chosen, reasons = choose(evidence, options)
-    low, high = step_ranges(activations, method, options, chosen)
     in_phase = [
         steps.stop - steps.start for steps in observed.positions(statistics, phases).values()
     ]
@@ -117,11 +103,8 @@ def of_statistics(
         {
             **_by_layer(evidence, clippings, method, chosen),
             "reason": ("layer", np.array(reasons, dtype=object)),
-            **_by_phase(evidence, clippings, chosen, np.array(in_phase)),
+            **_by_phase(clippings, chosen, np.array(in_phase)),
             **_of_phases(phases),
-            "step_clip_min": (("layer", "step"), low),
-            "step_clip_max": (("layer", "step"), high),
-            **polynomials(statistics, low, high, options.tolerance),
         },
         {
             **{variable.name: statistics[variable.name] for variable in schema.LAYER_COORDINATES},
@@ -174,19 +157,14 @@ def _fractions(
     )
 
 
-def _by_phase(
-    evidence: Evidence, clippings: Clippings, chosen: Chosen, in_phase: np.ndarray
-) -> _Variables:
+def _by_phase(clippings: Clippings, chosen: Chosen, in_phase: np.ndarray) -> _Variables:
     clipping = clippings.by_phase.at(chosen.by_phase)
-    of_model = evidence.error.of_model(evidence.layers.operations)
     both = ("layer", "phase")
     return {
         "phase_bits": (both, np.where(in_phase > 0, np.take(CHOICES, chosen.by_phase), 0)),
         "phase_clip_min": (both, clipping.clip_min),
         "phase_clip_max": (both, clipping.clip_max),
         "phase_sqnr_db": (both, decibels(clipping.error)),
-        "schedule_bits": ("phase", np.where(in_phase > 0, np.take(CHOICES, chosen.schedule), 0)),
-        "schedule_sqnr_db": ("phase", decibels(chosen_of(of_model, chosen.schedule))),
         "num_collected": ("phase", in_phase),
     }
 

@@ -12,8 +12,7 @@ from calibzarr.errors import check_known
 from calibzarr.statistics import convergence
 from calibzarr.storage.schema import ACTIVATIONS
 
-_SPREAD = 4.0  # widest feature over the median one, from where smoothing is worth a thought
-_GAIN = 1.1  # by which a shift narrows the range, from where it is
+_SPREAD = 4.0  # widest feature over the median one, from where a layer stands out
 _NAMED = 8  # layers of a list
 
 
@@ -73,8 +72,8 @@ def describe(analyzed: xr.Dataset, recommended: xr.Dataset) -> dict[str, Any]:
     Returns:
         ``bits``: layers by recommended bits, of activations and of weights. ``sensitive``, linear
         layers whose activations need 8 bits, ``compact``, those that 4 or fewer are enough for;
-        ``smoothing`` and ``shift``, layers whose features differ much, and post-GELU inputs that
-        a shift would make narrower, with the figure; ``images``: whether there were enough;
+        ``features``, layers whose features differ much: the index of the widest, and how many
+        times the median range its own is; ``images``: whether there were enough;
         ``not_covered``: what nothing is known of, a sentence each.
     """
     linear = analyzed.role.values == "input"
@@ -83,7 +82,7 @@ def describe(analyzed: xr.Dataset, recommended: xr.Dataset) -> dict[str, Any]:
     )
     names = analyzed.layer.values[linear]
     spread = np.where(linear, analyzed.feature_spread.values, np.nan)
-    gain = np.where(analyzed.post_gelu.values, analyzed.shift_gain.values, np.nan)
+    widest = dict(zip(analyzed.layer.values, analyzed.widest_feature.values, strict=True))
     return {
         "bits": {
             "activations": _by_bits(activation),
@@ -91,8 +90,10 @@ def describe(analyzed: xr.Dataset, recommended: xr.Dataset) -> dict[str, Any]:
         },
         "sensitive": names[activation == CHOICES[-1]].tolist(),
         "compact": names[activation <= 4].tolist(),
-        "smoothing": _greatest(analyzed, spread, _SPREAD),
-        "shift": _greatest(analyzed, gain, _GAIN),
+        "features": {
+            layer: {"feature": int(widest[layer]), "spread": times}
+            for layer, times in _greatest(analyzed, spread, _SPREAD).items()
+        },
         "images": _images(analyzed),
         "not_covered": _not_covered(analyzed, recommended),
     }
@@ -114,15 +115,13 @@ def _images(analyzed: xr.Dataset) -> dict[str, Any]:
     known = np.isfinite(growth)
     number = int(analyzed.attrs[ACTIVATIONS]["num_images"])
     if not known.any():
-        unknown = {"enough": None, "median_growth": None, "median_typical_spread": None}
-        return {"number": number, **unknown, "worst": {}}
+        return {"number": number, "enough": None, "median_growth": None, "worst": {}}
     still_growing = ~convergence.enough(growth[known, None])
     worst = _greatest(analyzed, growth, convergence.TOLERANCE)
     return {
         "number": number,
         "enough": not still_growing.any(),
         "median_growth": round(float(np.median(growth[known])), 4),
-        "median_typical_spread": round(float(np.nanmedian(analyzed.typical_spread.values)), 4),
         "worst": worst,
     }
 
@@ -188,8 +187,13 @@ def sentences(description: dict[str, Any]) -> list[str]:
     for finding, names in (
         ("sensitive, 8 bits for activations", description["sensitive"]),
         ("4 bits or fewer are enough for activations", description["compact"]),
-        ("features differ much, smoothing may help", description["smoothing"]),
-        ("a shift would narrow post-GELU inputs", description["shift"]),
+        (
+            "features stand out",
+            [
+                f"{layer} (feature {found['feature']}, {found['spread']:.3g} times the median)"
+                for layer, found in description["features"].items()
+            ],
+        ),
     ):
         lines.append(f"{finding}: {named(list(names)) or 'none'}")
     images = description["images"]
@@ -199,8 +203,7 @@ def sentences(description: dict[str, Any]) -> list[str]:
         verdict = "enough" if images["enough"] else "not enough for all layers"
         lines.append(
             f"{images['number']} images: {verdict}; their ranges are {images['median_growth']:.1%} "
-            f"wider than those of half of them, and the 0.9-quantile of an image's range has a "
-            f"bootstrap interval of {images['median_typical_spread']:.1%} (median layer)"
+            f"wider than those of half of them (median layer)"
         )
         if images["worst"]:
             layer, growth = next(iter(images["worst"].items()))

@@ -30,7 +30,6 @@ def schema() -> dict[str, Any]:
 def configuration(
     recommended: xr.Dataset,
     granularity: Granularity = "all",
-    features: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The configuration in JSON types, with the date of now.
 
@@ -38,7 +37,6 @@ def configuration(
         recommended: of ``recommendation.of_statistics``.
         granularity: ``block`` for the rows of the old files, ``linear`` for those of linear
             layers, or ``all``.
-        features: where advice for each feature is, if anywhere.
 
     Raises:
         OptionError: if there is no such granularity.
@@ -51,16 +49,14 @@ def configuration(
         if array.dims[0] == "layer"
     }
     phases = recommended.phase.values.tolist()
-    sigma = recommended.sigma.values
-    ends = {"sigma_min": float(sigma.min()), "sigma_max": float(sigma.max())}
-    result = {
+    return {
         "schema_version": 1,
         # What is not listed gets the most that any listed layer needs.
         "default_config": {
             kind: max(columns[kind], default=8) for kind in ("weight_bits", "activation_bits")
         },
         "layer_configs": {
-            name: _layer({key: column[row] for key, column in columns.items()}, phases, ends)
+            name: _layer({key: column[row] for key, column in columns.items()}, phases)
             for row, name in enumerate(columns["layer"])
         },
         "phases": {
@@ -74,12 +70,9 @@ def configuration(
         },
         "provenance": _provenance(recommended),
     }
-    return result | ({"features": dict(features)} if features else {})
 
 
-def _layer(
-    layer: Mapping[str, Any], phases: Sequence[str], ends: Mapping[str, float]
-) -> dict[str, Any]:
+def _layer(layer: Mapping[str, Any], phases: Sequence[str]) -> dict[str, Any]:
     percentiles = (100 * layer[f"clip_{end}_fraction"] for end in ("min", "max"))
     linear = layer["role"] == "input"
     return {
@@ -109,12 +102,6 @@ def _layer(
             for index, name in enumerate(phases)
             if layer["phase_bits"][index]
         },
-        "sigma_polynomial": {
-            "clip_min": _coefficients(layer["polynomial_min"]),
-            "clip_max": _coefficients(layer["polynomial_max"]),
-            **ends,
-            "within_tolerance": layer["polynomial_met"],
-        },
         "reason": layer["reason"],
     }
 
@@ -129,8 +116,6 @@ def _phase(recommended: xr.Dataset, index: int) -> dict[str, Any]:
         result |= {
             "sigma_max": _figure(sigma.max()),
             "sigma_min": _figure(sigma.min()),
-            "activation_bits": int(phase.schedule_bits),
-            "sqnr_db": _figure(phase.schedule_sqnr_db),
         }
     return result
 
@@ -141,12 +126,6 @@ def _figure(value: Any) -> float | None:
     return float(f"{value:.{_DIGITS}g}") + 0.0 if math.isfinite(value) else None  # no -0.0
 
 
-def _coefficients(padded: Sequence[float]) -> list[float]:
-    """Without the zeros of the higher powers; not rounded, since they bound what they bound."""
-    degree = max((power for power, value in enumerate(padded) if value), default=0)
-    return [value + 0.0 for value in padded[: degree + 1]]
-
-
 def _provenance(recommended: xr.Dataset) -> dict[str, Any]:
     manifest, options = recommended.attrs, Options(**recommended.attrs["options"])
     activations, stated = manifest[ACTIVATIONS], method_of(options).provenance(options)
@@ -155,8 +134,6 @@ def _provenance(recommended: xr.Dataset) -> dict[str, Any]:
         "method": options.method,
         **stated,
         "clip": stated.get("clip", options.clip),
-        "groups": options.groups,
-        "tolerance": options.tolerance,
         "model": manifest["model"],
         "model_fingerprint": manifest["model_fingerprint"],
         "prompts_sha256": manifest["prompts_sha256"],

@@ -33,7 +33,7 @@ def write(recommended: xr.Dataset, file: Path) -> ConfigurationResult:
     if left_out := linear_layers(recommended).sizes["layer"] - len(paths):
         warnings.append(f"{left_out} layers stay as they are: their widths do not divide by 32")
     bits = bits_in_words(recommended, ("weight",))
-    return ConfigurationResult(len(paths), bits, features=False, warnings=tuple(warnings))
+    return ConfigurationResult(len(paths), bits, tuple(warnings))
 
 
 def class_predicate(recommended: xr.Dataset) -> Mapping[str, dict[str, int]]:

@@ -20,13 +20,11 @@ class ConfigurationResult:
     Attributes:
         num_layers: rows of the file.
         bits: how many linear layers have which bits, in words.
-        features: whether advice for each feature is in the store.
         warnings: what the user has to know, a sentence each.
     """
 
     num_layers: int
     bits: str
-    features: bool
     warnings: tuple[str | Message, ...]
 
 
@@ -36,17 +34,10 @@ def linear_layers(recommended: xr.Dataset) -> xr.Dataset:
 
 
 def unmet(recommended: xr.Dataset) -> dict[str, str]:
-    """What falls short of the options of ``activations``, ``weights`` and ``polynomials``."""
+    """What falls short of the options of ``activations`` and ``weights``."""
     options, linear = Options(**recommended.attrs["options"]), linear_layers(recommended)
     method = method_of(options)
-    texts = {} if method.unmet is None else dict(method.unmet(linear, options))
-    too_wide = int((~linear.polynomial_met).sum())
-    if too_wide:
-        texts["polynomials"] = (
-            f"the clipping ranges of {too_wide} of {linear.sizes['layer']} layers follow no "
-            f"polynomial in sigma within {options.tolerance:g}; theirs are wider than need be"
-        )
-    return texts
+    return {} if method.unmet is None else dict(method.unmet(linear, options))
 
 
 def bits_in_words(recommended: xr.Dataset, kinds: Sequence[str]) -> str:

@@ -69,18 +69,19 @@ def repair_metadata(path: Path, lost: Lost) -> list[str]:
     root, copy = read(path / FILE), backup.read_root(path)
     attributes, done = _right_attributes(path, root, copy, lost)
     right, listed = _right_metadata(path, attributes, root, copy), _listed(root)
+    others = {name: metadata for name, metadata in listed.items() if name not in schema.NAMES}
     broken = [name for name in right if not _is_right(_stored(path, name), right[name])]
     for name in broken:
         set_aside.copy(path, path / name / FILE)
         durable.write(path / name / FILE, json.dumps(right[name], indent=2).encode())
     if broken:
         done.append(f"restored the metadata of {', '.join(broken)}")
-    if done or listed != right:
+    if done or listed != others | right:
         new = {
             "zarr_format": 3,
             "node_type": "group",
             "attributes": attributes,
-            "consolidated_metadata": consolidated(dict(sorted(right.items()))),
+            "consolidated_metadata": consolidated(dict(sorted((others | right).items()))),
         }
         if new != root:
             set_aside.copy(path, path / FILE)

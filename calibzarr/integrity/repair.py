@@ -1,6 +1,5 @@
 """Bringing a store in order again, as far as that is possible without making images."""
 
-import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,8 +21,9 @@ from calibzarr.integrity.metadata_checks import has
 from calibzarr.integrity.metadata_repair import Lost, repair_metadata
 from calibzarr.integrity.opened import Opened, open_for_checks
 from calibzarr.progress import progress_console
-from calibzarr.storage import collected, durable, objects, schema, staging, store
-from calibzarr.storage.manifest import FILE, Root, publish, read_root
+from calibzarr.quantization.choices import CLIPS
+from calibzarr.storage import durable, objects, schema, staging, store
+from calibzarr.storage.manifest import Root, publish, read_root
 from calibzarr.storage.variable import Addition
 
 _Check = Callable[[zarr.Group, Mapping[str, Any], np.ndarray], Tally]
@@ -164,23 +164,11 @@ def _repair(path: Path, lost: Lost, prompts: Path | None, console: Console) -> R
 def _install(path: Path, addition: Addition) -> list[str]:
     """Put what a killed process left staged into its place, or aside if it cannot be used."""
     try:
-        if _is_outdated(path, addition):
-            set_aside.move(path, path / addition.staged)
-            return [f"moved new {addition.title} to {_ASIDE}, for they are of other statistics"]
         installed = staging.install(path, addition)
     except (ValueError, LookupError, TypeError, FileNotFoundError) as error:
         set_aside.move(path, path / addition.staged)
         return [f"moved new {addition.title} to {_ASIDE}, for they are damaged: {error}"]
     return [f"put new {addition.title} into their place"] if installed else []
-
-
-def _is_outdated(path: Path, addition: Addition) -> bool:
-    """Whether what is staged is computed from other statistics than the store has."""
-    file = path / addition.staged / FILE
-    if addition not in schema.COLLECTION.outdates or not file.exists():
-        return False
-    about = json.loads(file.read_text(encoding="utf-8"))["attributes"][addition.attribute]
-    return bool(about["statistics"] != collected.stamp(read_root(path)))
 
 
 def _repair_content(
@@ -254,21 +242,16 @@ def _error(opened: Opened, addition: Addition, check: _Check) -> str | None:
 
 
 def _set_aside(root: Root, addition: Addition, error: str) -> list[str]:
-    """Move an addition aside, and what is computed from it; return what was done.
+    """Move an addition aside; return what was done.
 
     Sensitivities stay when statistics go: they were measured with the model, their rows are its
     layers, and they get their names back when statistics are collected again.
     """
     path = root.path
-    staging.unpublish(path, addition, *addition.outdates)
+    staging.unpublish(path, addition)
     for name in addition.names:
         set_aside.move(path, path / name)
-    done = [f"moved the {addition.title} to {_ASIDE}: {error}"]
-    for outdated in addition.outdates:
-        moved = [set_aside.move(path, path / name) for name in outdated.names]
-        if any(moved):
-            done.append(f"moved the {outdated.title} to {_ASIDE}, which are of these")
-    return done
+    return [f"moved the {addition.title} to {_ASIDE}: {error}"]
 
 
 def _call_for_images(root: Root) -> Call:
@@ -291,12 +274,13 @@ def _call_for_sensitivities(root: Root) -> Call:
     """The call that measures the same steps with as many images and probes, where that is known."""
     with suppress(KeyError, TypeError, ValueError):
         about: Any = root.attributes[schema.SENSITIVITY]
-        same = {
+        same: dict[str, Any] = {
             "images": int(about["num_images"]),
             "probes": int(about["num_probes"]),
             "steps": [int(step) for step in about["steps"]],
-            "clip": str(about["clip"]),
         }
+        if about["clip"] in CLIPS:
+            same["clip"] = about["clip"]
         return Call("sensitivity", (root.path,), same)
     return Call("sensitivity", (root.path,))
 

@@ -8,7 +8,6 @@ import xarray as xr
 
 from calibzarr.plots import drawing
 from calibzarr.plots.advice import convergence, recommended_bits, sqnr_by_bits
-from calibzarr.plots.clipping import clipping_by_sigma
 from calibzarr.plots.distributions import histograms
 from calibzarr.plots.ranges import feature_ranges, range_by_kind, range_by_sigma
 from calibzarr.quantization.histograms import Histograms
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "clipping_by_sigma",
     "convergence",
     "feature_ranges",
     "histograms",
@@ -64,7 +62,6 @@ def write(
         "recommended_bits": lambda: recommended_bits(recommended),
         "feature_ranges": lambda: feature_ranges(statistics, analyzed),
         "convergence": lambda: convergence(statistics),
-        "clipping_by_sigma": lambda: clipping_by_sigma(statistics, analyzed, recommended),
     }
     paths: list[Path] = []
     for name, draw in pictures.items():

@@ -30,7 +30,7 @@ def ridge_layers(statistics: xr.Dataset, analyzed: xr.Dataset) -> dict[str, str]
     """At most four layers whose values are worth a look, and why each of them is.
 
     Those of greatest ``sigma_variation`` and ``outlier_ratio``, of lowest SQNR at 8 bits, and the
-    layer behind a GELU that a shift would help most; of those that read one array only one.
+    layer behind a GELU of greatest outlier ratio; of those that read one array only one.
 
     Args:
         statistics: of ``reading.open_statistics``.
@@ -38,12 +38,12 @@ def ridge_layers(statistics: xr.Dataset, analyzed: xr.Dataset) -> dict[str, str]
     """
     alike = analysis.shared_inputs(statistics)
     sqnr = analyzed.sqnr_db.sel(bits=8).values
-    behind_gelu = np.where(analyzed.post_gelu, analyzed.shift_gain, np.nan)
+    behind_gelu = np.where(analyzed.post_gelu, analyzed.outlier_ratio, np.nan)
     wanted = (
         (analyzed.sigma_variation.values, "range moves most with sigma: {:.3g} times"),
         (analyzed.outlier_ratio.values, "greatest outlier ratio: {:.3g}"),
         (-sqnr, "lowest SQNR at 8 bits: {:.3g} dB"),
-        (behind_gelu, "behind a GELU: range over that after a shift {:.3g}"),
+        (behind_gelu, "behind a GELU: outlier ratio {:.3g}"),
     )
     found: dict[int, str] = {}
     for values, text in wanted:

@@ -255,7 +255,7 @@ def feature_ranges(
         return panels.figure
     chosen = statistics[["feature_min", "feature_max"]].sel(layer=names)
     low, high = (chosen[name].values for name in ("feature_min", "feature_max"))
-    outlier = feature_advice.outliers(low, high, feature_advice.OUTLIER_FACTOR).outlier
+    outlier = feature_advice.outliers(feature_advice.feature_ranges(low, high))
     ranges = np.fmax.reduce(high, axis=1) - np.fmin.reduce(low, axis=1)
     for row, axes in enumerate(panels.axes):
         _draw_features(axes, ranges[row].astype(np.float64), outlier[row])

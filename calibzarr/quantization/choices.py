@@ -2,5 +2,5 @@
 
 from typing import Literal, get_args
 
-Clip = Literal["mse", "lp", "percentile", "kl"]
+Clip = Literal["mse", "lp", "minmax"]
 CLIPS: tuple[Clip, ...] = get_args(Clip)

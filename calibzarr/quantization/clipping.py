@@ -15,12 +15,9 @@ from calibzarr.quantization.histograms import (
     finite_edges,
     shared_bins,
 )
-from calibzarr.quantization.kl_threshold import kl_threshold, linear_magnitudes
 from calibzarr.quantization.levels import BITS, Levels, levels
-from calibzarr.statistics.histogram import quantile
 
 LP_EXPONENT = 2.4
-TAIL = 0.001  # share of the values that a percentile clips on either side
 
 _PER_OCTAVE = 12  # thresholds that a search tries
 _THRESHOLD_OCTAVES = 8
@@ -37,7 +34,7 @@ def clipping_range(
 
     Args:
         clip: ``mse`` or ``lp`` for the least expected error, squared or to the power of 2.4;
-            ``percentile`` for the 0.1 and 99.9 percentiles; ``kl`` for the least divergence.
+            ``minmax`` for the observed extremes.
         histograms: shape (...).
         bits: numbers of bits that a range is wanted for.
         symmetric: whether the levels are.
@@ -50,20 +47,13 @@ def clipping_range(
     """
     if clip not in CLIPS:
         raise OptionError(Option("clip"), f" must be one of {', '.join(CLIPS)}, got {clip!r}")
-    counts, bins = histograms.counts, histograms.bins
-    if clip == "percentile":
-        tails = quantile(counts, bins.low, bins.high, np.array([TAIL, 1 - TAIL]))
-        low, high = (np.repeat(tails[..., [side]], len(bits), axis=-1) for side in (0, 1))
-    elif clip == "kl":
-        reach = np.fmax(np.abs(histograms.value_min), np.abs(histograms.value_max))
-        magnitudes = linear_magnitudes(counts, bins, reach)
-        threshold = np.stack([kl_threshold(magnitudes, reach, number) for number in bits], axis=-1)
-        low, high = -threshold, threshold
+    observed = histograms.value_min[..., None], histograms.value_max[..., None]
+    if clip == "minmax":
+        low, high = (np.repeat(end, len(bits), axis=-1) for end in observed)
     else:
         p = LP_EXPONENT if clip == "lp" else 2
         best = best_clipping(histograms, bits, symmetric=symmetric, p=p)
         low, high = best.clip_min, best.clip_max
-    observed = histograms.value_min[..., None], histograms.value_max[..., None]
     return np.clip(low, *observed), np.clip(high, *observed)
 
 

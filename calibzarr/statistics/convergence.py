@@ -1,16 +1,12 @@
-"""Whether the images were enough: what fewer images, or others like them, would have shown.
+"""Whether the images were enough: what fewer images would have shown.
 
 NumPy in, NumPy out; nothing is sampled, so the same statistics always give the same answer.
 Images are the last axis; those that are NaN were not collected and do not count.
 
-Two questions have closed forms in the sorted values ``x_1 <= ... <= x_n`` of ``n`` images.
-With fewer images: the greatest of a random subset of ``m`` is ``x_k`` in ``C(k-1, m-1)`` of all
-``C(n, m)`` subsets. With other images, by the bootstrap (``n`` draws with replacement): the draw's
-``r``-th smallest is at most ``x_k`` if at least ``r`` of ``n`` draws are among the first ``k``,
-``P = sum_{i >= r} C(n, i) (k/n)^i (1 - k/n)^(n-i)``, which for the greatest is ``(k/n)^n``.
+With fewer images, the greatest has a closed form in the sorted values ``x_1 <= ... <= x_n``: that
+of a random subset of ``m`` is ``x_k`` in ``C(k-1, m-1)`` of all ``C(n, m)`` subsets.
 """
 
-from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -19,35 +15,25 @@ import numpy as np
 from calibzarr.errors import OptionError
 
 TOLERANCE = 0.05  # growth of the range from half of the images to all, where they are enough
-TYPICAL = 0.9  # quantile over images of each image's range
-_ROUNDING = 1e-12  # slack where a probability is compared with another that may equal it
 
 
 @dataclass(frozen=True)
 class Convergence:
     """How settled the statistics are; shapes (layer, step), activation units, NaN if unknown.
 
-    Nothing is known of one image but its range. A bootstrap draws only what was seen, so it can
-    say nothing of a range beyond that: how much more other images would show is what ``growth``
-    tells.
+    Nothing is known of one image but its range.
 
     Attributes:
         images: number of images, int.
         range: greatest value of all images less the least.
         growth: how much wider the range of all images is than one of half of them is expected
             to be, as a fraction of the latter.
-        typical: 0.9-quantile over images (nearest rank) of each image's range.
-        typical_low: lower end of the bootstrap interval of that.
-        typical_high: its upper end.
         mean_error: standard error of the mean over images, in standard deviations of the values.
     """
 
     images: np.ndarray
     range: np.ndarray
     growth: np.ndarray
-    typical: np.ndarray
-    typical_low: np.ndarray
-    typical_high: np.ndarray
     mean_error: np.ndarray
 
 
@@ -56,19 +42,16 @@ def of_images(
     image_max: np.ndarray,
     image_mean: np.ndarray,
     value_std: np.ndarray,
-    level: float = 0.9,
 ) -> Convergence:
-    """Tell how settled range, typical range and mean are, for all layers and steps.
+    """Tell how settled range and mean are, for all layers and steps.
 
     Args:
         image_min: least value of each image, shape (layer, step, image).
         image_max: greatest value of each image, of the same shape.
         image_mean: mean of each image's values, of the same shape.
         value_std: standard deviation of all values, shape (layer, step).
-        level: probability of the intervals under the bootstrap, in (0, 1).
 
     Raises:
-        OptionError: if ``level`` is outside (0, 1).
         ValueError: if the shapes disagree.
     """
     low, high = _paired(image_min, image_max)
@@ -80,15 +63,10 @@ def of_images(
         )
     whole = np.fmax.reduce(high, axis=-1) - np.fmin.reduce(low, axis=-1)
     half = _expected_with_half(high) + _expected_with_half(-low)
-    ranges = high - low
-    typical_low, typical_high = np.moveaxis(bootstrap_interval(ranges, TYPICAL, level), -1, 0)
     return Convergence(
         images=np.isfinite(low).sum(axis=-1),
         range=whole,
         growth=_quotient(whole - half, half, if_zero=0).clip(min=0),
-        typical=_order_statistic(ranges, TYPICAL),
-        typical_low=typical_low,
-        typical_high=typical_high,
         mean_error=_quotient(_standard_error(image_mean), value_std, if_zero=0),
     )
 
@@ -171,42 +149,6 @@ def expected_extreme(values: np.ndarray, size: int | np.ndarray) -> np.ndarray:
     return result.reshape(np.shape(values)[:-1] + np.shape(size))
 
 
-def bootstrap_interval(values: np.ndarray, quantile: float = 1.0, level: float = 0.9) -> np.ndarray:
-    """Bootstrap interval of a quantile over images, without sampling.
-
-    The quantile is the value of nearest rank ``r = max(1, ceil(quantile * n))``: 1 is the maximum,
-    0 the minimum. An end of the interval is the least ``x_k`` at which the bootstrap's distribution
-    (at the top of this module) reaches ``(1 - level) / 2``, or ``(1 + level) / 2``.
-
-    Args:
-        values: of each image, shape (..., image).
-        quantile: fraction in [0, 1].
-        level: probability of the interval under the bootstrap, in (0, 1).
-
-    Returns:
-        Lower and upper end, shape (..., 2); NaN where there are fewer than two images.
-
-    Raises:
-        OptionError: if ``quantile`` is outside [0, 1], or ``level`` outside (0, 1).
-    """
-    if not 0 <= quantile <= 1:
-        raise OptionError(f"quantile must be a fraction in [0, 1], got {quantile!r}")
-    tail = _tail(level)
-    rows, counts = _descending(values)
-    result = np.full((len(rows), 2), np.nan)
-    for count, members in _by_count(counts, at_least=2):
-        rank = _nearest_rank(count, quantile)
-        ends = [_bootstrap_rank(count, rank, p) for p in (tail, 1 - tail)]
-        result[members] = rows[members][:, [count - end for end in ends]]
-    return result.reshape((*np.shape(values)[:-1], 2))
-
-
-def _tail(level: float) -> float:
-    if not 0 < level < 1:
-        raise OptionError(f"level must be a probability in (0, 1), got {level!r}")
-    return (1 - level) / 2
-
-
 def _paired(image_min: np.ndarray, image_max: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Extremes of the images that have both, float64; NaN for the others."""
     low, high = np.asarray(image_min, dtype=float), np.asarray(image_max, dtype=float)
@@ -262,37 +204,6 @@ def _expected_with_half(values: np.ndarray) -> np.ndarray:
         weights = _subset_weights(count, np.array([count // 2, (count + 1) // 2]))
         result[members] = rows[members, :count] @ weights.mean(axis=0)
     return result.reshape(values.shape[:-1])
-
-
-def _nearest_rank(count: int, quantile: float) -> int:
-    """Rank of the quantile, from 1."""
-    return max(1, int(np.ceil(np.round(quantile * count, 9))))  # round: 100 * 0.07 > 7
-
-
-def _order_statistic(values: np.ndarray, quantile: float) -> np.ndarray:
-    """Quantile over images, of nearest rank, shape (...)."""
-    rows, counts = _descending(values)
-    result = np.full(len(rows), np.nan)
-    for count, members in _by_count(counts):
-        result[members] = rows[members, count - _nearest_rank(count, quantile)]
-    return result.reshape(values.shape[:-1])
-
-
-def _bootstrap_rank(count: int, rank: int, probability: float) -> int:
-    """Least k, from 1, with at least the probability that a draw's ``rank``-th is at most x_k."""
-    among = np.arange(rank, count + 1)
-    log_factorial = np.concatenate([[0.0], np.log(np.arange(1, count + 1)).cumsum()])
-    log_ways = log_factorial[count] - log_factorial[among] - log_factorial[count - among]
-
-    def at_most(k: int) -> float:
-        if k == count:
-            return 1.0
-        share = k / count
-        terms = log_ways + among * np.log(share) + (count - among) * np.log1p(-share)
-        return float(np.exp(terms).sum())
-
-    candidates = range(1, count + 1)
-    return candidates[bisect_left(candidates, probability - _ROUNDING, key=at_most)]
 
 
 def _standard_error(means: np.ndarray) -> np.ndarray:

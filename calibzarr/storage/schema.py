@@ -174,31 +174,7 @@ COLLECTED_VARIABLES = (
     OBSERVED,
 )
 
-RECOMMENDED_VARIABLES = (
-    _by_layer(
-        "recommended_shift",
-        "feature",
-        "float32",
-        "to subtract from a feature that leaves a GELU, before it is quantized",
-        _VALUES,
-    ),
-    _by_layer(
-        "recommended_smoothing_scale",
-        "feature",
-        "float32",
-        "to divide a feature by, and to multiply its weights by",
-    ),
-    _by_layer("recommended_outlier", "feature", "bool", "whether a feature stands out"),
-    _by_layer(
-        "recommended_multiplier",
-        "feature",
-        "int32",
-        "by how much the step size of an outlier feature is multiplied",
-    ),
-)
-
 ACTIVATIONS = "activations"  # the attribute that says what was collected
-RECOMMENDED = "recommended"  # the attribute that says how advice was computed
 SENSITIVITY = "sensitivity"  # the attribute that says how sensitivities were measured
 IMPORTED = "imported"  # the attribute that only a store from another format has
 
@@ -287,11 +263,12 @@ SENSITIVITY_VARIABLES = (
 MEASUREMENT = Addition(
     SENSITIVITY, SENSITIVITY_VARIABLES, "sensitivity.staged", title="sensitivities"
 )
-ADVICE = Addition(RECOMMENDED, RECOMMENDED_VARIABLES, "recommended.staged", title="recommendations")
-COLLECTION = Addition(
-    ACTIVATIONS, COLLECTED_VARIABLES, "statistics.staged", title="statistics", outdates=(ADVICE,)
+COLLECTION = Addition(ACTIVATIONS, COLLECTED_VARIABLES, "statistics.staged", title="statistics")
+ADDITIONS = (COLLECTION, MEASUREMENT)
+NAMES = frozenset(
+    variable.name
+    for variable in (*BUILD_VARIABLES, *(v for addition in ADDITIONS for v in addition.variables))
 )
-ADDITIONS = (COLLECTION, ADVICE, MEASUREMENT)  # what others are computed from before them
 
 
 def collected_variables(names: Container[str]) -> tuple[Variable, ...]:

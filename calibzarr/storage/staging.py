@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from calibzarr.storage import arrays, durable, manifest, store
+from calibzarr.storage import arrays, durable, manifest, schema, store
 from calibzarr.storage.variable import Addition
 
 
@@ -93,10 +93,7 @@ def _install(path: Path, addition: Addition) -> Path:
     staged = path / addition.staged
     attributes = json.loads((staged / "zarr.json").read_text(encoding="utf-8"))["attributes"]
     num_images = manifest.read_root(path).num_images
-    others = unpublish(path, addition, *addition.outdates)
-    for outdated in addition.outdates:
-        for name in outdated.names:
-            shutil.rmtree(path / name, ignore_errors=True)
+    others = [name for name in unpublish(path, addition) if not _depends(path, addition, name)]
     for name in addition.names:
         if (staged / name).exists():
             shutil.rmtree(path / name, ignore_errors=True)
@@ -112,12 +109,21 @@ def _install(path: Path, addition: Addition) -> Path:
     return done
 
 
-def unpublish(path: Path, *additions: Addition) -> list[str]:
-    """Let readers see additions no more, while their files stay; return what is still listed.
+def _depends(path: Path, addition: Addition, name: str) -> bool:
+    """Whether a variable that the format does not know is along dimensions of an addition.
+
+    Such are the ``recommended_`` ones of version 0.1: they are not of what is new.
+    """
+    dimensions = manifest.read_root(path).arrays[name].get("dimension_names") or []
+    added = {dim for variable in addition.variables for dim in variable.dims} - {"image", "step"}
+    return name not in schema.NAMES and not added.isdisjoint(dimensions)
+
+
+def unpublish(path: Path, addition: Addition) -> list[str]:
+    """Let readers see an addition no more, while its files stay; return what is still listed.
 
     Whoever calls this holds the store's lock, ``durable.locked(path)``.
     """
-    hidden = {name for addition in additions for name in addition.names}
-    others = [name for name in manifest.read_root(path).arrays if name not in hidden]
-    manifest.publish(path, dict.fromkeys(addition.attribute for addition in additions), others)
+    others = [name for name in manifest.read_root(path).arrays if name not in addition.names]
+    manifest.publish(path, {addition.attribute: None}, others)
     return others

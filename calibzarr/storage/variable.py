@@ -61,14 +61,12 @@ class Addition:
         variables: all of them.
         staged: directory of the store in which new ones wait until they are complete.
         title: what users know them as.
-        outdates: additions that are computed from these, and go when these change.
     """
 
     attribute: str
     variables: tuple[Variable, ...]
     staged: str
     title: str
-    outdates: tuple["Addition", ...] = ()
 
     @property
     def names(self) -> list[str]:

@@ -1,8 +1,7 @@
 """The baseline of analyzing: NumPy on one histogram after the other, layer by layer.
 
-The fit of one layer's polynomial, and the choice among bits whose errors are known, are
-calibzarr's own: they take next to no time. The reasons in words are left out. Every step and
-part of the sampling has to have values.
+The choice among bits whose errors are known is calibzarr's own: it takes next to no time. The
+reasons in words are left out. Every step and part of the sampling has to have values.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,6 @@ from calibzarr.advice.methods.budget import by_budget
 from calibzarr.advice.methods.range import CLIPPED_SHARE, by_range, range_rule
 from calibzarr.advice.methods.sqnr import by_target
 from calibzarr.advice.options import Options
-from calibzarr.quantization import sigma_polynomial
 from calibzarr.quantization.histograms import TAILS
 from calibzarr.quantization.levels import BITS, levels
 from calibzarr.statistics.histogram import LogBins, fraction_below
@@ -33,7 +31,7 @@ _OF_LAYERS = (
     *("weight_histogram", "weight_feature_max"),
 )
 _OF_IMAGES = ("image_min", "image_max", "image_mean")
-_OF_FEATURES = ("feature_min", "feature_max", "feature_mean_min", "feature_mean_max")
+_OF_FEATURES = ("feature_min", "feature_max")
 
 
 def read(path: Path, options: Options | None = None) -> xr.Dataset:
@@ -46,8 +44,6 @@ def read(path: Path, options: Options | None = None) -> xr.Dataset:
     names = _OF_LAYERS
     if options is None:
         names += _OF_IMAGES + _OF_FEATURES
-    elif options.groups is not None:
-        names += _OF_FEATURES[2:]
     return reading.open_statistics(path)[list(names)].load()
 
 
@@ -153,13 +149,12 @@ def analyze(statistics: xr.Dataset) -> dict[str, np.ndarray]:
     bins = observed.bins_of(statistics)
     names = (*_OF_LAYERS, *_OF_IMAGES, *_OF_FEATURES)
     arrays = {name: statistics[name].values for name in names}
-    kinds, blocks = statistics.kind.values, statistics.block.values
-    described = []
-    for layer, (kind, block) in enumerate(zip(kinds, blocks, strict=True)):
-        own = {name: array[layer] for name, array in arrays.items()}
-        post_gelu = kind == "mlp.fc2" and "_block_" in block
-        described.append({**_described(own, bins), "post_gelu": post_gelu})
-    return _stacked(described)
+    return _stacked(
+        [
+            _described({name: array[layer] for name, array in arrays.items()}, bins)
+            for layer in range(statistics.sizes["layer"])
+        ]
+    )
 
 
 def _described(own: Mapping[str, np.ndarray], bins: LogBins) -> dict[str, Any]:
@@ -216,12 +211,8 @@ def _best_sqnr(row: _Row | None) -> list[float]:
 def _of_features(own: Mapping[str, np.ndarray]) -> dict[str, float]:
     low = own["feature_min"].min(axis=0).astype(float)
     high = own["feature_max"].max(axis=0).astype(float)
-    mean_low, mean_high = own["feature_mean_min"], own["feature_mean_max"]
-    shift = (mean_low.mean(axis=0, dtype=float) + mean_high.mean(axis=0, dtype=float)) / 2
-    return {
-        "feature_spread": (high - low).max() / np.median(high - low),
-        "shift_gain": (high.max() - low.min()) / ((high - shift).max() - (low - shift).min()),
-    }
+    ranges = high - low
+    return {"feature_spread": ranges.max() / np.median(ranges), "widest_feature": ranges.argmax()}
 
 
 def _of_images(own: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -250,7 +241,7 @@ def _stacked(described: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
 
 def recommend(statistics: xr.Dataset, options: Options) -> dict[str, np.ndarray]:
     """Recommend for layers one by one, by the names of ``recommendation.of_statistics``."""
-    phases = _phases(statistics, options)
+    phases = observed.phases_of(statistics)
     parts = list(observed.positions(statistics, phases).values())
     bins = observed.bins_of(statistics)
     arrays = {name: statistics[name].values for name in _OF_LAYERS}
@@ -265,14 +256,12 @@ def recommend(statistics: xr.Dataset, options: Options) -> dict[str, np.ndarray]
         found["noise"], found["static"], found["phase_noise"], found["weight_noise"]
     )
     bits = _chosen(noise, layers, found, options)
-    sigma = statistics.sigma.values.astype(float)
     return _stacked(
         [
             {
                 "weight_bits": CHOICES[bits.weight[layer]],
                 "weight_sqnr_db": decibels(own["weight_noise"])[bits.weight[layer]],
                 **_figures_of(own, bits.activation[layer], bits.by_phase[layer]),
-                **_polynomials(by_layer[layer], bins, sigma, bits.activation[layer], options),
             }
             for layer, own in enumerate(measured)
         ]
@@ -346,7 +335,6 @@ def _chosen(
     return by_range(
         range_rule(*(found[name] for name in ("std", "p01", "p99"))),
         range_rule(found["phase_std"], *np.moveaxis(found["phase_tails"], -1, 0)),
-        layers,
     )
 
 
@@ -372,21 +360,6 @@ def _figures_of(own: Mapping[str, Any], choice: int, by_phase: np.ndarray) -> di
         "phase_clip_min": own["phase_clip_min"][places],
         "phase_clip_max": own["phase_clip_max"][places],
         "phase_sqnr_db": decibels(own["phase_noise"][places]),
-    }
-
-
-def _polynomials(
-    own: Mapping[str, np.ndarray], bins: LogBins, sigma: np.ndarray, choice: int, options: Options
-) -> dict[str, np.ndarray]:
-    ends = [_range(row, CHOICES[choice], options) for row in _steps(own, bins)]
-    low, high = np.transpose(ends)
-    lower, upper = (
-        sigma_polynomial.fit(sigma, end[None], options.tolerance) for end in (-low, high)
-    )
-    return {
-        "polynomial_min": -lower.coefficients[0],
-        "polynomial_max": upper.coefficients[0],
-        "polynomial_met": (lower.met & upper.met)[0],
     }
 
 
@@ -416,48 +389,3 @@ def _layers(statistics: xr.Dataset, parts: Sequence[slice]) -> Layers:
         values=values,
         weights=weights,
     )
-
-
-def _phases(statistics: xr.Dataset, options: Options) -> Mapping[str, range]:
-    if options.groups is None:
-        return observed.phases_of(statistics)
-    steps = statistics.step.values.tolist()
-    firsts = _first_steps(_spreads(statistics), options.groups)
-    starts = [0, *(steps[first] for first in firsts[1:]), int(statistics.attrs["num_steps"]) + 1]
-    return {f"group_{number}": range(*starts[number : number + 2]) for number in range(len(firsts))}
-
-
-def _spreads(statistics: xr.Dataset) -> np.ndarray:
-    """How far the shifts of the steps from one to before another are from their mean."""
-    num_steps = statistics.sizes["step"]
-    spread = np.full((num_steps, num_steps + 1), np.inf)
-    spread[np.triu_indices(num_steps, 1, num_steps + 1)] = 0
-    names = ("feature_mean_min", "feature_mean_max", "role")
-    for low, high, role in zip(*(statistics[name].values for name in names), strict=True):
-        if role == "output":
-            continue
-        low, high = low.astype(float), high.astype(float)
-        shift = (low + high) / 2 / np.sqrt(((high - low) ** 2).mean())
-        shift -= shift.mean(axis=0)
-        sums = np.concatenate([np.zeros((1, shift.shape[1])), shift.cumsum(axis=0)])
-        squares = np.concatenate([[0], (shift**2).sum(axis=1).cumsum()])
-        for first in range(num_steps):
-            for end in range(first + 1, num_steps + 1):
-                total = sums[end] - sums[first]
-                spread[first, end] += squares[end] - squares[first] - total @ total / (end - first)
-    return spread
-
-
-def _first_steps(spread: np.ndarray, groups: int) -> list[int]:
-    """First step of each group of the division of least spread."""
-    num_steps = len(spread)
-    best = {end: (spread[0, end], [0]) for end in range(1, num_steps + 1)}
-    for group in range(1, groups):
-        best = {
-            end: min(
-                (best[first][0] + spread[first, end], [*best[first][1], first])
-                for first in range(group, end)
-            )
-            for end in range(group + 1, num_steps + 1)
-        }
-    return best[num_steps][1]

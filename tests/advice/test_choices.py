@@ -105,7 +105,7 @@ def test_what_is_no_method_is_refused_with_those_there_are(lookup, replayed):
 WRONG = {
     "nothing": ("return None", "must give Chosen.activation of shape"),
     "one phase": (
-        "return Chosen(*[np.zeros(len(evidence.names), int)] * 4)",
+        "return Chosen(*[np.zeros(len(evidence.names), int)] * 3)",
         "must give Chosen.by_phase of shape",
     ),
     "bits for indices": (

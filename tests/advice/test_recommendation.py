@@ -1,10 +1,8 @@
 import re
 from dataclasses import asdict
-from itertools import pairwise
 
 import numpy as np
 import pytest
-from numpy.polynomial import polynomial
 
 from calibzarr.advice import analysis, recommendation
 from calibzarr.advice import observed as observations
@@ -156,30 +154,6 @@ def test_every_number_of_a_layer_is_that_of_its_values(
     assert str(own.module.values) == str(module.values)
 
 
-@pytest.mark.parametrize("tolerance", [0.02, 0.1])
-@pytest.mark.parametrize("layer", LAYERS)
-def test_polynomials_bound_the_clipping_of_every_step(
-    recommended,
-    replayed,
-    layer,
-    tolerance,
-):
-    own = recommended(clip="percentile", activation_target=26.0, tolerance=tolerance).sel(
-        layer=layer
-    )
-    values = replayed.values(layer).astype(np.float64)
-    low, high = np.quantile(values, [0.001, 0.999], axis=(0, 2, 3))
-    sigma = own.sigma.values.astype(float)
-    upper = polynomial.polyval(sigma, own.polynomial_max.values)
-    lower = polynomial.polyval(sigma, own.polynomial_min.values)
-    bin_width = 0.016 * np.abs([low, high]).max()
-    assert (upper >= high - bin_width).all()
-    assert (lower <= low + bin_width).all()
-    if own.polynomial_met:
-        assert (upper <= high + tolerance * np.abs(high).max() + bin_width).all()
-        assert (lower >= low - tolerance * np.abs(low).max() - bin_width).all()
-
-
 @pytest.mark.parametrize("clip", CLIPS)
 def test_sqnr_is_that_of_the_clipping_that_was_asked_for(recommended, replayed, clip):
     result = recommended(clip=clip, activation_target=26.0)
@@ -188,11 +162,10 @@ def test_sqnr_is_that_of_the_clipping_that_was_asked_for(recommended, replayed, 
         values = replayed.values(layer).astype(np.float64).ravel()
         expected = decibels(values, own.clip_min, own.clip_max, own.activation_bits)
         assert own.sqnr_db == pytest.approx(expected, abs=0.15)
-        if clip == "percentile":
-            tails = np.quantile(values, [0.001, 0.999])
-            np.testing.assert_allclose([own.clip_min, own.clip_max], tails, rtol=0.015)
-            assert own.clip_min_fraction == pytest.approx(0.001, abs=0.001)
-            assert own.clip_max_fraction == pytest.approx(0.999, abs=0.001)
+        if clip == "minmax":
+            extremes = [values.min(), values.max()]
+            np.testing.assert_allclose([own.clip_min, own.clip_max], extremes)
+            assert (own.clip_min_fraction, own.clip_max_fraction) == (0, 1)
 
 
 def test_range_is_the_old_rule(recommended, replayed):
@@ -290,9 +263,6 @@ def test_budget_keeps_the_mean_and_uses_it(recommended, statistics):
         previous = total
         by_phase = (result.phase_bits.values * phase_values(statistics))[inputs].sum()
         assert by_phase <= mean * phase_values(statistics)[inputs].sum() * (1 + 1e-9)
-        in_phase = phase_values(statistics)[inputs].sum(axis=0)
-        schedule = (result.schedule_bits.values * in_phase).sum()
-        assert schedule <= mean * in_phase.sum() * (1 + 1e-9)
         assert f"a mean of {mean:g} bits" in str(result.reason.values[3])
 
 
@@ -333,29 +303,6 @@ def test_projections_are_tied_and_a_block_speaks_for_its_layers(recommended, opt
     assert any(role == "output" for role in result.role.values)
 
 
-def test_schedule_is_of_the_whole_model(recommended, replayed, statistics):
-    result = recommended(activation_target=26.0)
-    inputs = np.flatnonzero(linear(result))
-    generator = np.random.default_rng(0)
-    for name, steps in PHASES.items():
-        total = np.zeros(len(CHOICES))
-        operations = 0.0
-        for row in inputs:
-            layer = str(result.layer.values[row])
-            values = replayed.values(layer, steps).astype(np.float64)
-            own = statistics.value_count.values[row].sum() / values.shape[-1]
-            own *= replayed.weights[layer].size
-            operations += own
-            values = values[values != 0]  # padding makes neither noise nor signal
-            few = generator.choice(values, min(values.size, 10_000), replace=False)
-            total += own * np.array([noise(few, *best_range(few, n), n) for n in CHOICES])
-        reached = -10 * np.log10(total / operations)
-        own = result.sel(phase=name)
-        assert own.schedule_bits == needed(reached, 26) or not clear(reached, 26)
-        place = CHOICES.index(int(own.schedule_bits))
-        assert own.schedule_sqnr_db == pytest.approx(reached[place], abs=0.5)
-
-
 def test_phases_are_the_thirds_of_the_sampling(recommended):
     result = recommended(method="range")
     assert result.phase.values.tolist() == list(PHASES)
@@ -371,8 +318,7 @@ def test_phase_without_a_collected_step_gets_nothing(few, options):
     result = recommendation.of_statistics(few.isel(step=[0, 3]), Options(**options))
     assert result.num_collected.values.tolist() == [1, 0, 1]
     assert (result.phase_bits.sel(phase="mid") == 0).all()
-    assert result.schedule_bits.sel(phase="mid") == 0
-    for name in ("phase_clip_min", "phase_clip_max", "phase_sqnr_db", "schedule_sqnr_db"):
+    for name in ("phase_clip_min", "phase_clip_max", "phase_sqnr_db"):
         assert result[name].sel(phase="mid").isnull().all()
         assert result[name].sel(phase=["early", "late"]).notnull().all()
     assert (result.phase_bits.sel(phase=["early", "late"]) >= 2).all()
@@ -380,47 +326,13 @@ def test_phase_without_a_collected_step_gets_nothing(few, options):
     assert result.worst_sqnr_db.notnull().all()
 
 
-@pytest.mark.parametrize("groups", [1, 2, 3, 4])
-def test_groups_of_steps_have_the_least_spread_of_shifts(
-    recommended,
-    replayed,
-    statistics,
-    groups,
-):
-    result = recommended(groups=groups)
-    assert result.phase.values.tolist() == [f"group_{number}" for number in range(groups)]
-    first, end = result.first_step.values.tolist(), result.end_step.values.tolist()
-    assert first[0] == 0
-    assert end[-1] == 4
-    assert first[1:] == end[:-1]
-    shifts = []
-    for layer in statistics.layer.values[linear(result)]:
-        values = replayed.values(str(layer)).astype(np.float64)
-        low, high = values.min(axis=2).mean(axis=0), values.max(axis=2).mean(axis=0)
-        if (high > low).any():  # else there is nothing to quantize
-            shifts.append((low + high) / 2 / np.sqrt(np.square(high - low).mean()))
-    shifts = np.concatenate(shifts, axis=1)
-
-    def spread(starts):
-        parts = (shifts[a:b] for a, b in pairwise([*starts, 4]))
-        return sum(np.square(part - part.mean(axis=0)).sum() for part in parts)
-
-    tried = [[0], [0, 1], [0, 2], [0, 3], [0, 1, 2], [0, 1, 3], [0, 2, 3], [0, 1, 2, 3]]
-    least = min(spread(starts) for starts in tried if len(starts) == groups)
-    assert spread(first) <= least * (1 + 1e-6) + 1e-9
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"method": "magic"}, "method must be one of budget, range, sqnr, got 'magic'"),
-        ({"clip": "median"}, "clip must be one of mse, lp, percentile, kl, got 'median'"),
+        ({"clip": "median"}, "clip must be one of mse, lp, minmax, got 'median'"),
         ({"method": "budget"}, "the method budget needs mean_bits; give it"),
         ({"mean_bits": 4.0}, "mean_bits is nothing to the method sqnr; leave it out"),
-        ({"tolerance": -0.1}, "tolerance must be 0 or more, got -0.1"),
-        ({"tolerance": np.nan}, "tolerance must be a finite number, got nan"),
-        ({"groups": 5}, "groups must be from 1 to the number of steps, 4, got 5"),
-        ({"groups": 0}, "groups must be from 1 to the number of steps, 4, got 0"),
         ({"method": "budget", "mean_bits": 1.0}, "mean_bits must be 2 or more"),
         ({"activation_target": 90.0}, "no layer reaches activation_target 90 dB"),
         ({"weight_target": 90.0}, "no layer reaches weight_target 90 dB"),

@@ -32,10 +32,8 @@ def made(**changed):
         "activation_bits": [8, 4, 2, 6, 8],
         "weight_bits": [4, 4, 8, 2, 8],
         "feature_spread": [9.0, 1.5, np.nan, 4.0, 50.0],
-        "shift_gain": [3.0, 1.2, 2.0, 1.05, 9.0],
-        "post_gelu": [False, True, False, True, False],
+        "widest_feature": [3, 0, 0, 7, 1],
         "range_growth": [0.01, 0.2, 0.0, 0.04, 0.3],
-        "typical_spread": [0.1, 0.5, 0.0, 0.2, np.nan],
         **changed.pop("by_layer", {}),
     }
     manifest = {
@@ -128,7 +126,7 @@ def test_rows_hold_every_layer_in_json_types(chosen):
     for row in rows:
         own = chosen.sel(layer=row["layer"])
         assert row["activation_bits"] == int(own.activation_bits)
-        for name in ("value_range", "outlier_ratio", "shift_gain", "range_growth"):
+        for name in ("value_range", "outlier_ratio", "feature_spread", "range_growth"):
             value = float(own[name])
             assert row[name] == (value if np.isfinite(value) else None)
         for bits in range(2, 9):
@@ -155,13 +153,14 @@ def test_a_description_by_hand():
     }
     assert description["sensitive"] == ["a.fc1"]
     assert description["compact"] == ["a.fc2", "b.fc1"]
-    assert description["smoothing"] == {"a.fc1": 9.0, "b.fc2": 4.0}
-    assert description["shift"] == {"a.fc2": 1.2}
+    assert description["features"] == {
+        "a.fc1": {"feature": 3, "spread": 9.0},
+        "b.fc2": {"feature": 7, "spread": 4.0},
+    }
     assert description["images"] == {
         "number": 20,
         "enough": False,
         "median_growth": 0.04,
-        "median_typical_spread": 0.15,
         "worst": {"b": 0.3, "a.fc2": 0.2},
     }
     assert description["not_covered"] == []
@@ -195,7 +194,6 @@ def test_one_image_is_too_few_to_tell():
         "number": 1,
         "enough": None,
         "median_growth": None,
-        "median_typical_spread": None,
         "worst": {},
     }
     assert "1 images: too few to tell whether they were enough" in summary.sentences(description)
@@ -209,13 +207,6 @@ def test_enough_images_are_told_so():
     assert line.startswith("20 images: enough; their ranges are 1.5% wider")
 
 
-def test_a_model_without_gelu_needs_no_shift():
-    none = {"post_gelu": [False] * 5}
-    description = summary.describe(*made(by_layer=none))
-    assert description["shift"] == {}
-    assert "a shift would narrow post-GELU inputs: none" in summary.sentences(description)
-
-
 def test_sentences_name_the_first_layers_and_count_the_rest():
     assert summary.named([]) == ""
     assert summary.named(["a", "b"], most=2) == "a, b"
@@ -225,9 +216,12 @@ def test_sentences_name_the_first_layers_and_count_the_rest():
     assert text[1] == "bits of weights: 1 with 2, 2 with 4, 1 with 8"
     assert text[2] == "sensitive, 8 bits for activations: a.fc1"
     assert text[3] == "4 bits or fewer are enough for activations: a.fc2, b.fc1"
-    assert text[4].endswith("a.fc1, b.fc2")
-    assert "20 images: not enough for all layers; their ranges are 4.0% wider" in text[6]
-    assert "still growing most: b, by 30.0%" in text[7]
+    assert text[4] == (
+        "features stand out: a.fc1 (feature 3, 9 times the median), "
+        "b.fc2 (feature 7, 4 times the median)"
+    )
+    assert "20 images: not enough for all layers; their ranges are 4.0% wider" in text[5]
+    assert "still growing most: b, by 30.0%" in text[6]
 
 
 def test_the_embedded_model_is_described_by_its_own_figures(real):
@@ -240,9 +234,6 @@ def test_the_embedded_model_is_described_by_its_own_figures(real):
         counted |= {str(b): int(n) for b, n in zip(bits, numbers, strict=True)}
         assert description["bits"][what] == counted
     assert len(description["sensitive"]) == description["bits"]["activations"]["8"]
-    assert set(description["shift"]) <= set(
-        analyzed.layer.values[np.char.endswith(analyzed.layer.values.astype(str), "mlp.fc2")]
-    )
     assert description["images"]["number"] == 5
     assert description["not_covered"] == ["2 images of the store were not collected"]
-    assert len(summary.sentences(description)) >= 8
+    assert len(summary.sentences(description)) >= 7

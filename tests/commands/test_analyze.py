@@ -85,9 +85,7 @@ def test_json_holds_all_layers_and_what_they_come_to(run, replayed):
     ):
         assert row["value_range"] == pytest.approx(high - low, rel=1e-6)
         assert {"activation_bits", "weight_bits", "sqnr_db_8", "sqnr_db_4", "kind"} <= set(row)
-    assert {"bits", "sensitive", "compact", "smoothing", "shift", "images", "not_covered"} <= set(
-        content
-    )
+    assert {"bits", "sensitive", "compact", "features", "images", "not_covered"} <= set(content)
 
 
 @pytest.mark.slow

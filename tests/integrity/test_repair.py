@@ -11,11 +11,10 @@ import xarray as xr
 import zarr
 
 import calibzarr
-from calibzarr.advice import features
 from calibzarr.errors import Call, OptionError, StoreError
 from calibzarr.integrity.repair import repair
 from calibzarr.integrity.verification import verify
-from calibzarr.storage import backup, collected, manifest, reading, schema, staging, store
+from calibzarr.storage import backup, collected, manifest, store
 from calibzarr.storage.manifest import read_root
 from tests.support import children
 from tests.support.stores import open_strictly, snapshot
@@ -212,78 +211,27 @@ def test_staged_statistics_that_are_damaged_are_kept_aside(path, whole, monkeypa
     xr.testing.assert_identical(values(path), values(whole))
 
 
-@pytest.fixture
-def advised(path):
-    """A store with statistics and recommendations."""
+def test_variables_of_version_0_1_that_the_format_no_longer_knows_stay(path):
     calibzarr.collect(path, num_images=2, steps=[0])
-    advise(path)
+    group = zarr.open_group(path)
+    shape, dims = group["weight_feature_max"].shape, ("layer", "feature")
+    group.create_array("recommended_shift", data=np.ones(shape, "f4"), dimension_names=dims)
+    group.attrs["recommended"] = {"smoothquant_alpha": 0.5}
+    with pytest.warns(UserWarning, match="Consolidated metadata"):
+        zarr.consolidate_metadata(path)
+    before = snapshot(path)
     assert verify(path).ok
-    return path
-
-
-def advise(path):
-    statistics = reading.open_statistics(path)
-    stamp = statistics.attrs["activations"]["stamp"]
-    features.write(path, features.compute(statistics, 0.5), {"statistics": stamp})
-
-
-class Killed(BaseException):
-    """Nothing catches this: as if the process were gone."""
-
-
-def kill(*_):
-    raise Killed
-
-
-def test_recommendations_in_order_stay(advised):
-    before = snapshot(advised)
-    assert repair(advised).actions == ()
-    assert snapshot(advised) == before
-
-
-def test_metadata_of_recommendations_are_put_back(advised):
-    right = read_root(advised).arrays
-    for name in schema.ADVICE.names:
-        (advised / name / "zarr.json").write_text("{")
-    assert {f.check for f in verify(advised).findings} == {"metadata"}
-    repair(advised)
-    assert verify(advised).ok
-    assert read_root(advised).arrays == right
-    assert not values(advised).recommended_outlier.isnull().any()
-
-
-def test_recommendations_go_with_the_statistics_that_they_are_of(advised):
-    chunk = next((advised / "value_mean").glob("c*"))
-    chunk.write_bytes(chunk.read_bytes()[:-9])
-    told = repair(advised, dry_run=True)
-    assert told == repair(advised)
-    assert "moved the recommendations to latents/damaged, which are of these" in told.actions
-    assert verify(advised).ok
-    dataset = values(advised)
-    added = {"activations", "recommended", *schema.COLLECTION.names, *schema.ADVICE.names}
-    assert not added & {*dataset.variables, *dataset.attrs}
-
-
-@pytest.mark.parametrize("newer", [False, True])
-def test_staged_recommendations_are_put_into_their_place_if_they_are_of_the_statistics(
-    advised, monkeypatch, newer
-):
-    expected = values(advised)[schema.ADVICE.names]
-    with monkeypatch.context() as patch:
-        patch.setattr(staging, "_install", kill)
-        with pytest.raises(Killed):
-            advise(advised)
-    if newer:
-        calibzarr.collect(advised, num_images=1, steps=[0], force=True)
-    (action,) = repair(advised).actions
-    if newer:
-        assert action.endswith("latents/damaged, for they are of other statistics")
-        assert "recommended" not in values(advised).attrs
-    else:
-        assert action == "put new recommendations into their place"
-        xr.testing.assert_equal(values(advised)[schema.ADVICE.names], expected)
-    assert verify(advised).ok
-    assert not (advised / schema.ADVICE.staged).exists()
+    assert repair(path).actions == ()
+    assert snapshot(path) == before
+    assert (values(path).recommended_shift == 1).all()
+    (path / "value_mean" / "zarr.json").write_text("{")
+    repair(path)
+    assert verify(path).ok
+    assert "recommended_shift" in values(path)
+    calibzarr.collect(path, num_images=1, steps=[0, 1], force=True)  # they are of what was before
+    assert "recommended_shift" not in values(path)
+    assert verify(path).ok
+    assert repair(path).actions == ()
 
 
 def test_a_dry_run_fails_as_the_repair_would(path, monkeypatch):

@@ -16,13 +16,12 @@ from calibzarr import plots
 from calibzarr.advice import analysis, observed, recommendation
 from calibzarr.advice.options import Options
 from calibzarr.errors import OptionError
-from calibzarr.plots import clipping, distributions, drawing
+from calibzarr.plots import distributions, drawing
 from calibzarr.plots import layers as model_layers
 from calibzarr.statistics.histogram import LogBins
 
 BINS = LogBins(-16, 10)
 PICTURES = (
-    "clipping_by_sigma",
     "convergence",
     "feature_ranges",
     "histograms",
@@ -151,7 +150,6 @@ class Sample:
 
     def draw(self, name):
         arguments = {
-            "clipping_by_sigma": (self.statistics, self.analyzed, self.recommended),
             "convergence": (self.statistics,),
             "feature_ranges": (self.statistics, self.analyzed),
             "histograms": (self.statistics, self.analyzed),
@@ -465,7 +463,7 @@ def test_every_cell_has_the_bits_of_its_layer(small):
 
 
 def test_features_are_sorted_and_outliers_marked(small):
-    names = clipping.clipped_layers(small.statistics, small.analyzed)
+    names = small.names[5:9]
     figure = plots.feature_ranges(small.statistics, small.analyzed, names)
     marked_any = 0
     for axes, name in zip(figure.axes, names, strict=True):
@@ -499,34 +497,6 @@ def test_convergence_is_the_mean_over_all_subsets_at_the_worst_step(small):
     np.testing.assert_allclose(mark.get_xydata(), [[2, 1 / 1.05]])
     above = small.analyzed.range_growth.values <= 0.05
     np.testing.assert_array_equal(parts[:, 1] >= 1 / 1.05, above)
-
-
-def test_clipping_shows_what_is_asked_and_what_is_recommended(small):
-    names = clipping.clipped_layers(small.statistics, small.analyzed)
-    figure = small.draw("clipping_by_sigma")
-    sigma = small.statistics.sigma.values.astype(float)
-    for axes, name in zip(figure.axes, names, strict=True):
-        own = small.recommended.sel(layer=name)
-        raw = small.raw[small.names.index(name)].reshape(6, -1)
-        upper, lower = (
-            next(line for line in axes.lines if line.get_label() == label)
-            for label in ("_upper", "asked at each step")
-        )
-        assert (upper.get_ydata() <= raw.max(axis=1)).all()
-        assert (lower.get_ydata() >= raw.min(axis=1)).all()
-        polynomials = [line for line in axes.lines if len(line.get_xdata()) > 100]
-        for line, end, asked in zip(polynomials, ("min", "max"), (lower, upper), strict=True):
-            coefficients = own[f"polynomial_{end}"].values
-            expected = np.polyval(coefficients[::-1], line.get_xdata())
-            np.testing.assert_allclose(line.get_ydata(), expected, rtol=1e-9, atol=1e-9)
-            envelope = np.polyval(coefficients[::-1], sigma) - asked.get_ydata()
-            assert ((envelope if end == "max" else -envelope) >= -1e-9).all()
-        levels = [collection.get_segments() for collection in axes.collections[1:]]
-        for segments, end in zip(levels, ("min", "max"), strict=True):
-            ends = np.array(segments)
-            np.testing.assert_allclose(ends[:, 0, 1], own[f"phase_clip_{end}"], rtol=1e-6)
-            np.testing.assert_allclose(ends[[0, -1], [0, 1], 0], sigma[[0, -1]])
-            np.testing.assert_allclose(ends[1:, 0, 0], ends[:-1, 1, 0])  # phases meet
 
 
 @given(

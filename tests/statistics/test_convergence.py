@@ -1,5 +1,5 @@
 from dataclasses import fields
-from itertools import combinations, product
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -9,7 +9,6 @@ from hypothesis.extra import numpy as hnp
 
 from calibzarr.errors import OptionError
 from calibzarr.statistics.convergence import (
-    bootstrap_interval,
     enough,
     expected_extreme,
     of_images,
@@ -85,75 +84,6 @@ def test_sizes_that_are_no_number_of_images_are_refused(size):
         expected_extreme(np.ones(3), size)
 
 
-def resamples(count):
-    return np.array(list(product(range(count), repeat=count)))
-
-
-def quantiles(values, level):
-    tail = (1 - level) / 2
-    return np.quantile(values, [tail, 1 - tail], axis=0, method="inverted_cdf")
-
-
-@pytest.mark.parametrize("count", [2, 3, 4, 5, 6])
-@pytest.mark.parametrize("quantile", [0, 0.25, 0.5, 0.9, 1])
-def test_bootstrap_interval_is_that_of_all_resamples(count, quantile):
-    values = np.random.default_rng(count).standard_normal((3, count)).round(1)  # with ties
-    for level in (0.5, 0.9):
-        actual = bootstrap_interval(values, quantile, level)
-        draws = values[:, resamples(count)]  # (row, resample, draw)
-        statistic = np.quantile(draws, quantile, axis=-1, method="inverted_cdf")
-        np.testing.assert_array_equal(actual, quantiles(statistic.T, level).T)
-
-
-@pytest.mark.parametrize("quantile", [0.9, 1])
-def test_bootstrap_interval_agrees_with_sampling(quantile):
-    generator = np.random.default_rng(3)
-    values = generator.standard_t(3, 60)
-    low, high = bootstrap_interval(values, quantile)
-    draws = values[generator.integers(0, 60, (40_000, 60))]
-    assert_interval(np.quantile(draws, quantile, axis=1, method="inverted_cdf"), low, high)
-
-
-def assert_interval(sampled, low, high, tail=0.05, tolerance=0.006):
-    """Each end is a quantile of what was sampled, up to the error of sampling."""
-    for end, p in ((low, tail), (high, 1 - tail)):
-        assert (sampled < end).mean() <= p + tolerance
-        assert (sampled <= end).mean() >= p - tolerance
-
-
-def test_an_interval_of_the_minimum_mirrors_that_of_the_maximum():
-    values = np.random.default_rng(0).standard_normal((4, 25))
-    np.testing.assert_array_equal(
-        bootstrap_interval(values, 0), -bootstrap_interval(-values, 1)[:, ::-1]
-    )
-
-
-@pytest.mark.parametrize("quantile", [-0.1, 1.1, np.nan])
-def test_quantiles_outside_of_0_to_1_are_refused(quantile):
-    with pytest.raises(OptionError, match=r"fraction in \[0, 1\]"):
-        bootstrap_interval(np.ones(3), quantile)
-
-
-@pytest.mark.parametrize("level", [0, 1, 90, np.nan])
-def test_levels_that_are_no_probability_are_refused(level):
-    with pytest.raises(OptionError, match=f"level must be a probability in .*, got {level}"):
-        bootstrap_interval(np.ones(3), level=level)
-    with pytest.raises(OptionError, match="level must be a probability"):
-        of_images(*statistics(3), level=level)
-
-
-@pytest.mark.parametrize("num_images", [20, 100])
-def test_intervals_agree_with_sampling(num_images):
-    low, high, mean, std = statistics(num_images, layers=1, steps=2)
-    result = of_images(low, high, mean, std)
-    generator = np.random.default_rng(1)
-    draws = generator.integers(0, num_images, (30_000, num_images))
-    for step in range(2):
-        own_low, own_high = low[0, step].astype(float)[draws], high[0, step].astype(float)[draws]
-        each = np.quantile(own_high - own_low, 0.9, axis=1, method="inverted_cdf")
-        assert_interval(each, result.typical_low[0, step], result.typical_high[0, step])
-
-
 @pytest.mark.parametrize("num_images", [2, 3, 6, 7])
 def test_growth_is_that_from_all_halves(num_images):
     low, high, mean, std = statistics(num_images)
@@ -170,15 +100,13 @@ def range_of(pairs):
     return max(highs) - min(lows)
 
 
-def test_range_typical_range_and_error_of_the_mean_are_those_of_a_loop():
+def test_range_and_error_of_the_mean_are_those_of_a_loop():
     low, high, mean, std = statistics(12, missing=0.3)
     result = of_images(low, high, mean, std)
     for place in np.ndindex(2, 3):
         kept = ~np.isnan(low[place])
-        ranges = (high[place].astype(float) - low[place])[kept]
         assert result.images[place] == kept.sum() < 12
         assert result.range[place] == high[place][kept].max().astype(float) - low[place][kept].min()
-        assert result.typical[place] == np.quantile(ranges, 0.9, method="inverted_cdf")
         means = mean[place][kept].astype(float)
         error = means.std(ddof=1) / np.sqrt(len(means)) / std[place]
         np.testing.assert_allclose(result.mean_error[place], error, rtol=1e-9)
@@ -201,8 +129,6 @@ def test_the_order_of_images_does_not_matter(seed, num_images):
     assert_equal(shuffled, expected, rtol=1e-9)
     known = expected.images >= 2
     np.testing.assert_array_equal(np.isfinite(expected.growth), known)
-    assert (expected.typical_low[known] <= expected.typical_high[known]).all()
-    assert (expected.typical_high[known] <= expected.range[known]).all()
 
 
 def assert_equal(actual, expected, rtol=1e-12):
@@ -215,8 +141,7 @@ def test_of_one_image_nothing_is_known_but_its_range():
     low, high, mean, std = statistics(1)
     result = of_images(low, high, mean, std)
     np.testing.assert_array_equal(result.range, (high.astype(float) - low)[..., 0])
-    np.testing.assert_array_equal(result.typical, result.range)
-    for name in ("growth", "typical_low", "typical_high", "mean_error"):
+    for name in ("growth", "mean_error"):
         assert np.isnan(getattr(result, name)).all(), name
     assert not enough(result.growth).any()
 

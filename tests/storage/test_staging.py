@@ -6,12 +6,6 @@ from calibzarr.storage.manifest import read_root, update_attributes
 from calibzarr.storage.variable import Addition, Variable
 from tests.support.stores import create, open_strictly, snapshot
 
-DERIVED = Addition(
-    "derived",
-    (Variable("total", ("image",), "float64", "of all"),),
-    "derived.staged",
-    title="derived",
-)
 FACTS = Addition(
     "facts",
     (
@@ -20,7 +14,6 @@ FACTS = Addition(
     ),
     "facts.staged",
     title="facts",
-    outdates=(DERIVED,),
 )
 SIZES = {"image": 3, "step": 5}
 
@@ -35,11 +28,10 @@ def facts(number):
 
 @pytest.fixture
 def path(tmp_path):
-    """A store with facts, and what is derived from them."""
+    """A store with facts."""
     path = tmp_path / "a.zarr"
     create(path)
     staging.write(path, FACTS, SIZES, facts(1), {"number": 1})
-    staging.write(path, DERIVED, SIZES, {"total": np.ones(3)}, {"from": 1})
     return path
 
 
@@ -48,17 +40,14 @@ def test_readers_see_what_is_written(path):
     assert (dataset.fact == 1).all()
     assert (dataset.weight == 1).all()
     assert dataset.attrs["facts"] == {"number": 1}
-    assert dataset.attrs["derived"] == {"from": 1}
     assert not list(path.glob("*staged*"))
 
 
-def test_what_is_derived_goes_when_the_facts_change(path):
+def test_new_facts_take_the_place_of_the_old(path):
     staging.write(path, FACTS, SIZES, facts(2), {"number": 2})
     dataset = open_strictly(path)
     assert (dataset.fact == 2).all()
-    assert "total" not in dataset
-    assert "derived" not in dataset.attrs
-    assert not (path / "total").exists()
+    assert dataset.attrs["facts"] == {"number": 2}
 
 
 def test_a_failure_while_it_is_written_leaves_the_old(path):

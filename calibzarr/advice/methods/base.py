@@ -64,14 +64,6 @@ class QuantizationError:
         """Of the worst phase, with one range for all steps, shape (layer, choice)."""
         return np.asarray(np.fmax.reduce(self.static, axis=1))
 
-    def of_model(self, operations: np.ndarray) -> np.ndarray:
-        """Mean over the layers, weighted by their operations, shape (phase, choice)."""
-        known = ~np.isnan(self.by_phase)
-        share = operations[:, None, None] * known
-        total = (share * np.where(known, self.by_phase, 0)).sum(axis=0)
-        with np.errstate(invalid="ignore"):  # a phase without a collected step
-            return np.asarray(total / share.sum(axis=0))
-
 
 @dataclass(frozen=True)
 class Evidence:
@@ -104,13 +96,11 @@ class Chosen:
         activation: shape (layer,).
         by_phase: of activations, shape (layer, phase).
         weight: shape (layer,).
-        schedule: of the activations of the whole model, shape (phase,).
     """
 
     activation: np.ndarray
     by_phase: np.ndarray
     weight: np.ndarray
-    schedule: np.ndarray
 
     @classmethod
     def of_bits(
@@ -137,7 +127,7 @@ class Chosen:
             tied = greatest_of_tied(np.searchsorted(CHOICES, bits), evidence.layers)
             indices.append(with_blocks(tied, evidence.layers, output_too=False))
         by_phase = np.repeat(indices[0][:, None], len(evidence.phases), axis=1)
-        return cls(indices[0], by_phase, indices[1], by_phase.max(axis=0))
+        return cls(indices[0], by_phase, indices[1])
 
 
 @dataclass(frozen=True)
@@ -182,12 +172,7 @@ def choose(evidence: Evidence, options: Options) -> tuple[Chosen, list[str]]:
     method = method_of(options)
     chosen = method.choose(evidence, options)
     layers, phases = len(evidence.names), len(evidence.phases)
-    shapes = {
-        "activation": (layers,),
-        "by_phase": (layers, phases),
-        "weight": (layers,),
-        "schedule": (phases,),
-    }
+    shapes = {"activation": (layers,), "by_phase": (layers, phases), "weight": (layers,)}
     for name, shape in shapes.items():
         indices = np.asarray(getattr(chosen, name, None))
         if indices.shape != shape or not np.isin(indices, range(len(CHOICES))).all():

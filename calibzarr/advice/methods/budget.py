@@ -43,7 +43,6 @@ def by_budget(error: QuantizationError, layers: Layers, mean_bits: float) -> Cho
     tied = layers.tied[:, None] * phases + np.arange(phases)  # within each phase
     share = values / np.maximum(values.sum(axis=1, keepdims=True), 1)  # of a layer's values
     phase_error = (operations * share)[..., None] * error.by_phase
-    of_model = error.of_model(np.where(linear, layers.operations, 0))
     activation = _within(operations * error.overall, values.sum(axis=1), layers.tied, mean_bits)
     by_phase = _within(
         phase_error.reshape(-1, len(CHOICES)), values.ravel(), tied.ravel(), mean_bits
@@ -51,12 +50,10 @@ def by_budget(error: QuantizationError, layers: Layers, mean_bits: float) -> Cho
     weight = _within(
         operations * error.weights, np.where(linear, layers.weights, 0), layers.tied, mean_bits
     )
-    in_phase = values.sum(axis=0)
     return Chosen(
         activation=with_blocks(activation, layers, output_too=False),
         by_phase=with_blocks(by_phase, layers, output_too=False),
         weight=with_blocks(weight, layers, output_too=False),
-        schedule=_within(in_phase[:, None] * of_model, in_phase, np.arange(phases), mean_bits),
     )
 
 

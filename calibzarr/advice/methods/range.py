@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from calibzarr.advice.methods.base import CHOICES, Chosen, Evidence, Layers, Method
+from calibzarr.advice.methods.base import CHOICES, Chosen, Evidence, Method
 from calibzarr.advice.options import Options
 from calibzarr.quantization.histograms import TAILS, Histograms
 
@@ -30,21 +30,15 @@ def range_rule(std: np.ndarray, p01: np.ndarray, p99: np.ndarray) -> np.ndarray:
     return np.where(std > SPREAD * central, np.minimum(bits + 2, 8), bits)
 
 
-def by_range(bits: np.ndarray, phase_bits: np.ndarray, layers: Layers) -> Chosen:
+def by_range(bits: np.ndarray, phase_bits: np.ndarray) -> Chosen:
     """The bits of the rule, for activations and, as it did, for weights as well.
 
     Args:
         bits: of :func:`range_rule` for all steps together, shape (layer,).
         phase_bits: the same by phase, shape (layer, phase).
-        layers: of the model.
-
-    Returns:
-        With a schedule of the bits that most operations of a phase have.
     """
     activation, by_phase = (np.searchsorted(CHOICES, array) for array in (bits, phase_bits))
-    operations = np.where(layers.linear, layers.operations, 0)[:, None, None]
-    votes = (operations * (by_phase[..., None] == np.arange(len(CHOICES)))).sum(axis=0)
-    return Chosen(activation, by_phase, activation, votes.argmax(axis=-1))
+    return Chosen(activation, by_phase, activation)
 
 
 def clips_at_tails(
@@ -98,7 +92,7 @@ def _choose(evidence: Evidence, _: Options) -> Chosen:
     overall, by_phase = (
         range_rule(rows.std, *rows.tails) for rows in (evidence.overall, evidence.by_phase)
     )
-    return by_range(overall, by_phase, evidence.layers)
+    return by_range(overall, by_phase)
 
 
 def _reasons(evidence: Evidence, _: Options, chosen: Chosen) -> list[str]:

@@ -45,7 +45,6 @@ def by_target(
         activation=with_blocks(activation, layers, output_too=True),
         by_phase=with_blocks(greatest_of_tied(by_phase, layers), layers, output_too=True),
         weight=with_blocks(weight, layers, output_too=False),
-        schedule=fewest_bits(decibels(error.of_model(layers.operations)), activation_target),
     )
 
 
