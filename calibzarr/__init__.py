@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from calibzarr.collecting.collector import collect
     from calibzarr.collecting.layer_inputs import layer_inputs
     from calibzarr.collecting.sensitivity import sensitivity
+    from calibzarr.comparison.comparing import compare
     from calibzarr.integrity.repair import repair
     from calibzarr.integrity.verification import verify
     from calibzarr.legacy.exporting import export_legacy
@@ -21,6 +22,7 @@ __all__ = [
     "analyze",
     "build",
     "collect",
+    "compare",
     "export_legacy",
     "import_legacy",
     "layer_inputs",
@@ -36,6 +38,7 @@ _MODULES = {
     "analyze": "calibzarr.advice.analysis",
     "build": "calibzarr.sampling.builder",
     "collect": "calibzarr.collecting.collector",
+    "compare": "calibzarr.comparison.comparing",
     "export_legacy": "calibzarr.legacy.exporting",
     "import_legacy": "calibzarr.legacy.importing",
     "layer_inputs": "calibzarr.collecting.layer_inputs",

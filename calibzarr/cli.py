@@ -8,6 +8,7 @@ from calibzarr.commands.analyze import analyze_command
 from calibzarr.commands.build import build_command
 from calibzarr.commands.collect import collect_command
 from calibzarr.commands.common import INTERRUPTED, quiet_option
+from calibzarr.commands.compare import compare_command
 from calibzarr.commands.export_config import export_config_command
 from calibzarr.commands.info import info
 from calibzarr.commands.legacy import export_legacy_command, import_legacy_command
@@ -37,6 +38,7 @@ for _command in (
     sensitivity_command,
     analyze_command,
     export_config_command,
+    compare_command,
     verify_command,
     repair_command,
     export_legacy_command,

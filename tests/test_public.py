@@ -8,7 +8,16 @@ import pytest
 
 import calibzarr
 
-LONG = ("build", "collect", "export_legacy", "import_legacy", "repair", "sensitivity", "verify")
+LONG = (
+    "build",
+    "collect",
+    "compare",
+    "export_legacy",
+    "import_legacy",
+    "repair",
+    "sensitivity",
+    "verify",
+)
 
 
 @pytest.mark.parametrize("name", calibzarr.__all__)

@@ -65,6 +65,7 @@ def export_legacy_command(store: Path, directory: Path, **options: Any) -> None:
     \b
     calibzarr export-legacy stores/tiny.zarr old/
     calibzarr export-legacy stores/tiny.zarr old/ --layout nhwc --only samples,manifest
+    calibzarr export-legacy stores/tiny.zarr pictures/ --only images
     """
     from calibzarr.legacy import export_plan, exporting
 
@@ -84,7 +85,8 @@ def export_legacy_command(store: Path, directory: Path, **options: Any) -> None:
             f"those; its manifest does not list them",
             err=True,
         )
-    tell("back again with: ", Call("import_legacy", (directory, "NEW.zarr")))
+    if "samples" in plan.parts:
+        tell("back again with: ", Call("import_legacy", (directory, "NEW.zarr")))
 
 
 @click.command(name="import-legacy")

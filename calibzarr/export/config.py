@@ -14,11 +14,16 @@ from calibzarr.advice.choices import (
     Granularity,
 )
 from calibzarr.advice.options import Options, one_of
-from calibzarr.errors import Option, StoreError, TakenError
 from calibzarr.export import mlx
 from calibzarr.export.configuration import configuration, validate
-from calibzarr.export.writing import ConfigurationResult, as_json, bits_in_words, unmet
-from calibzarr.storage import durable, objects
+from calibzarr.export.writing import (
+    ConfigurationResult,
+    as_json,
+    bits_in_words,
+    check_free,
+    unmet,
+)
+from calibzarr.storage import durable
 from calibzarr.storage.reading import open_statistics
 
 
@@ -63,9 +68,8 @@ def export(
         clip=clip,
     )
     one_of("file_format", file_format, FILE_FORMATS)
-    _check_free(path, file, force=force)
+    check_free(file, [path], force=force)
     statistics = open_statistics(path)
-    objects.check_writable(file.parent)
     recommended = recommendation.of_statistics(statistics, options)
     if file_format == "mlx":
         return mlx.write(recommended, file)
@@ -81,12 +85,3 @@ def _write(recommended: xr.Dataset, file: Path, granularity: Granularity) -> Con
         bits=bits_in_words(recommended, ("activation", "weight")),
         warnings=tuple(unmet(recommended).values()),
     )
-
-
-def _check_free(path: Path, file: Path, *, force: bool) -> None:
-    if path.resolve() in file.resolve().parents:
-        raise StoreError(f"{file} is within the store; name a file outside of it")
-    if file.is_dir():
-        raise IsADirectoryError(f"{file} is a directory; name a file in it")
-    if file.exists() and not force:
-        raise TakenError(f"{file} exists already; overwrite it with ", Option("force"))

@@ -1,0 +1,1 @@
+"""Stores of the same prompts and seeds against a reference."""
