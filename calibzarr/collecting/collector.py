@@ -11,7 +11,7 @@ from rich.console import Console
 
 from calibzarr.collecting import checkpoint
 from calibzarr.collecting.plan import CollectionPlan, plan
-from calibzarr.collecting.replay import Batch, Replay, cached_layers, check_known, check_model
+from calibzarr.collecting.replay import Batch, Replay, cached_layers, check_model
 from calibzarr.errors import StoreError, disk_full_named, out_of_memory_named
 from calibzarr.long_run import LongRun, long_run
 from calibzarr.models import registry
@@ -22,7 +22,7 @@ from calibzarr.statistics.histogram import BINS
 from calibzarr.statistics.reduction import Reduction
 from calibzarr.statistics.running import Statistics
 from calibzarr.storage import collected, durable, schema, store
-from calibzarr.storage.manifest import Root, made_by, read_root
+from calibzarr.storage.manifest import Root, check_known, made_by, read_root
 
 _CHECKPOINT_SHARE = 0.01  # of the time at most
 _CHECKPOINT_SECONDS = 30.0, 300.0  # between checkpoints, at least and at most

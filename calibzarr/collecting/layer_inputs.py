@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from calibzarr.collecting.plan import spread
-from calibzarr.collecting.replay import Replay, check_known, check_model
+from calibzarr.collecting.replay import Replay, check_model
 from calibzarr.errors import Call, Option, OptionError, StoreError, at_least
 from calibzarr.models import registry
 from calibzarr.models.base import DifferentiableModel, Layer, Model
 from calibzarr.statistics.steps import key_steps
 from calibzarr.storage import store
-from calibzarr.storage.manifest import Root, read_root
+from calibzarr.storage.manifest import Root, check_known, read_root, refuse_runs
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ def layer_inputs(
     at_least("batch_size", batch_size, 1)
     root = read_root(Path(path))
     check_known(root.path, root.attributes)
+    refuse_runs(root.path, root.attributes, "layer_inputs")
     chosen_images = choose_images(root, images)
     chosen_steps = choose_calls(steps, root.attributes["num_steps"])
     model = load_replayable(root)

@@ -12,7 +12,7 @@ from calibzarr.errors import Call, Option, OptionError, StoreError, at_least, im
 from calibzarr.statistics.histogram import BINS
 from calibzarr.statistics.steps import key_steps
 from calibzarr.storage import collected, objects, schema, store
-from calibzarr.storage.manifest import Root, read_root
+from calibzarr.storage.manifest import Root, read_root, refuse_runs
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ def plan(
     """
     path = Path(path)
     root = read_root(path)
+    refuse_runs(path, root.attributes, "collect")
     objects.check_writable(path)
     if collected.install(path):
         root = read_root(path)

@@ -1,14 +1,12 @@
 """Calling a store's model again on stored states: what every measurement of a model begins with."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from calibzarr.errors import Call, StoreError
+from calibzarr.errors import StoreError
 from calibzarr.models.base import (
     Array,
     CachingModel,
@@ -182,20 +180,6 @@ class Replay:
             images=tuple(images),
             latents=self.latents.isel(image=list(images)).values,
         )
-
-
-def check_known(path: Path, manifest: Mapping[str, Any]) -> None:
-    """Check that a manifest says what a replay needs; that of an imported store may not.
-
-    Raises:
-        StoreError: if not, naming what is not known.
-    """
-    for name in ("model", "cfg_weight"):
-        if manifest.get(name) is None:
-            raise StoreError(
-                f"{path} was imported, and its {name} is not known; say it with: ",
-                Call("import_legacy", ("DIR", path), {name: ...}),
-            )
 
 
 def check_model(root: Root, model: Model) -> str | None:

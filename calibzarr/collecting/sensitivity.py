@@ -13,7 +13,7 @@ from rich.console import Console
 from calibzarr.collecting import measurement, sensitivity_plan
 from calibzarr.collecting.amplification import rollout, rollout_calls
 from calibzarr.collecting.measurement import Measurement
-from calibzarr.collecting.replay import Batch, Replay, check_known, check_model
+from calibzarr.collecting.replay import Batch, Replay, check_model
 from calibzarr.collecting.sensitivity_plan import DEFAULT_STEPS, SensitivityPlan
 from calibzarr.errors import StoreError, disk_full_named, out_of_memory_named
 from calibzarr.long_run import LongRun, long_run
@@ -25,7 +25,7 @@ from calibzarr.quantization.quantizers import QuantizationErrors
 from calibzarr.quantization.sensitivity import over_steps
 from calibzarr.quantization.sensitivity import sensitivity as derive
 from calibzarr.storage import durable, schema, store
-from calibzarr.storage.manifest import made_by
+from calibzarr.storage.manifest import check_known, made_by
 
 _CHECKPOINT_SECONDS = 30.0
 CALLS_OF_A_PASS = 3  # about what a backward pass costs, for the progress

@@ -18,7 +18,7 @@ from calibzarr.quantization.levels import BITS
 from calibzarr.statistics.histogram import LogBins
 from calibzarr.statistics.steps import key_steps, phases
 from calibzarr.storage import reading, schema, staging
-from calibzarr.storage.manifest import Root, read_root
+from calibzarr.storage.manifest import Root, read_root, refuse_runs
 
 DEFAULT_STEPS = 6
 _AMPLIFIED = (0, 0.3, 0.6, 0.8, 0.9, 0.96)  # of the calls
@@ -154,6 +154,7 @@ def _open(path: Path) -> Root:
     """The metadata of a store with statistics, after what a kill left half-way is in its place."""
     staging.install(path, schema.MEASUREMENT)
     root = read_root(path)
+    refuse_runs(path, root.attributes, "sensitivity")
     if schema.ACTIVATIONS not in root.attributes:
         raise StoreError(
             f"{path} has no statistics, which the ranges of activations come from; make them "

@@ -38,6 +38,16 @@ if TYPE_CHECKING:
 @click.option("--dtype", type=click.Choice(["float32", "float16"]), help="Of stored latents.")
 @click.option("--repeat", is_flag=True, help="Go through the prompts again, with new seeds.")
 @click.option("--resume", is_flag=True, help="Go on with the store, or begin it.")
+@click.option(
+    "--reference",
+    type=click.Path(path_type=Path),
+    help="Make this store's images again, with its model, prompts, seeds and settings.",
+)
+@click.option(
+    "--quantized",
+    type=click.Path(path_type=Path),
+    help="How the model is quantized for that: a file of export-config.",
+)
 @images_option("Build only these images of the store.")
 @quiet_option
 @one_line_errors
@@ -51,6 +61,7 @@ def build_command(store: Path | None, **options: Any) -> None:
     calibzarr build
     calibzarr build stores/sd3.zarr --model sd3-medium --prompts prompts.csv
     calibzarr build stores/sd3.zarr --resume
+    calibzarr build stores/w4.zarr --reference stores/sd3.zarr --quantized w4.json
     """
     from calibzarr.sampling import builder
     from calibzarr.sampling import plan as build_plan
@@ -81,7 +92,9 @@ def _announcement(plan: "BuildPlan") -> str:
     if not missing:
         return f"{plan.path}: nothing to build, its images are complete"
     size = plan.sizes.image_size
+    quantized = "" if plan.run is None else "quantized "
+    on_disk = decimal(len(missing) * plan.image_bytes)
     return (
         f"{plan.path}: {len(missing)} images of {size}x{size} pixels, {plan.sizes.num_steps} "
-        f"steps, with {plan.entry.name}, about {decimal(len(missing) * plan.image_bytes)} on disk"
+        f"steps, with {quantized}{plan.entry.name}, about {on_disk} on disk"
     )

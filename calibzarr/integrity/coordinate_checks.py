@@ -4,11 +4,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from calibzarr.errors import StoreError
 from calibzarr.integrity import trajectory_checks
 from calibzarr.integrity.findings import Tally
-from calibzarr.integrity.opened import Opened
+from calibzarr.integrity.opened import Opened, codec_errors_named
 from calibzarr.models import registry
 from calibzarr.prompts.lists import MAX_SEED
+from calibzarr.sampling import runs
 from calibzarr.storage import backup, schema
 from calibzarr.storage.manifest import prompts_sha256
 
@@ -47,8 +49,13 @@ def _errors_by_image(opened: Opened) -> Iterator[tuple[int, str]]:
 
 
 def _errors(opened: Opened) -> list[str]:
-    """What is wrong with the coordinates as a whole, in words."""
+    """What is wrong with the coordinates, and a run's configuration, as a whole, in words."""
     errors = [f"{name} cannot be read: {why}" for name, why in opened.unreadable.items()]
+    try:
+        with codec_errors_named():
+            runs.stored(opened.root)
+    except StoreError as error:
+        errors.append(f"{schema.QUANTIZATION_CONFIG.name}: {error}")
     texts = [str(text) for text in opened.coordinates.get(schema.PROMPT.name, ())]
     if texts and prompts_sha256(texts) != opened.attributes["prompts_sha256"]:
         errors.append("the prompts do not have the SHA-256 of the manifest")

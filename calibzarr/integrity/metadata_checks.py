@@ -141,7 +141,8 @@ def wanted_metadata(
     if len(latent_shape) != 3:
         return {}, ["latents, metadata in the root: they have no shape"]
     sizes = _build_sizes(attributes, latent_shape)
-    wanted = _as_created(schema.BUILD_VARIABLES, sizes, attributes["latent_dtype"])
+    variables = schema.build_variables(attributes)
+    wanted = _as_created(variables, sizes, attributes["latent_dtype"])
     errors = []
     for addition in schema.ADDITIONS:
         if not has(attributes, addition):
@@ -243,7 +244,7 @@ def difference(actual: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> s
 
 def cut_like(metadata: dict[str, Any] | None, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
     """Metadata with no more images than others; those of an unfinished extension have more."""
-    sizes = dict(zip(wanted["dimension_names"], wanted["shape"], strict=True))
+    sizes = dict(zip(wanted.get("dimension_names", ()), wanted["shape"], strict=True))
     return cut(metadata, sizes["image"]) if metadata and "image" in sizes else metadata
 
 

@@ -139,7 +139,7 @@ def _right_metadata(
     copy: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """The metadata of every array as they must be, by name."""
-    variables = [*schema.BUILD_VARIABLES]
+    variables = [*schema.build_variables(attributes)]
     for addition in schema.ADDITIONS:
         if has(attributes, addition):
             variables += addition.variables

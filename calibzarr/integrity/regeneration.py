@@ -3,15 +3,15 @@
 import numpy as np
 from rich.console import Console
 
-from calibzarr.collecting import replay
 from calibzarr.integrity.findings import Tally
 from calibzarr.integrity.opened import Opened, read_states
 from calibzarr.models import registry
 from calibzarr.models.base import Model, Schedule
 from calibzarr.progress import Silent, reporting
-from calibzarr.sampling import builder
+from calibzarr.sampling import builder, models
 from calibzarr.sampling.plan import BuildPlan, plan_of
 from calibzarr.storage import schema, store
+from calibzarr.storage.manifest import check_known
 
 _PICTURE_TOLERANCE = 1  # of 255, where states are within theirs
 
@@ -45,7 +45,7 @@ def check(
     if not len(chosen):
         tally.record("model", ["there is no whole image to make again"])
         return tally
-    replay.check_known(opened.path, opened.attributes)
+    check_known(opened.path, opened.attributes)
     model = registry.load(opened.attributes["model"])
     if opened.attributes["model_fingerprint"] not in (None, model.fingerprint):
         message = (
@@ -56,6 +56,7 @@ def check(
         return tally
     schedule = model.schedule(opened.attributes["num_steps"])
     try:
+        model = models.load(opened.root, model)
         prompts, seeds = store.stored_prompts(opened.root)
     except ValueError as error:
         tally.record("model", [str(error)])

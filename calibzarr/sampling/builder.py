@@ -14,6 +14,8 @@ from calibzarr.long_run import long_run
 from calibzarr.models import registry
 from calibzarr.models.base import Model, Schedule
 from calibzarr.progress import Reporter, progress_console
+from calibzarr.quantization.configuration import Configuration
+from calibzarr.sampling import models, runs
 from calibzarr.sampling.options import BuildOptions, refuse_differences
 from calibzarr.sampling.plan import BuildPlan, plan
 from calibzarr.sampling.sampler import euler_states
@@ -57,6 +59,8 @@ def build(
     repeat: bool = False,
     resume: bool = False,
     images: tuple[int, int] | None = None,
+    reference: str | Path | None = None,
+    quantized: str | Path | Configuration | None = None,
     progress: bool | None = None,
 ) -> BuildResult:
     """Build a calibration dataset: sample every prompt and store every state.
@@ -77,6 +81,9 @@ def build(
         repeat: go through the prompts again, with new seeds, if there are too few.
         resume: go on with the store at ``path``, or begin it where there is none.
         images: first and one past the last of the images to build now; default: all.
+        reference: directory of a store whose images are made again: its model, prompts, seeds
+            and settings, of which nothing else can be chosen.
+        quantized: how the model is quantized that makes them: a configuration, or its file.
         progress: whether to tell of it; if None, only on a terminal.
 
     Returns:
@@ -84,7 +91,7 @@ def build(
 
     Raises:
         OptionError: if a value is not allowed, or differs from that of the store to resume.
-        ValueError: if the prompt file or the store cannot be used.
+        ValueError: if the prompt file, a store or the configuration cannot be used.
         OSError: if the disk is full or cannot be written; complete images stay.
     """
     options = BuildOptions(
@@ -100,6 +107,8 @@ def build(
         repeat=repeat,
         resume=resume,
         images=images,
+        reference=reference,
+        quantized=quantized,
     )
     return run(plan(path, options), progress_console(progress))
 
@@ -122,6 +131,10 @@ def run(plan: BuildPlan, console: Console) -> BuildResult:
         if missing or grows:
             model = registry.load(plan.entry.name)
             schedule = model.schedule(plan.settings.num_steps)
+            if plan.run is not None:
+                if plan.run.source is not None:
+                    runs.check_source(plan.run.source, manifest(plan, model), schedule)
+                model = models.quantized(model, plan.run)
             _prepare_store(plan, model, schedule)
             interrupted = _sample(plan, missing, model, schedule, console)
         if plan.root is not None:
@@ -151,14 +164,16 @@ def _prepare_store(plan: BuildPlan, model: Model, schedule: Schedule) -> None:
     if plan.root is None:
         coordinates = store.coordinates(schedule.sigma, schedule.timestep, plan.prompts, plan.seeds)
         try:
-            store.create(plan.path, plan.sizes, coordinates, attributes)
+            configuration = None if plan.run is None else plan.run.text
+            store.create(plan.path, plan.sizes, coordinates, attributes, configuration)
             return
         except FileExistsError:  # another builder was faster
             pass
     root = read_root(plan.path)
     named = [name for name in schema.FORMULAS if name in root.attributes]
     fingerprint = {name: attributes[name] for name in (*schema.FINGERPRINT, *named)}
-    refuse_differences(plan.path, root.attributes, fingerprint)
+    stored = {**root.attributes, **runs.identity(root.attributes)}
+    refuse_differences(plan.path, stored, {**fingerprint, **runs.identity(attributes)})
     if root.num_images < plan.num_images:
         collected.install(plan.path)
         store.extend(plan.path, plan.prompts, plan.seeds, attributes)
@@ -183,6 +198,7 @@ def manifest(plan: BuildPlan, model: Model) -> dict[str, Any]:
         "batch_size": settings.batch_size,
         "prompts_sha256": prompts_sha256(plan.prompts),
         "prompt_source": plan.prompt_source,
+        **({} if plan.run is None else plan.run.attributes),
         **made_by(_LIBRARIES),
         "n_completed": 0,
     }

@@ -7,6 +7,7 @@ from typing import Any
 
 from calibzarr.errors import Option, OptionError, at_least
 from calibzarr.models.entry import ModelEntry
+from calibzarr.quantization.configuration import Configuration
 from calibzarr.storage import schema
 
 
@@ -26,6 +27,8 @@ class BuildOptions:
     repeat: bool = False
     resume: bool = False
     images: tuple[int, int] | None = None
+    reference: str | Path | None = None
+    quantized: str | Path | Configuration | None = None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What a build will make: planned, and checked, before anything is loaded or created."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ from calibzarr.models import registry
 from calibzarr.models.entry import ModelEntry
 from calibzarr.prompts import lists as prompt_lists
 from calibzarr.prompts.lists import PromptList
+from calibzarr.sampling import runs
 from calibzarr.sampling.options import SETTINGS, BuildOptions, Settings, refuse_differences
+from calibzarr.sampling.runs import Run
 from calibzarr.storage import objects, schema, store
 from calibzarr.storage.manifest import Root, read_root
 
@@ -32,6 +34,7 @@ class BuildPlan:
         seeds: one for each image.
         prompt_source: where the prompts come from.
         images: the images to build now; the others are another builder's.
+        run: what makes the store a run of a reference, if it is one.
     """
 
     path: Path
@@ -42,6 +45,7 @@ class BuildPlan:
     seeds: tuple[int, ...]
     prompt_source: str
     images: range
+    run: Run | None = None
 
     @property
     def num_images(self) -> int:
@@ -87,8 +91,20 @@ def plan(path: str | Path | None = None, options: BuildOptions | None = None) ->
         OSError: if something cannot be read, or ``path`` cannot be written.
     """
     options = options or BuildOptions()
+    wants_run = options.reference is not None or options.quantized is not None
+    if wants_run and path is None:
+        raise OptionError(Option("reference"), " needs a path for the new store")
     path = Path(path) if path is not None else Path("stores") / f"{options.model or 'tiny'}.zarr"
     root = _root_to_resume(path, resume=options.resume) if objects.exists(path) else None
+    of_run = wants_run or (root is not None and schema.QUANTIZED in root.attributes)
+    plan = _plan_run(path, root, options) if of_run else _plan_build(path, root, options)
+    objects.check_writable(path)
+    needed = len(plan.missing()) * plan.image_bytes
+    objects.check_room(path, needed, "make room, or build fewer images")
+    return plan
+
+
+def _plan_build(path: Path, root: Root | None, options: BuildOptions) -> BuildPlan:
     stored = {} if root is None else root.attributes
     entry = registry.find(options.model or stored.get("model", "tiny"))
     if root is not None:
@@ -99,7 +115,7 @@ def plan(path: str | Path | None = None, options: BuildOptions | None = None) ->
     settings = Settings.of(options, stored, entry)
     prompts, seeds, source = _choose_prompts(root, entry, settings.seed, options)
     count = len(prompts)
-    plan = BuildPlan(
+    return BuildPlan(
         path=path,
         root=root,
         entry=entry,
@@ -109,10 +125,31 @@ def plan(path: str | Path | None = None, options: BuildOptions | None = None) ->
         prompt_source=source,
         images=range(count) if options.images is None else image_range(options.images, count),
     )
-    objects.check_writable(path)
-    needed = len(plan.missing()) * plan.image_bytes
-    objects.check_room(path, needed, "make room, or build fewer images")
-    return plan
+
+
+def _plan_run(path: Path, root: Root | None, options: BuildOptions) -> BuildPlan:
+    """The plan of a run: that of its reference with a quantized model."""
+    runs.check_options(options)
+    run = None if root is None else runs.stored(root)
+    if root is not None and run is None:
+        raise OptionError(
+            f"{path} was made by a model that is not quantized, and cannot go on by one that is; "
+            "choose another path"
+        )
+    if options.reference is not None and options.quantized is not None:
+        asked = runs.of(Path(options.reference), options.quantized)
+        if run is not None:
+            stored, given = (runs.identity(one.attributes) for one in (run, asked))
+            refuse_differences(path, stored, given)
+        run = run or asked
+    assert run is not None
+    source = root or run.source
+    assert source is not None
+    plan = plan_of(path, source.attributes, *store.stored_prompts(source))
+    chosen = plan.images
+    if options.images is not None:
+        chosen = image_range(options.images, plan.num_images)
+    return replace(plan, root=root, images=chosen, run=run)
 
 
 def plan_of(

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from calibzarr.errors import StoreError
+from calibzarr.errors import Call, StoreError
 from calibzarr.storage import backup, durable, schema
 
 FILE = "zarr.json"
@@ -60,7 +60,7 @@ def read_root(path: Path) -> Root:
         raise StoreError(f"{path} is not a calibzarr store: its {FILE} has no attributes")
     _check_format(path, attributes)
     listed = (metadata.get("consolidated_metadata") or {}).get("metadata", {})
-    for variable in schema.BUILD_VARIABLES:
+    for variable in schema.build_variables(attributes):
         if variable.name not in listed or not (path / variable.name).is_dir():
             raise StoreError(f"{path} is damaged: it lacks the variable {variable.name}")
     return Root(path, attributes, dict(listed), content)
@@ -130,6 +130,46 @@ def update_attributes(path: Path, attributes: Mapping[str, Any]) -> None:
 def prompts_sha256(prompts: Sequence[str]) -> str:
     """SHA-256 of the prompts as UTF-8, each followed by a zero byte, in hexadecimal."""
     return hashlib.sha256(b"".join(p.encode() + b"\0" for p in prompts)).hexdigest()
+
+
+def fingerprint(attributes: Mapping[str, Any], prompts: Sequence[str], seeds: Sequence[int]) -> str:
+    """SHA-256 of all that decides what the states of a store are, in hexadecimal."""
+    decisive = {name: attributes.get(name) for name in (*schema.FINGERPRINT, *schema.FORMULAS)}
+    content = {**decisive, "prompts": list(prompts), "seeds": list(seeds)}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def check_known(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Check that a manifest says what a replay needs; that of an imported store may not.
+
+    Raises:
+        StoreError: if not, naming what is not known.
+    """
+    for name in ("model", "cfg_weight"):
+        if manifest.get(name) is None:
+            raise StoreError(
+                f"{path} was imported, and its {name} is not known; say it with: ",
+                Call("import_legacy", ("DIR", path), {name: ...}),
+            )
+
+
+def refuse_runs(path: Path, manifest: Mapping[str, Any], wanted: str) -> None:
+    """Check that a store is of a full-precision model, which alone is measured.
+
+    Args:
+        path: directory of the store.
+        manifest: of it.
+        wanted: name of the function to call of its reference.
+
+    Raises:
+        StoreError: if it is a run.
+    """
+    if schema.QUANTIZED in manifest:
+        raise StoreError(
+            f"{path} was made by a quantized model, and the full-precision one alone is measured; "
+            "give the store that it is compared with: ",
+            Call(wanted, (manifest[schema.REFERENCE]["path"],)),
+        )
 
 
 def made_by(libraries: Iterable[str], moment: str = "created") -> dict[str, Any]:

@@ -3,7 +3,8 @@
 Nothing else spells the layout of a store; ``stores/README.md`` explains it to readers.
 """
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
+from typing import Any
 
 from calibzarr.storage.variable import Addition, Variable
 
@@ -69,6 +70,21 @@ DECODED = Variable(
 )
 
 BUILD_VARIABLES = (SIGMA, TIMESTEP, FINAL, PROMPT, SEED, COMPLETE, LATENTS, DECODED)
+
+REFERENCE = "reference"  # the attribute of a run that says whose images it makes again
+QUANTIZED = "quantized"  # the attribute of a run that says what its model is quantized by
+BY_CONFIGURATION = "configuration"  # the kind that a run holds itself
+QUANTIZATION_CONFIG = Variable(
+    "quantization_config", (), "string", "what the model was quantized by, in JSON", fill_value=""
+)
+
+
+def build_variables(attributes: Mapping[str, Any]) -> tuple[Variable, ...]:
+    """The variables of a build with this manifest."""
+    quantized = attributes.get(QUANTIZED)
+    if isinstance(quantized, dict) and quantized.get("kind") == BY_CONFIGURATION:
+        return (*BUILD_VARIABLES, QUANTIZATION_CONFIG)
+    return BUILD_VARIABLES
 
 
 def _by_layer(name: str, dims: str, dtype: str, description: str, units: str = "") -> Variable:

@@ -70,6 +70,7 @@ def create(
     sizes: Sizes,
     coordinates: Mapping[str, np.ndarray],
     attributes: Mapping[str, Any],
+    configuration: str | None = None,
 ) -> None:
     """Create a store whole, with metadata and coordinates but no image, in one rename.
 
@@ -78,6 +79,7 @@ def create(
         sizes: sizes of the dimensions.
         coordinates: of :func:`coordinates`.
         attributes: the manifest, JSON types only.
+        configuration: of a run whose manifest says that it holds one, in JSON.
 
     Raises:
         FileExistsError: if something is at ``path`` already.
@@ -96,11 +98,14 @@ def create(
                 **attributes,
             },
         )
-        arrays.create(group, schema.BUILD_VARIABLES, sizes.by_dimension, attributes["latent_dtype"])
+        variables = schema.build_variables(attributes)
+        arrays.create(group, variables, sizes.by_dimension, attributes["latent_dtype"])
         for name, values in coordinates.items():
             array(group, name)[:] = values
+        if configuration is not None:
+            array(group, schema.QUANTIZATION_CONFIG.name)[...] = configuration
         backup.write_coordinates(template, coordinates)
-        manifest.publish(template, {}, [variable.name for variable in schema.BUILD_VARIABLES])
+        manifest.publish(template, {}, [variable.name for variable in variables])
 
 
 def completed(path: Path, num_images: int) -> np.ndarray:

@@ -6,10 +6,10 @@ import re
 import numpy as np
 import pytest
 
-from calibzarr.collecting.replay import Batch, Replay, check_known, check_model
+from calibzarr.collecting.replay import Batch, Replay, check_model
 from calibzarr.errors import StoreError
 from calibzarr.statistics.histogram import BINS
-from calibzarr.storage.manifest import read_root
+from calibzarr.storage.manifest import check_known, read_root
 from tests.support import numpy_model
 from tests.support.replaying import NUM_STEPS
 
