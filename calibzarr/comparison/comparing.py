@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 from rich.console import Console
 
-from calibzarr.collecting.replay import check_known, check_model
+from calibzarr.collecting.replay import check_model
 from calibzarr.collecting.sensitivity_plan import default_steps
 from calibzarr.comparison import distance, figures, plan, states, teacher_forced
 from calibzarr.comparison.distance import Distance, LatentComponents
@@ -23,7 +23,8 @@ from calibzarr.long_run import long_run
 from calibzarr.models import registry
 from calibzarr.models.base import Model
 from calibzarr.progress import progress_console
-from calibzarr.storage.manifest import Root
+from calibzarr.sampling import models
+from calibzarr.storage.manifest import Root, check_known
 
 _UNUSABLE = (ValueError, OSError, TypeError, ImportError)  # why a model cannot be loaded
 _Part = TypeVar("_Part")
@@ -237,4 +238,4 @@ def _load(root: Root) -> Model:
     check_known(root.path, root.attributes)
     model = registry.load(root.attributes["model"])
     check_model(root, model)
-    return model
+    return models.load(root, model)
