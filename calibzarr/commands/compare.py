@@ -74,7 +74,7 @@ def compare_command(
     from calibzarr.comparison import comparing
     from calibzarr.comparison.plan import plan
     from calibzarr.export import comparison as files
-    from calibzarr.export.writing import check_free
+    from calibzarr.export.destination import check_free
     from calibzarr.storage import durable
 
     for file in (json_file, csv_file):

@@ -16,13 +16,8 @@ from calibzarr.advice.choices import (
 from calibzarr.advice.options import Options, one_of
 from calibzarr.export import mlx
 from calibzarr.export.configuration import configuration, validate
-from calibzarr.export.writing import (
-    ConfigurationResult,
-    as_json,
-    bits_in_words,
-    check_free,
-    unmet,
-)
+from calibzarr.export.destination import check_free
+from calibzarr.export.writing import ConfigurationResult, as_json, bits_in_words, unmet
 from calibzarr.storage import durable
 from calibzarr.storage.reading import open_statistics
 

@@ -1,9 +1,8 @@
 """What all output formats share: what is told of a written file, and how JSON is spelled."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,7 @@ import xarray as xr
 
 from calibzarr.advice.methods.base import method_of
 from calibzarr.advice.options import Options
-from calibzarr.errors import Message, Option, StoreError, TakenError
-from calibzarr.storage import objects
+from calibzarr.errors import Message
 
 
 @dataclass(frozen=True)
@@ -60,24 +58,3 @@ def bits_in_words(recommended: xr.Dataset, kinds: Sequence[str]) -> str:
 def as_json(content: Mapping[str, Any]) -> bytes:
     """A file's bytes."""
     return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
-
-
-def check_free(file: Path, stores: Iterable[Path], *, force: bool) -> None:
-    """Check that a file may be written, before the work.
-
-    Args:
-        file: to write.
-        stores: that it must not be in.
-        force: whether to overwrite it.
-
-    Raises:
-        StoreError: if it is within a store.
-        OSError: if something stands there, or its directory cannot be written.
-    """
-    if any(store.resolve() in file.resolve().parents for store in stores):
-        raise StoreError(f"{file} is within the store; name a file outside of it")
-    if file.is_dir():
-        raise IsADirectoryError(f"{file} is a directory; name a file in it")
-    if file.exists() and not force:
-        raise TakenError(f"{file} exists already; overwrite it with ", Option("force"))
-    objects.check_writable(file.parent)
