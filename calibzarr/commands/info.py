@@ -39,6 +39,7 @@ def info(store: Path, as_json: bool) -> None:
         "store": description["path"],
         "complete images": complete,
         **{name: value for name, value in manifest.items() if name not in shortened},
+        **_run(manifest),
         "libraries": ", ".join(
             f"{name} {number}" for name, number in manifest["libraries"].items()
         ),
@@ -63,6 +64,20 @@ def _grouped(sizes: dict[str, int]) -> dict[str, int]:
     for name, size in sizes.items():
         grouped[group_of.get(name, "other")] += size
     return grouped
+
+
+def _run(manifest: dict[str, Any]) -> dict[str, str]:
+    """Whose images a run makes again, and by what; nothing for any other store."""
+    from calibzarr.storage import schema
+
+    if schema.QUANTIZED not in manifest:
+        return {}
+    reference, quantized = manifest[schema.REFERENCE], manifest[schema.QUANTIZED]
+    file = quantized["path"] or "made in Python"
+    return {
+        schema.REFERENCE: f"{reference['path']} (fingerprint {reference['fingerprint'][:12]})",
+        schema.QUANTIZED: f"by a {quantized['kind']}, {file} (SHA-256 {quantized['sha256'][:12]})",
+    }
 
 
 def _measured(about: dict[str, Any] | None) -> str:

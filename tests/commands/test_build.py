@@ -2,6 +2,8 @@ import json
 import subprocess
 import sys
 
+from tests.support.configurations import of_model
+
 
 def test_build_says_what_it_makes_where_it_is_and_what_is_next(run, tmp_path):
     path = tmp_path / "a.zarr"
@@ -46,3 +48,30 @@ def test_missing_weights_are_told_in_one_line_before_anything_is_created(tmp_pat
     assert "hf download" in error
     assert "Traceback" not in result.stderr
     assert [entry.name for entry in tmp_path.iterdir()] == ["p.txt"]
+
+
+def test_a_run_is_told_of_and_built_by_the_command(run, make_store, tmp_path, tiny):
+    reference, path = make_store(num_images=2, num_steps=2), tmp_path / "w4.zarr"
+    file = tmp_path / "w4.json"
+    file.write_text(json.dumps(of_model(tiny, weight=4).content))
+    options = ["--reference", reference, "--quantized", file]
+    code, out, err = run("build", path, *options, "--images", "0:1")
+    assert code == 0
+    assert "1 images of 64x64 pixels, 2 steps, with quantized tiny" in err
+    assert f"{path}: 1 of 2 images are complete" in out
+    assert f"calibzarr build {path} --resume" in out
+    code, out, _ = run("build", path, "--resume")
+    assert (code, f"{path}: 2 of 2 images are complete" in out) == (0, True)
+    code, out, _ = run("info", path)
+    assert code == 0
+    assert "quantized by a configuration," in " ".join(out.split())
+    code, out, _ = run("info", path, "--json")
+    assert json.loads(out)["manifest"]["reference"]["path"] == str(reference)
+    code, _, err = run("build", tmp_path / "b.zarr", *options, "--seed", 3)
+    assert code == 2
+    assert "--seed is the reference's, got 3; beside --reference and --quantized, only" in err
+    code, _, err = run("build", tmp_path / "b.zarr", *options, "--images", "1:7")
+    assert (code, "must be A:B with 0 <= A < B <= 2, got 1:7" in err) == (2, True)
+    code, _, err = run("collect", path)
+    assert code == 1
+    assert f"give the store that it is compared with: calibzarr collect {reference}" in err

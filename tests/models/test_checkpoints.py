@@ -21,10 +21,14 @@ from calibzarr.quantization.quantizers import (
     QUANTIZERS,
     QuantizationErrors,
     Quantizer,
+    quantized_by_tensor,
+    quantized_by_token,
+    quantized_weight,
 )
 from calibzarr.sampling.sampler import euler_states
 from calibzarr.statistics.histogram import BINS
 from tests.support import checkpoints
+from tests.support.configurations import of_model
 
 HUB = Path(os.environ["HF_HUB_CACHE"])
 PROMPT = "The red circle, 7 cats: QX!"
@@ -401,3 +405,63 @@ def test_first_derivatives_agree_with_finite_differences(checkpoint):
         scale = np.abs(expected).max()
         np.testing.assert_allclose(found[index, quantizer], expected, atol=0.01 * scale)
         np.testing.assert_allclose(rounded[index, quantizer], expected, atol=0.08 * scale)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"weight": 4, "activation": 5, "phases": (4, 5, 8)},
+        {"weight": 4, "weights": "mlx-32", "activation": 5, "scheme": "token"},
+    ],
+)
+def test_quantized_in_sixteen_bits(loaded, options):
+    """As the plain model gives it on weights and inputs that are quantized in float32."""
+    configuration = of_model(loaded, **options)
+    layers, modules = loaded.layers(), dict(loaded.pipeline.mmdit.named_modules())
+    by_name = {layer.name: layer for layer in configuration.layers}
+    schedule = loaded.schedule(NUM_STEPS)
+    conditioning = loaded.encode([PROMPT], CFG_WEIGHT[loaded.name])
+    noise = loaded.initial_latents([SEED], checkpoints.IMAGE_SIZE, schedule)
+
+    def output(model, step):
+        with model.denoiser(conditioning, schedule, [step]) as denoise:
+            return loaded.to_numpy(denoise(noise, step))
+
+    before = [output(loaded, step) for step in range(NUM_STEPS)]
+    quantized = loaded.quantized(configuration)
+    actual = [output(quantized, step) for step in range(NUM_STEPS)]
+    np.testing.assert_array_equal([output(loaded, step) for step in range(NUM_STEPS)], before)
+    plain = loaded.pipeline.mmdit.parameters()
+    for layer in layers:
+        if layer.role == "input" and (quantizer := by_name[layer.name].weight) is not None:
+            weight = modules[layer.module].weight
+            values = np.asarray(weight.astype(mx.float32))
+            if quantizer.group_size is None:
+                result = mx.array(quantized_weight(values, quantizer))
+            else:
+                levels, *ends = mx.quantize(weight, group_size=32, bits=quantizer.bits)
+                ends = [end.astype(mx.float32) for end in ends]
+                result = mx.dequantize(levels, *ends, group_size=32, bits=quantizer.bits)
+            modules[layer.module].weight = result.astype(weight.dtype)
+    try:
+        for step in range(NUM_STEPS):
+            inputs = dict(
+                zip(by_name, configuration.activations(float(schedule.sigma[step])), strict=True)
+            )
+
+            def transform(index, x, inputs=inputs):
+                said = inputs[layers[index].name]
+                if said is None:
+                    return x
+                values = np.asarray(x.astype(mx.float32))
+                if said.scale is None:
+                    values = quantized_by_token(values, said.bits)
+                else:
+                    values = quantized_by_tensor(values, said.scale, said.zero_point, said.bits)
+                return mx.array(values).astype(x.dtype)
+
+            with loaded.transforming_inputs(transform):
+                np.testing.assert_array_equal(output(loaded, step), actual[step])
+            assert (actual[step] != before[step]).any()
+    finally:
+        loaded.pipeline.mmdit.update(plain)
