@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 @click.command(name="build")
 @click.argument("store", required=False, type=click.Path(path_type=Path))
-@click.option("--model", help="Model to sample with; 'calibzarr models' lists them.")
+@click.option(
+    "--model",
+    help="Model to sample with; 'calibzarr models' lists them. With --reference: OUT of quantize.",
+)
 @click.option(
     "--prompts",
     "--prompt-csv",
@@ -62,6 +65,7 @@ def build_command(store: Path | None, **options: Any) -> None:
     calibzarr build stores/sd3.zarr --model sd3-medium --prompts prompts.csv
     calibzarr build stores/sd3.zarr --resume
     calibzarr build stores/w4.zarr --reference stores/sd3.zarr --quantized w4.json
+    calibzarr build stores/q45.zarr --reference stores/sd3.zarr --model sd3-4.5
     """
     from calibzarr.sampling import builder
     from calibzarr.sampling import plan as build_plan

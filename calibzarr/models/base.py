@@ -300,7 +300,9 @@ class CheckpointableModel(DifferentiableModel, Protocol):
         """
 
     def with_checkpoint(self, directory: Path) -> Model:
-        """The same model with the quantized transformer of a checkpoint.
+        """A model that samples with the quantized transformer of a checkpoint.
+
+        Its name, its fingerprint and all else are those of this one, which stays as it is.
 
         Raises:
             StoreError: if the checkpoint is damaged, or is of another model.

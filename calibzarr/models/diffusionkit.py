@@ -294,10 +294,11 @@ class DiffusionKitModel:
 
     def with_checkpoint(self, directory: Path) -> "DiffusionKitModel":
         """The same model with the quantized transformer of a checkpoint."""
-        pipeline = copy.copy(self.pipeline)
-        pipeline.mmdit = kit.mmdit.MMDiT(pipeline.mmdit.config)
-        checkpoint.load(pipeline.mmdit, directory, pipeline.dtype)
-        return DiffusionKitModel(self.name, pipeline)
+        model = copy.copy(self)
+        model.pipeline = copy.copy(self.pipeline)
+        model.pipeline.mmdit = kit.mmdit.MMDiT(self.pipeline.mmdit.config)
+        checkpoint.load(model.pipeline.mmdit, directory, self.pipeline.dtype)
+        return model
 
 
 def fingerprint(modules: Mapping[str, nn.Module]) -> str:

@@ -47,7 +47,7 @@ class BuildResult:
 def build(
     path: str | Path | None = None,
     *,
-    model: str | None = None,
+    model: str | Path | None = None,
     prompts: str | Path | None = None,
     num_images: int | None = None,
     num_steps: int | None = None,
@@ -69,7 +69,8 @@ def build(
 
     Args:
         path: directory of the store; ``stores/<model>.zarr`` if not given.
-        model: a name that the registry knows; default ``tiny``.
+        model: a name that the registry knows; default ``tiny``. Beside ``reference``, the
+            directory of a quantized checkpoint of its model.
         prompts: a CSV or text file; default: the embedded model's own prompts.
         num_images: images of the store; default: as many as the file has prompts.
         num_steps: model calls for each image.
@@ -83,7 +84,8 @@ def build(
         images: first and one past the last of the images to build now; default: all.
         reference: directory of a store whose images are made again: its model, prompts, seeds
             and settings, of which nothing else can be chosen.
-        quantized: how the model is quantized that makes them: a configuration, or its file.
+        quantized: how the model is quantized that makes them: a configuration, its file, or the
+            directory of a quantized checkpoint, which can be given as ``model`` as well.
         progress: whether to tell of it; if None, only on a terminal.
 
     Returns:
@@ -95,7 +97,7 @@ def build(
         OSError: if the disk is full or cannot be written; complete images stay.
     """
     options = BuildOptions(
-        model=model,
+        model=None if model is None else str(model),
         prompts=prompts,
         num_images=num_images,
         num_steps=num_steps,

@@ -1,8 +1,11 @@
 """A store's model as it made the store: quantized, where that is a run."""
 
+from pathlib import Path
+
 from calibzarr.errors import StoreError
 from calibzarr.models import registry
-from calibzarr.models.base import Model, QuantizableModel
+from calibzarr.models.base import CheckpointableModel, Model, QuantizableModel
+from calibzarr.models.quantized import layout
 from calibzarr.quantization.configuration import check_model
 from calibzarr.sampling import runs
 from calibzarr.sampling.runs import Run
@@ -32,9 +35,22 @@ def quantized(model: Model, run: Run | None) -> Model:
     """
     if run is None:
         return model
+    if run.configuration is None:
+        return _of_checkpoint(model, Path(run.quantized["path"]), run.quantized["sha256"])
     if not isinstance(model, QuantizableModel):
         raise StoreError(
             f"{model.name} cannot be run quantized: it has no method quantized(configuration)"
         )
     check_model(run.configuration, model.layers(), model.fingerprint, model.name)
     return model.quantized(run.configuration)
+
+
+def _of_checkpoint(model: Model, directory: Path, sha256: str) -> Model:
+    """The model with a checkpoint's transformer, if that is still what a run was begun with."""
+    if not isinstance(model, CheckpointableModel):
+        raise StoreError(f"{model.name} cannot be run with a quantized checkpoint")
+    if not directory.exists() or layout.sha256(directory) != sha256:
+        raise StoreError(
+            f"{directory} is not the checkpoint that the run was begun with; put that one back"
+        )
+    return model.with_checkpoint(directory)

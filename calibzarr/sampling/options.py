@@ -1,12 +1,13 @@
 """What may be chosen of a build, and what follows from the store and the model."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from calibzarr.errors import Option, OptionError, at_least
 from calibzarr.models.entry import ModelEntry
+from calibzarr.models.quantized import layout
 from calibzarr.quantization.configuration import Configuration
 from calibzarr.storage import schema
 
@@ -29,6 +30,17 @@ class BuildOptions:
     images: tuple[int, int] | None = None
     reference: str | Path | None = None
     quantized: str | Path | Configuration | None = None
+
+    def with_checkpoint(self) -> "BuildOptions":
+        """The same, where beside a reference a model is the directory of a checkpoint.
+
+        Raises:
+            StoreError: if it is none.
+        """
+        if self.reference is None or self.model is None or self.quantized is not None:
+            return self
+        layout.read_config(Path(self.model))
+        return replace(self, model=None, quantized=self.model)
 
 
 @dataclass(frozen=True)

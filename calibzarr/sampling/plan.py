@@ -90,7 +90,7 @@ def plan(path: str | Path | None = None, options: BuildOptions | None = None) ->
         ValueError: if the prompt file or the store cannot be used.
         OSError: if something cannot be read, or ``path`` cannot be written.
     """
-    options = options or BuildOptions()
+    options = (options or BuildOptions()).with_checkpoint()
     wants_run = options.reference is not None or options.quantized is not None
     if wants_run and path is None:
         raise OptionError(Option("reference"), " needs a path for the new store")

@@ -10,6 +10,7 @@ import numpy as np
 
 from calibzarr.errors import Option, OptionError, StoreError
 from calibzarr.models.base import Schedule
+from calibzarr.models.quantized import layout
 from calibzarr.quantization import configuration as configurations
 from calibzarr.quantization.configuration import Configuration
 from calibzarr.sampling.options import BuildOptions
@@ -27,18 +28,20 @@ class Run:
     Attributes:
         reference: ``fingerprint`` and ``path`` of the store whose images are made again.
         quantized: ``kind``, ``sha256`` and ``path`` of what the model is quantized by.
-        configuration: that it is quantized by.
+        configuration: that it is quantized by; None where that is a checkpoint.
         source: the reference as it is now; None where a run goes on, which needs none.
     """
 
     reference: Mapping[str, Any]
     quantized: Mapping[str, Any]
-    configuration: Configuration
+    configuration: Configuration | None
     source: Root | None = None
 
     @property
-    def text(self) -> str:
+    def text(self) -> str | None:
         """What the store holds of the configuration: its phases and layers stay in their order."""
+        if self.configuration is None:
+            return None
         return json.dumps(self.configuration.content, separators=(",", ":"), allow_nan=False)
 
     @property
@@ -66,6 +69,8 @@ def stored(root: Root) -> Run | None:
     quantized = root.attributes.get(schema.QUANTIZED)
     if quantized is None:
         return None
+    if quantized["kind"] == schema.BY_CHECKPOINT:
+        return Run(root.attributes[schema.REFERENCE], quantized, None)
     if quantized["kind"] != schema.BY_CONFIGURATION:
         raise StoreError(
             f"{root.path} was made by a model that was quantized by a {quantized['kind']}, which "
@@ -105,7 +110,7 @@ def check_options(options: BuildOptions) -> None:
 
 
 def of(reference: Path, quantized: str | Path | Configuration) -> Run:
-    """What a run of a reference, by a configuration or its file, is to be.
+    """What a run of a reference, by a configuration, its file or a checkpoint, is to be.
 
     Raises:
         StoreError: if the reference or the configuration cannot be used, or the one is not for
@@ -121,24 +126,43 @@ def of(reference: Path, quantized: str | Path | Configuration) -> Run:
             Option("reference"),
         )
     manifest.check_known(reference, root.attributes)
-    path = None if isinstance(quantized, Configuration) else str(quantized)
-    configuration = (
-        quantized if isinstance(quantized, Configuration) else configurations.read(Path(quantized))
-    )
     known = root.attributes
-    of_no_layer = replace(configuration, layers=())  # they are not known before a model is loaded
-    configurations.check_model(of_no_layer, (), known["model_fingerprint"], known["model"])
+    configuration = None
+    if not isinstance(quantized, Configuration) and Path(quantized).is_dir():
+        kind, sha256 = schema.BY_CHECKPOINT, _checkpoint(Path(quantized), known)
+    else:
+        configuration = (
+            quantized
+            if isinstance(quantized, Configuration)
+            else configurations.read(Path(quantized))
+        )
+        of_no_layer = replace(configuration, layers=())  # not known before a model is loaded
+        configurations.check_model(of_no_layer, (), known["model_fingerprint"], known["model"])
+        kind, sha256 = schema.BY_CONFIGURATION, configuration.sha256
     fingerprint = manifest.fingerprint(known, *store.stored_prompts(root))
+    path = None if isinstance(quantized, Configuration) else str(quantized)
     return Run(
         reference={"fingerprint": fingerprint, "path": str(reference)},
-        quantized={
-            "kind": schema.BY_CONFIGURATION,
-            "sha256": configuration.sha256,
-            "path": path,
-        },
+        quantized={"kind": kind, "sha256": sha256, "path": path},
         configuration=configuration,
         source=root,
     )
+
+
+def _checkpoint(directory: Path, reference: Mapping[str, Any]) -> str:
+    """SHA-256 of a checkpoint that is of a reference's model.
+
+    Raises:
+        StoreError: if it is none, or of another model.
+    """
+    config = layout.read_config(directory)
+    for name in ("model", "model_fingerprint"):
+        if config.get(name) != reference[name] is not None:
+            raise StoreError(
+                f"{directory} was quantized from {name} {config.get(name)!r}, and the reference "
+                f"has {reference[name]!r}"
+            )
+    return layout.sha256(directory)
 
 
 def check_source(source: Root, attributes: Mapping[str, Any], schedule: Schedule) -> None:

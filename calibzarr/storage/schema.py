@@ -74,6 +74,7 @@ BUILD_VARIABLES = (SIGMA, TIMESTEP, FINAL, PROMPT, SEED, COMPLETE, LATENTS, DECO
 REFERENCE = "reference"  # the attribute of a run that says whose images it makes again
 QUANTIZED = "quantized"  # the attribute of a run that says what its model is quantized by
 BY_CONFIGURATION = "configuration"  # the kind that a run holds itself
+BY_CHECKPOINT = "checkpoint"  # the kind that is a directory of its own
 QUANTIZATION_CONFIG = Variable(
     "quantization_config", (), "string", "what the model was quantized by, in JSON", fill_value=""
 )

@@ -20,13 +20,14 @@ def choice_of(model, settings=None, kept=()):
     return Choice(layers, tuple(quantizers))
 
 
-def write(path, model, choice):
+def write(path, model, choice, config=None):
     """A checkpoint whose weights are rounded."""
+    config = config or {"model": model.name}
     quantizers = dict(choice.quantized())
 
     def levels(layer):
         quantizer = quantizers[layer]
         return model.levels_of_weight(layer, quantizer.group_size, quantizer.bits)[0]
 
-    checkpoint.write(path, model, choice, levels, {"model": model.name}, lambda _: "a card\n")
+    checkpoint.write(path, model, choice, levels, config, lambda _: "a card\n")
     return path
