@@ -11,7 +11,8 @@ from calibzarr.errors import Message, TakenError, disk_full_named
 from calibzarr.export.writing import as_json
 from calibzarr.models.base import CheckpointableModel, Layer
 from calibzarr.models.quantized.layout import CARD, CONFIG, WEIGHTS
-from calibzarr.quantization.quantizers import Quantizer, packed
+from calibzarr.quantization.packing import packed
+from calibzarr.quantization.quantizers import Quantizer
 from calibzarr.storage import durable, tensors
 from calibzarr.storage.tensors import TensorShape
 

@@ -13,8 +13,6 @@ from calibzarr.quantization.quantizers import (
     WEIGHT_QUANTIZERS,
     Quantizer,
     affine,
-    levels_by_group,
-    packed,
     quantized_by_group,
     quantized_by_scale,
     quantized_by_tensor,
@@ -134,15 +132,3 @@ def test_table_names_each_quantizer_once_with_its_cost():
     assert Quantizer("weight", "mlx-64", 4).group_size == 64
     assert not Quantizer("weight", "mlx-64", 4).fits(96)
     assert Quantizer("weight", "row", 4).fits(97)
-
-
-@pytest.mark.parametrize("group_size", MLX_GROUPS)
-@pytest.mark.parametrize("bits", MLX_BITS)
-def test_packed_levels_scales_and_biases_are_those_of_mlx(bits, group_size):
-    weight = mx.array(np.random.default_rng(bits).standard_normal((5, 256))).astype(mx.bfloat16)
-    level, scale, bias = levels_by_group(weight, group_size, bits)
-    expected = mx.quantize(weight, group_size=group_size, bits=bits)
-    actual = packed(np.asarray(level).astype(np.uint8), bits)
-    np.testing.assert_array_equal(actual, np.asarray(expected[0]))
-    assert mx.array_equal(scale, expected[1])
-    assert mx.array_equal(bias, expected[2])
