@@ -23,12 +23,12 @@ from calibzarr.long_run import long_run
 from calibzarr.models import registry
 from calibzarr.models.base import Model
 from calibzarr.progress import progress_console
-from calibzarr.sampling import models
+from calibzarr.sampling import models, runs
+from calibzarr.storage import schema
 from calibzarr.storage.manifest import Root, check_known
 
 _UNUSABLE = (ValueError, OSError, TypeError, ImportError)  # why a model cannot be loaded
 _Part = TypeVar("_Part")
-_MODEL = ("model", "model_fingerprint", "quantized")  # attributes that decide what a call gives
 
 
 def compare(
@@ -100,8 +100,8 @@ def _run(
     """What is said of one run; a message in the place of a part says why it is missing."""
     missing = own.without_picture or found.without_picture
     pictures = missing or Likeness(found.psnr_db, found.ssim)
-    predicted: Predicted | Message = Message("it has no quantization configuration")
-    parts = (pictures, distance, forced, predicted)
+    prediction: Predicted | Message = Message("sensitivities are not read yet")
+    parts = (pictures, distance, forced, prediction)
     reasons = {
         name: part for name, part in zip(PARTS, parts, strict=True) if isinstance(part, Message)
     }
@@ -113,7 +113,7 @@ def _run(
         pictures=likeness,
         distance=_found(distance),
         teacher_forced=_found(forced),
-        predicted=_found(predicted),
+        predicted=_found(prediction),
         psnr_gain=_gain(likeness, first.pictures)
         if likeness and first and first.pictures
         else None,
@@ -203,13 +203,13 @@ def _teacher_forced_of(
     kept: dict[tuple[int, ...], list[np.ndarray]],
     console: Console,
 ) -> TeacherForced | Message:
-    if all(plan.reference.attributes.get(name) == root.attributes.get(name) for name in _MODEL):
+    if _model_identity(plan.reference) == _model_identity(root):
         return Message("its model is the reference's")
-    steps = _steps(root)
 
-    calls = len(plan.images) * len(steps)
     derivable = plan.reference.attributes["latent_dtype"] == "float32"
     try:
+        steps = _steps(root, plan.sigma)
+        calls = len(plan.images) * len(steps)
         if not derivable and steps not in kept:
             model = _load(plan.reference)
             with _stoppable(console, "reference", "call", calls) as advance:
@@ -229,12 +229,26 @@ def _teacher_forced_of(
         return teacher_forced.measure(found, exact, steps, plan.sigma)
 
 
-def _steps(root: Root) -> tuple[int, ...]:
+def _model_identity(root: Root) -> tuple[object, ...]:
+    """What decides what a call of a store's model gives."""
+    attributes = root.attributes
+    quantized = attributes.get(schema.QUANTIZED) or {}
+    return attributes["model"], attributes["model_fingerprint"], quantized.get("sha256")
+
+
+def _steps(root: Root, sigma: np.ndarray) -> tuple[int, ...]:
     """Calls to make: those that the run's configuration predicts the error of, if any."""
-    return default_steps(root.attributes["num_steps"])
+    run = runs.stored(root)
+    configuration = run and run.configuration
+    said = (configuration and configuration.content.get("prediction")) or {}
+    steps, levels = said.get("steps", []), said.get("sigma", [])
+    if steps and max(steps) < len(sigma) - 1 and np.allclose(sigma[steps], levels, atol=1e-5):
+        return tuple(steps)
+    return default_steps(len(sigma) - 1)
 
 
 def _load(root: Root) -> Model:
+    """A store's model as it made the store, if its weights are still the same."""
     check_known(root.path, root.attributes)
     model = registry.load(root.attributes["model"])
     check_model(root, model)

@@ -8,7 +8,7 @@ import numpy as np
 
 from calibzarr.errors import Option, OptionError, StoreError
 from calibzarr.storage import schema, store
-from calibzarr.storage.manifest import Root, read_root
+from calibzarr.storage.manifest import Root, fingerprint, read_root
 
 _SIGMA_TOLERANCE = 1e-5
 _EQUAL = ("num_steps", "cfg_weight", "image_size")
@@ -102,11 +102,22 @@ def _check(reference: Root, run: Root, prompts: Sequence[str], seeds: Sequence[i
     for image, (seed, other_seed) in enumerate(zip(seeds, other_seeds, strict=False)):
         if seed != other_seed:
             raise _differs(reference, run, f"seed of image {image}", seed, other_seed)
-    _check_reference(reference, run)
+    _check_reference(reference, run, prompts, seeds)
 
 
-def _check_reference(reference: Root, run: Root) -> None:
-    """Check that a run says that it is one of this reference, where it says of which it is."""
+def _check_reference(
+    reference: Root, run: Root, prompts: Sequence[str], seeds: Sequence[int]
+) -> None:
+    """Check that a run is one of this reference, which may have grown since."""
+    said = run.attributes.get(schema.REFERENCE)
+    if said is None or run.path.resolve() == reference.path.resolve():
+        return
+    count = run.num_images
+    if said["fingerprint"] != fingerprint(reference.attributes, prompts[:count], seeds[:count]):
+        raise StoreError(
+            f"{run.path} is a run of another reference, {said['path']} as it was then, with "
+            f"fingerprint {said['fingerprint']}; compare it with that one"
+        )
 
 
 def _differs(reference: Root, run: Root, name: str, first: object, second: object) -> StoreError:

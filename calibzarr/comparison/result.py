@@ -168,11 +168,11 @@ def _about_states(run: RunComparison) -> str:
 
 def _about_shares(run: RunComparison) -> str:
     assert run.predicted is not None
-    listed = ", ".join(
-        f"{share.layer} {share.kind}s at step {share.step} {100 * share.share:.0f} %"
+    listed = (
+        f"\n{100 * share.share:7.1f} %  {share.layer} {share.kind}s, step {share.step}"
         for share in run.predicted.shares
     )
-    return f"most of the predicted error is made by {listed}"
+    return "of the predicted error of pictures are made by" + "".join(listed)
 
 
 def heading(comparison: Comparison) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from calibzarr.comparison.figures import CONFIDENCE, Figure
+from calibzarr.comparison.predicted import Predicted
 from calibzarr.comparison.result import Comparison, RunComparison
 from calibzarr.comparison.states import ErrorByStep
 from calibzarr.export.writing import as_json
@@ -68,9 +69,19 @@ def _run(comparison: Comparison, run: RunComparison) -> dict[str, Any]:
             "output_sqnr_db": _figure(run.teacher_forced.output_sqnr),
             **_by_step(run.teacher_forced.by_step),
         },
-        "predicted": run.predicted and asdict(run.predicted),
+        "predicted": run.predicted and _predicted(run.predicted),
         "psnr_gain_db": run.psnr_gain and _figure(run.psnr_gain),
         "skipped": {part: str(reason) for part, reason in run.skipped.items()},
+    }
+
+
+def _predicted(predicted: Predicted) -> dict[str, Any]:
+    return {
+        "output_sqnr_db": _number(predicted.output_sqnr_db),
+        "picture_psnr_db": _number(predicted.picture_psnr_db),
+        "step": list(predicted.step),
+        "sqnr_db": [_number(value) for value in predicted.by_step],
+        "shares": [asdict(share) for share in predicted.shares],
     }
 
 
