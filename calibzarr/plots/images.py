@@ -1,7 +1,7 @@
 """Pictures of what is in a store."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import xarray as xr
@@ -50,6 +50,42 @@ def contact_sheet(dataset: xr.Dataset, columns: int = 4) -> Image.Image:
         sheet.paste(_enlarged(picture, scale), (left, top))
         caption = _caption(f"{index}: {prompt}", cell, draw)
         draw.multiline_text((left, top + cell), caption, fill="black", spacing=2)
+    return sheet
+
+
+def side_by_side(datasets: Mapping[str, xr.Dataset], images: Sequence[int]) -> Image.Image:
+    """Draw the same images of several stores, a row for each store.
+
+    Args:
+        datasets: as ``calibzarr.open_store`` gives them, each under the words that stand above
+            its row; of the same prompts and seeds.
+        images: indices of complete images.
+
+    Returns:
+        An RGB picture; under the last row are seeds and prompts.
+    """
+    first = next(iter(datasets.values())).isel(image=list(images))
+    scale = math.ceil(_CELL / first.sizes["row"])
+    cell = first.sizes["row"] * scale
+    width, row_height = len(images) * (cell + _MARGIN) + _MARGIN, _LINE + cell + _MARGIN
+    captions = (_CAPTION_LINES + 1) * _LINE
+    sheet = Image.new("RGB", (width, len(datasets) * row_height + captions + _MARGIN), "white")
+    draw = _draw(sheet)
+    for row, (words, dataset) in enumerate(datasets.items()):
+        top = _MARGIN + row * row_height
+        draw.text((_MARGIN, top - _MARGIN // 2), words, fill="black")
+        chosen = dataset.decoded.isel(image=list(images))
+        pictures = chosen.transpose("image", "row", "column", "rgb").values
+        for column, picture in enumerate(pictures):
+            left = _MARGIN + column * (cell + _MARGIN)
+            sheet.paste(_enlarged(picture, scale), (left, top + _LINE))
+    top = len(datasets) * row_height
+    for column, (seed, prompt) in enumerate(
+        zip(first.seed.values.tolist(), first.prompt.values.tolist(), strict=True)
+    ):
+        left = _MARGIN + column * (cell + _MARGIN)
+        caption = f"seed {seed}\n{_caption(prompt, cell, draw)}"
+        draw.multiline_text((left, top), caption, fill="black", spacing=2)
     return sheet
 
 

@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 from PIL import Image, ImageDraw, ImageFont
 
-from calibzarr.plots.images import contact_sheet, film_strip
+from calibzarr.plots.images import contact_sheet, film_strip, side_by_side
 from tests.support.files import ROOT
 
 EXAMPLE = ROOT / "stores" / "example.zarr"
@@ -109,3 +109,16 @@ def test_showing_a_store_writes_two_pictures_beside_it(tmp_path):
     for picture in whole.decoded.values:
         assert places(sheet, picture.repeat(3, axis=0).repeat(3, axis=1))
     assert film.shape[1] == 11 * (128 + 8) + 8
+
+
+def test_stores_stand_above_each_other_with_seeds_and_prompts_below(example):
+    inverted = example.assign(decoded=255 - example.decoded)
+    sheet = np.asarray(side_by_side({"one": example, "another": inverted}, [2, 0]))
+    for dataset in (example, inverted):
+        rows = [
+            places(sheet, dataset.decoded.values[image].repeat(3, axis=0).repeat(3, axis=1))
+            for image in (2, 0)
+        ]
+        assert all(rows)
+    assert sheet.shape[1] == 2 * (192 + 8) + 8
+    assert sheet[-40:].min() < 100  # the captions
