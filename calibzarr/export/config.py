@@ -1,25 +1,28 @@
 """Export of a recommendation: to the quantization configuration, or to another format."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import xarray as xr
 
 from calibzarr.advice import recommendation
 from calibzarr.advice.choices import (
-    ACTIVATION_TARGET,
     FILE_FORMATS,
-    WEIGHT_TARGET,
+    GRANULARITIES,
+    ActivationQuantizer,
     Clip,
     FileFormat,
     Granularity,
+    WeightQuantizer,
 )
 from calibzarr.advice.options import Options, one_of
+from calibzarr.errors import Option, OptionError, StoreError, TakenError
 from calibzarr.export import mlx
-from calibzarr.export.configuration import configuration, validate
-from calibzarr.export.destination import check_free
-from calibzarr.export.writing import ConfigurationResult, as_json, bits_in_words, unmet
-from calibzarr.storage import durable
-from calibzarr.storage.reading import open_statistics
+from calibzarr.export.configuration import configuration
+from calibzarr.export.writing import ConfigurationResult, as_json, bits_in_words
+from calibzarr.quantization.configuration import SCHEMA_VERSION, json_file, parse
+from calibzarr.storage import durable, objects
+from calibzarr.storage.manifest import read_root
 
 
 def export(
@@ -29,11 +32,15 @@ def export(
     file_format: FileFormat = "json",
     granularity: Granularity = "all",
     force: bool = False,
-    method: str = "sqnr",
-    activation_target: float = ACTIVATION_TARGET,
-    weight_target: float = WEIGHT_TARGET,
-    mean_bits: float | None = None,
-    clip: Clip = "mse",
+    method: str = "budget",
+    weight_bits: float | None = None,
+    activation_bits: float | None = None,
+    activation_quantizer: ActivationQuantizer = "tensor",
+    weight_quantizer: WeightQuantizer | None = None,
+    output_db: float | None = None,
+    keep: Sequence[str] = (),
+    clip: Clip | None = None,
+    by_phase: bool | None = None,
 ) -> ConfigurationResult:
     """Recommend a quantization of a store's model, and write it down.
 
@@ -44,28 +51,41 @@ def export(
         granularity: see :func:`calibzarr.export.configuration.configuration`.
         force: whether to overwrite ``file``.
         method: see :func:`calibzarr.recommend`, as for all that follow.
-        activation_target: dB.
-        weight_target: dB.
-        mean_bits: upper bound.
+        weight_bits: with scales.
+        activation_bits: of inputs.
+        activation_quantizer: ``tensor`` or ``token``.
+        weight_quantizer: ``tensor``, ``row`` or ``mlx``; None for that of the format.
+        output_db: SQNR of the guided output.
+        keep: patterns of layers that stay unquantized.
         clip: how clipping ranges are chosen.
+        by_phase: whether activations are to be quantized by phase.
 
     Raises:
-        OptionError: if an option does not fit, or no layer reaches a target.
+        OptionError: if an option does not fit.
         ValueError: if the store has no statistics, or cannot be used.
         OSError: if the file exists, or something cannot be written.
     """
     path, file = Path(path), Path(file)
+    one_of("file_format", file_format, FILE_FORMATS)
+    one_of("granularity", granularity, GRANULARITIES)
+    if file_format == "mlx" and weight_quantizer not in (None, "mlx"):
+        raise OptionError(
+            Option("weight_quantizer"), f" must be mlx in files for MLX, got {weight_quantizer}"
+        )
     options = Options(
         method=method,
-        activation_target=activation_target,
-        weight_target=weight_target,
-        mean_bits=mean_bits,
+        weight_bits=weight_bits,
+        activation_bits=activation_bits,
+        activation_quantizer=activation_quantizer,
+        weight_quantizer=weight_quantizer or ("mlx" if file_format == "mlx" else "row"),
+        output_db=output_db,
+        keep=tuple(keep),
         clip=clip,
+        by_phase=by_phase,
     )
-    one_of("file_format", file_format, FILE_FORMATS)
-    check_free(file, [path], force=force)
-    statistics = open_statistics(path)
-    recommended = recommendation.of_statistics(statistics, options)
+    _check_free(path, file, force=force)
+    objects.check_writable(file.parent)
+    recommended = recommendation.of_store(read_root(path), options)
     if file_format == "mlx":
         return mlx.write(recommended, file)
     return _write(recommended, file, granularity)
@@ -73,10 +93,21 @@ def export(
 
 def _write(recommended: xr.Dataset, file: Path, granularity: Granularity) -> ConfigurationResult:
     content = configuration(recommended, granularity)
-    validate(content)
+    json_file.check(content, SCHEMA_VERSION)
+    if granularity != "block":
+        parse(content)  # what is written can be read
     durable.write(file, as_json(content))
     return ConfigurationResult(
         num_layers=len(content["layer_configs"]),
         bits=bits_in_words(recommended, ("activation", "weight")),
-        warnings=tuple(unmet(recommended).values()),
+        warnings=tuple(recommended.attrs.get("warnings", ())),
     )
+
+
+def _check_free(path: Path, file: Path, *, force: bool) -> None:
+    if path.resolve() in file.resolve().parents:
+        raise StoreError(f"{file} is within the store; name a file outside of it")
+    if file.is_dir():
+        raise IsADirectoryError(f"{file} is a directory; name a file in it")
+    if file.exists() and not force:
+        raise TakenError(f"{file} exists already; overwrite it with ", Option("force"))

@@ -5,23 +5,17 @@ from pathlib import Path
 
 import xarray as xr
 
-from calibzarr.export.writing import (
-    ConfigurationResult,
-    as_json,
-    bits_in_words,
-    linear_layers,
-    unmet,
-)
+from calibzarr.export.writing import ConfigurationResult, as_json, bits_in_words, linear_layers
+from calibzarr.quantization.configuration import UNQUANTIZED
+from calibzarr.quantization.quantizers import Quantizer
 from calibzarr.storage import durable
-
-GROUP_SIZES = (64, 32)  # MLX's default first; inputs must be a multiple of it
 
 
 def write(recommended: xr.Dataset, file: Path) -> ConfigurationResult:
     """Write what ``mlx.nn.quantize`` takes.
 
     Args:
-        recommended: of ``recommendation.of_statistics``.
+        recommended: of ``recommendation.of_statistics``, with the weights' quantizer ``mlx``.
         file: to write.
 
     Raises:
@@ -29,31 +23,25 @@ def write(recommended: xr.Dataset, file: Path) -> ConfigurationResult:
     """
     paths = class_predicate(recommended)
     durable.write(file, as_json(paths))
-    warnings = [text for values, text in unmet(recommended).items() if values == "weights"]
+    warnings = list(recommended.attrs.get("warnings", ()))
     if left_out := linear_layers(recommended).sizes["layer"] - len(paths):
-        warnings.append(f"{left_out} layers stay as they are: their widths do not divide by 32")
-    bits = bits_in_words(recommended, ("weight",))
-    return ConfigurationResult(len(paths), bits, tuple(warnings))
+        warnings.append(f"{left_out} layers stay as they are")
+    return ConfigurationResult(len(paths), bits_in_words(recommended, ("weight",)), tuple(warnings))
 
 
-def class_predicate(recommended: xr.Dataset) -> Mapping[str, dict[str, int]]:
+def class_predicate(recommended: xr.Dataset) -> Mapping[str, dict[str, int | None]]:
     """Bits and group size of each linear layer, by its path in the model's parameter tree.
 
     In Python: ``nn.quantize(transformer, class_predicate=lambda path, _: config.get(path,
-    False))``. Layers whose inputs are no multiple of 32 are left out, and so stay as they are.
+    False))``. Layers that stay unquantized are left out.
 
     Args:
-        recommended: of ``recommendation.of_statistics``.
+        recommended: of ``recommendation.of_statistics``, with the weights' quantizer ``mlx``.
     """
     linear = linear_layers(recommended)
-    fitting = {
-        str(path): (int(bits), next((s for s in GROUP_SIZES if features % s == 0), None))
-        for path, bits, features in zip(
-            linear.module.values, linear.weight_bits.values, linear.features.values, strict=True
-        )
-    }
+    columns = (linear[name].values.tolist() for name in ("module", "weight_scheme", "weight_bits"))
     return {
-        path: {"bits": bits, "group_size": size}
-        for path, (bits, size) in fitting.items()
-        if size is not None
+        path: {"bits": bits, "group_size": Quantizer("weight", scheme, bits).group_size}
+        for path, scheme, bits in zip(*columns, strict=True)
+        if bits != UNQUANTIZED
     }

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from calibzarr.advice.methods.base import method_of
-from calibzarr.advice.options import Options
 from calibzarr.errors import Message
+from calibzarr.quantization.configuration import UNQUANTIZED
 
 
 @dataclass(frozen=True)
@@ -33,20 +32,13 @@ def linear_layers(recommended: xr.Dataset) -> xr.Dataset:
     return recommended.isel(layer=recommended.role.values == "input")
 
 
-def unmet(recommended: xr.Dataset) -> dict[str, str]:
-    """What falls short of the options of ``activations`` and ``weights``."""
-    options, linear = Options(**recommended.attrs["options"]), linear_layers(recommended)
-    method = method_of(options)
-    return {} if method.unmet is None else dict(method.unmet(linear, options))
-
-
 def bits_in_words(recommended: xr.Dataset, kinds: Sequence[str]) -> str:
     """How many linear layers have which bits of ``activation`` or ``weight``."""
     linear = linear_layers(recommended)
     return "; ".join(
         f"{kind}s: "
         + ", ".join(
-            f"{number} with {bits} bits"
+            f"{number} " + ("unquantized" if bits == UNQUANTIZED else f"with {bits} bits")
             for bits, number in zip(
                 *np.unique(linear[f"{kind}_bits"].values, return_counts=True), strict=True
             )

@@ -5,22 +5,19 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 import xarray as xr
-import zarr
 from mlx.utils import tree_flatten
 
 import calibzarr
 from calibzarr.advice import recommendation
 from calibzarr.export import config
-from calibzarr.export.mlx import class_predicate
 from calibzarr.models import registry
-from tests.support.stores import shrunk
 
 
 @pytest.fixture(scope="module")
 def paths(replayed, tmp_path_factory):
     """What a file holds that the embedded model was exported to."""
     file = tmp_path_factory.mktemp("mlx") / "weights.json"
-    result = config.export(replayed.path, file, file_format="mlx", weight_target=25)
+    result = config.export(replayed.path, file, file_format="mlx", weight_bits=5)
     content = json.loads(file.read_text())
     assert result.num_layers == len(content)
     return content
@@ -55,11 +52,11 @@ def test_every_named_layer_is_quantized_as_it_says_and_no_other(paths, replayed)
     assert set(others) == set(paths)
     dataset = xr.open_zarr(replayed.path)
     linear = dataset.module.values[dataset.role.values == "input"]
-    assert set(paths) == set(linear.tolist())
+    assert set(paths) <= set(linear.tolist())
 
 
 def test_bits_are_those_of_the_other_format(paths, replayed):
-    recommended = recommendation.recommend(replayed.path, weight_target=25)
+    recommended = recommendation.recommend(replayed.path, weight_bits=5, weight_quantizer="mlx")
     linear = recommended.isel(layer=recommended.role.values == "input")
     bits = dict(zip(linear.module.values.tolist(), linear.weight_bits.values.tolist(), strict=True))
     assert {path: own["bits"] for path, own in paths.items()} == bits
@@ -89,35 +86,16 @@ def test_the_quantized_transformer_denoises_and_more_bits_are_nearer(paths, repl
     assert all(after[name] is value for name, value in before.items())  # also adaLN's, put back
 
 
-def test_layers_whose_width_mlx_cannot_group_stay_as_they_are():
-    widths = [32, 48, 64, 96, 128, 16, 4096]
-    recommended = xr.Dataset(
-        {"weight_bits": ("layer", [2, 4, 6, 8, 4, 4, 4])},
-        {
-            "layer": [f"layer_{width}" for width in widths],
-            "module": ("layer", [f"blocks.{width}" for width in widths]),
-            "role": ("layer", ["input"] * 6 + ["output"]),
-            "features": ("layer", widths),
-        },
-    )
-    assert class_predicate(recommended) == {
-        "blocks.32": {"bits": 2, "group_size": 32},
-        "blocks.64": {"bits": 6, "group_size": 64},
-        "blocks.96": {"bits": 8, "group_size": 32},
-        "blocks.128": {"bits": 4, "group_size": 64},
-    }
-
-
-def test_the_user_is_told_of_layers_that_stay_as_they_are(replayed, tmp_path):
-    path = shrunk(replayed.path, tmp_path / "a.zarr")
-    widths = zarr.open_group(path)["features"]
-    names = zarr.open_group(path)["module"][:]
-    widths[0], widths[7] = 48, 40
-    result = config.export(path, tmp_path / "a.json", file_format="mlx")
-    told = "2 layers stay as they are: their widths do not divide by 32"
-    assert told in result.warnings
-    content = json.loads((tmp_path / "a.json").read_text())
-    assert not {str(names[0]), str(names[7])} & set(content)
+def test_layers_that_stay_unquantized_are_left_out_and_told(replayed, tmp_path):
+    file, keep = tmp_path / "a.json", ["mm_block_0.image.*"]
+    result = config.export(replayed.path, file, file_format="mlx", keep=keep)
+    content = json.loads(file.read_text())
+    recommended = recommendation.recommend(replayed.path, weight_quantizer="mlx", keep=keep)
+    linear = recommended.isel(layer=recommended.role.values == "input")
+    whole = linear.module.values[linear.weight_bits.values == 16]
+    assert len(whole) > 0
+    assert not set(whole.tolist()) & set(content)
+    assert f"{len(whole)} layers stay as they are" in result.warnings
 
 
 def test_quantizing_leaves_the_store_alone(replayed, tmp_path):
