@@ -11,21 +11,29 @@ from typing import Literal, get_args
 from calibzarr.quantization.choices import CLIPS, Clip
 
 __all__ = [
-    "ACTIVATION_TARGET",
+    "ACTIVATION_QUANTIZERS",
     "CLIPS",
     "FILE_FORMATS",
     "GRANULARITIES",
     "SORTS",
-    "WEIGHT_TARGET",
+    "WEIGHT_QUANTIZERS",
+    "ActivationQuantizer",
     "Clip",
     "FileFormat",
     "Granularity",
     "Sort",
+    "WeightQuantizer",
     "methods",
 ]
 
 Granularity = Literal["block", "linear", "all"]
 GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
+
+ActivationQuantizer = Literal["tensor", "token"]
+ACTIVATION_QUANTIZERS: tuple[ActivationQuantizer, ...] = get_args(ActivationQuantizer)
+
+WeightQuantizer = Literal["tensor", "row", "mlx"]
+WEIGHT_QUANTIZERS: tuple[WeightQuantizer, ...] = get_args(WeightQuantizer)
 
 FileFormat = Literal["json", "mlx"]
 FILE_FORMATS: tuple[FileFormat, ...] = get_args(FileFormat)
@@ -42,8 +50,6 @@ SORTS: Mapping[Sort, str | None] = {
 }
 """Orders of a table, by the variable that decides; the model's own where there is none."""
 
-ACTIVATION_TARGET = 30.0  # dB
-WEIGHT_TARGET = 20.0  # dB
 
 _FOLDER = "calibzarr.advice.methods"
 _BASE = "base"  # what methods share; every other module of the folder is one

@@ -4,10 +4,12 @@ import math
 from dataclasses import dataclass
 
 from calibzarr.advice.choices import (
-    ACTIVATION_TARGET,
+    ACTIVATION_QUANTIZERS,
     CLIPS,
-    WEIGHT_TARGET,
+    WEIGHT_QUANTIZERS,
+    ActivationQuantizer,
     Clip,
+    WeightQuantizer,
     methods,
 )
 from calibzarr.errors import Option, OptionError
@@ -18,28 +20,41 @@ class Options:
     """What a recommendation is to reach, and how.
 
     Attributes:
-        method: ``sqnr`` for the fewest bits that meet the targets, ``budget`` for the least
-            error at a mean number of bits, ``range`` for the old rule; or another module of
-            ``advice.methods``.
-        activation_target: of ``sqnr``: for the activations of each layer, in dB.
-        weight_target: of ``sqnr``: for the weights of each layer, in dB.
-        mean_bits: of ``budget``: over activations, and over weights.
-        clip: how clipping ranges are chosen; ``range`` has its own way for activations.
+        method: ``budget`` for the least error at mean numbers of bits, ``target`` for the fewest
+            bits with an error, ``uniform`` for the same bits everywhere, ``range`` for the old
+            rule; or another module of ``advice.methods``.
+        weight_bits: mean over the weights of linear layers, with scales; for ``uniform`` bits of
+            each weight. None for 4, and of ``target`` for the fewest.
+        activation_bits: mean over the inputs of linear layers; None for 8, or likewise.
+        activation_quantizer: ``tensor`` or ``token``.
+        weight_quantizer: ``tensor``, ``row`` or ``mlx``.
+        output_db: of ``target``: SQNR of the guided output, dB.
+        keep: patterns, as of file names, of layers that stay unquantized.
+        clip: how clipping ranges are chosen; None for that of the sensitivities, or ``lp``.
+        by_phase: whether activations are to be quantized by phase; None where that can be.
 
     Raises:
         OptionError: if a value is not allowed, whatever the method.
     """
 
-    method: str = "sqnr"
-    activation_target: float = ACTIVATION_TARGET
-    weight_target: float = WEIGHT_TARGET
-    mean_bits: float | None = None
-    clip: Clip = "mse"
+    method: str = "budget"
+    weight_bits: float | None = None
+    activation_bits: float | None = None
+    activation_quantizer: ActivationQuantizer = "tensor"
+    weight_quantizer: WeightQuantizer = "row"
+    output_db: float | None = None
+    keep: tuple[str, ...] = ()
+    clip: Clip | None = None
+    by_phase: bool | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "keep", tuple(self.keep))  # also from JSON
         one_of("method", self.method, methods())
-        one_of("clip", self.clip, CLIPS)
-        for name in ("activation_target", "weight_target", "mean_bits"):
+        if self.clip is not None:
+            one_of("clip", self.clip, CLIPS)
+        one_of("activation_quantizer", self.activation_quantizer, ACTIVATION_QUANTIZERS)
+        one_of("weight_quantizer", self.weight_quantizer, WEIGHT_QUANTIZERS)
+        for name in ("weight_bits", "activation_bits", "output_db"):
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
                 raise OptionError(Option(name), f" must be a finite number, got {value:g}")

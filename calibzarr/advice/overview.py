@@ -7,7 +7,7 @@ from typing import Any
 import xarray as xr
 
 from calibzarr.advice import analysis, observed, recommendation, sensitivities, summary
-from calibzarr.advice.choices import ACTIVATION_TARGET, WEIGHT_TARGET, Sort
+from calibzarr.advice.choices import Sort
 from calibzarr.advice.options import Options
 from calibzarr.storage.manifest import Root, read_root
 from calibzarr.storage.reading import open_statistics
@@ -46,10 +46,8 @@ def overview(
     kind: str | None = None,
     sort: Sort = "model",
     top: int | None = None,
-    activation_target: float = ACTIVATION_TARGET,
-    weight_target: float = WEIGHT_TARGET,
 ) -> Overview:
-    """Analyze a store's statistics, and recommend bits by the targets.
+    """Analyze a store's statistics, and recommend bits.
 
     Args:
         path: directory of the store.
@@ -57,19 +55,18 @@ def overview(
         kind: of the layers to choose; all if None.
         sort: their order.
         top: how many of them at most.
-        activation_target: SQNR of the activations of each layer, dB.
-        weight_target: SQNR of the weights of each layer, dB.
 
     Raises:
-        OptionError: if there is no such stream, kind or order, or no layer reaches a target.
+        OptionError: if there is no such stream, kind or order.
         StoreError: if the store has no statistics, or cannot be used.
     """
     root = read_root(Path(path))
     statistics = open_statistics(root)
     summary.filtered(statistics, stream=stream, kind=kind, sort=sort)  # refused before the work
-    options = Options(activation_target=activation_target, weight_target=weight_target)
     activations = observed.activations(statistics)
-    recommended = recommendation.of_statistics(statistics, options, activations)
+    recommended = recommendation.of_statistics(
+        statistics, Options(), activations, recommendation.measured_of(root)
+    )
     analyzed = analysis.of_statistics(statistics, activations)
     chosen = summary.select(
         analyzed.assign(recommended[["activation_bits", "weight_bits"]]),

@@ -1,6 +1,6 @@
 """Numbers of bits and clipping ranges for every layer, each with the figures that decided it."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -8,135 +8,230 @@ import numpy as np
 import xarray as xr
 
 from calibzarr.advice import observed
-from calibzarr.advice.choices import ACTIVATION_TARGET, WEIGHT_TARGET, Clip
-from calibzarr.advice.evidence import Clippings, gather
-from calibzarr.advice.methods.base import (
-    CHOICES,
-    Chosen,
-    Evidence,
-    Method,
-    choose,
-    chosen_of,
-    decibels,
-    method_of,
-)
+from calibzarr.advice.choices import ActivationQuantizer, Clip, WeightQuantizer
+from calibzarr.advice.evidence import clipping_ranges, gather
+from calibzarr.advice.methods.base import Chosen, Evidence, choose, method_of
 from calibzarr.advice.options import Options
+from calibzarr.advice.predicted import described
+from calibzarr.collecting import measured as sensitivities
+from calibzarr.errors import Call, Message, Option, OptionError
+from calibzarr.quantization.configuration import UNQUANTIZED
 from calibzarr.quantization.histograms import Histograms
+from calibzarr.quantization.levels import BITS
+from calibzarr.quantization.prediction import Measured
+from calibzarr.statistics.steps import phases_of_calls
 from calibzarr.storage import schema
+from calibzarr.storage.manifest import Root, read_root
 from calibzarr.storage.reading import open_statistics
+
+_Variables = dict[str, tuple[str | tuple[str, ...], np.ndarray]]
 
 
 def recommend(
     path: str | Path,
     *,
-    method: str = "sqnr",
-    activation_target: float = ACTIVATION_TARGET,
-    weight_target: float = WEIGHT_TARGET,
-    mean_bits: float | None = None,
-    clip: Clip = "mse",
+    method: str = "budget",
+    weight_bits: float | None = None,
+    activation_bits: float | None = None,
+    activation_quantizer: ActivationQuantizer = "tensor",
+    weight_quantizer: WeightQuantizer = "row",
+    output_db: float | None = None,
+    keep: Sequence[str] = (),
+    clip: Clip | None = None,
+    by_phase: bool | None = None,
 ) -> xr.Dataset:
     """Recommend a quantization of a store's model; see :func:`of_statistics`.
 
     Args:
         path: directory of the store.
-        method: ``sqnr`` for the fewest bits that meet the targets, ``budget`` for the least
-            error at a mean number of bits, ``range`` for the old rule.
-        activation_target: of ``sqnr``: for the activations of each layer, in dB.
-        weight_target: of ``sqnr``: for the weights of each layer, in dB.
-        mean_bits: of ``budget``: over activations, and over weights.
-        clip: how clipping ranges are chosen: for the least squared error, or that to the power
-            of 2.4, or at the observed extremes.
+        method: ``budget`` for the least error at mean numbers of bits, ``target`` for the fewest
+            bits with an error, ``uniform`` for the same everywhere, ``range`` for the old rule.
+        weight_bits: mean over weights, with scales: 4 of ``budget``, the fewest of ``target``.
+        activation_bits: mean over activations: 8 of ``budget``, the fewest of ``target``.
+        activation_quantizer: ``tensor`` for one range, ``token`` for one of each token.
+        weight_quantizer: one scale by ``tensor`` or ``row``, or ``mlx`` for MLX's groups.
+        output_db: of ``target``: SQNR of the guided output, dB.
+        keep: patterns, as of file names, of layers that stay unquantized.
+        clip: how clipping ranges are chosen; None for that of the sensitivities, or ``lp``.
+        by_phase: whether activations are quantized by phase; None where that can be.
 
     Raises:
-        OptionError: if an option does not fit, or no layer reaches a target.
-        ValueError: if the store has no statistics.
+        OptionError: if an option does not fit, or a mean or an error cannot be had.
+        StoreError: if the store has no statistics, or sensitivities of other weights.
     """
     options = Options(
         method=method,
-        activation_target=activation_target,
-        weight_target=weight_target,
-        mean_bits=mean_bits,
+        weight_bits=weight_bits,
+        activation_bits=activation_bits,
+        activation_quantizer=activation_quantizer,
+        weight_quantizer=weight_quantizer,
+        output_db=output_db,
+        keep=tuple(keep),
         clip=clip,
+        by_phase=by_phase,
     )
-    return of_statistics(open_statistics(path), options)
+    return of_store(read_root(Path(path)), options)
+
+
+def of_store(root: Root, options: Options) -> xr.Dataset:
+    """Recommend from what a store has; the attribute ``warnings`` has what a user should know.
+
+    Args:
+        root: of the store.
+        options: what to reach, and how.
+    """
+    recommended = of_statistics(open_statistics(root), options, measured=measured_of(root))
+    return recommended.assign_attrs(warnings=tuple(_warnings(recommended, root.path)))
+
+
+def measured_of(root: Root) -> Measured | None:
+    """A store's sensitivities; None where it has none."""
+    return sensitivities.read(root) if schema.SENSITIVITY in root.attributes else None
 
 
 def of_statistics(
-    statistics: xr.Dataset, options: Options, activations: observed.Activations | None = None
+    statistics: xr.Dataset,
+    options: Options,
+    activations: observed.Activations | None = None,
+    measured: Measured | None = None,
 ) -> xr.Dataset:
     """Recommend bits and clipping ranges for every layer.
 
-    Activations are quantized on affine levels, weights on symmetric ones for a whole tensor.
-    A layer's ``activation_bits`` go with one clipping range for all steps; the worst phase
-    decides. Its bits by phase go with ranges of their own. Layers q, k and v of a block get
-    equal bits. A block's row speaks for all in it: it gets the most bits that its output or one
-    of its linear layers needs; under ``budget``, that one of its linear layers gets.
+    Layers that read the same values get equal bits of activations. A block's row has the most
+    bits of the quantized linear layers within it, and the range of its output at these; nothing
+    is quantized there.
 
     Args:
         statistics: of ``reading.open_statistics``.
         options: what to reach, and how.
         activations: the statistics' layers and steps, where they are in memory already.
+        measured: sensitivities of the same layers; None where there are none.
 
     Returns:
-        By layer: ``activation_bits``, ``weight_bits``, ``clip_min``, ``clip_max``,
-        ``clip_min_fraction`` and ``clip_max_fraction`` (of the values below them), ``sqnr_db``
-        over all steps, ``worst_sqnr_db`` of the worst phase, ``weight_sqnr_db``,
+        By layer: ``activation_bits`` and ``weight_bits``, 16 where nothing is quantized;
+        ``weight_scheme``, "" likewise; ``clip_min`` and ``clip_max``, the range of all calls at
+        these bits; ``clip_min_fraction`` and ``clip_max_fraction`` (of the values below them);
         ``value_min``, ``value_max``, ``value_mean``, ``value_std``, ``p01``, ``p99`` and
-        ``reason``. By (layer, phase): ``phase_bits``, ``phase_clip_min``, ``phase_clip_max``,
-        ``phase_sqnr_db``; 0 and NaN for a phase that was not collected. By phase:
-        ``first_step``, ``end_step`` (one past the last) and ``num_collected`` steps. ``step``
-        and ``sigma`` are those collected; the options are an attribute.
+        ``reason``. By (layer, phase): ``phase_bits``, 0 without an allocation by phase,
+        ``phase_clip_min`` and ``phase_clip_max``. By phase: ``first_step``, ``end_step`` (one past
+        the last call), ``sigma_min`` and ``sigma_max``, NaN without a bound. With sensitivities, by
+        (layer, sensitivity_step): ``activation_share`` and ``weight_share`` of the output's
+        predicted error. Attributes: ``options``; ``by_phase``, whether activations are to be
+        quantized by phase; ``clip``; ``prediction``, of ``predicted.described``.
 
     Raises:
-        OptionError: if an option does not fit, or no layer reaches a target.
-        ValueError: if a layer had no finite value in some phase.
+        OptionError: if an option does not fit, or a mean or an error cannot be had.
+        StoreError: if a layer had no finite value.
     """
     method = method_of(options)
     activations = activations or observed.activations(statistics)
-    phases = observed.phases_of(statistics)
-    evidence, clippings = gather(statistics, activations, phases, method, options)
+    rows = activations.overall
+    ranges = clipping_ranges(statistics, rows, measured, method, options)
+    if method.clipping is not None:
+        measured = None  # its ranges are others
+    evidence = gather(statistics, activations, measured, ranges, options)
     chosen, reasons = choose(evidence, options)
-    in_phase = [
-        steps.stop - steps.start for steps in observed.positions(statistics, phases).values()
-    ]
+    by_phase = _in_force(evidence, chosen, options)
+    applied = chosen if by_phase else Chosen(chosen.activation, None, chosen.weight)
+    inside = _inside(statistics, evidence.linear)
+    bits = _with_blocks(chosen.activation, evidence.linear, inside)
+    if options.activation_quantizer == "token":
+        columns = np.ones(len(BITS))
+        ranges = rows.value_min[:, None] * columns, rows.value_max[:, None] * columns
+    low, high = _at_bits(rows, ranges, bits)
     return xr.Dataset(
         {
-            **_by_layer(evidence, clippings, method, chosen),
-            "reason": ("layer", np.array(reasons, dtype=object)),
-            **_by_phase(clippings, chosen, np.array(in_phase)),
-            **_of_phases(phases),
+            **_by_layer(evidence, chosen, inside, bits, low, high),
+            "reason": ("layer", np.array(_reasons(evidence, chosen, reasons, inside), object)),
+            **_by_phase(evidence, chosen, inside, ranges),
+            **_of_phases(statistics),
+            **_shares(evidence, applied),
         },
         {
             **{variable.name: statistics[variable.name] for variable in schema.LAYER_COORDINATES},
-            "phase": list(phases),
-            "step": statistics.step.values,
-            "sigma": ("step", statistics.sigma.values),
+            "phase": list(evidence.phases),
+            **({} if measured is None else {"sensitivity_step": measured.steps}),
         },
-        {**statistics.attrs, "options": asdict(options)},
+        {
+            **statistics.attrs,
+            "options": asdict(options),
+            "by_phase": by_phase,
+            "clip": _clip(statistics, options, measured),
+            "prediction": described(evidence, applied, _numbers(statistics)),
+        },
     )
 
 
-_Variables = dict[str, tuple[str | tuple[str, ...], np.ndarray]]
+def _clip(statistics: xr.Dataset, options: Options, measured: Measured | None) -> str:
+    if "clip" not in method_of(options).uses:
+        return options.method
+    return str(statistics.attrs[schema.SENSITIVITY]["clip"] if measured else options.clip or "lp")
+
+
+def _in_force(evidence: Evidence, chosen: Chosen, options: Options) -> bool:
+    offered = chosen.by_phase is not None
+    if options.by_phase and not offered:
+        raise OptionError(
+            Option("by_phase"),
+            " needs sensitivities with a measured call in each of the phases "
+            f"{', '.join(evidence.phases)}; measure them with: ",
+            Call("sensitivity", ("STORE",), {"force": True}),
+        )
+    return offered and options.by_phase is not False
+
+
+def _numbers(statistics: xr.Dataset) -> np.ndarray:
+    return np.asarray(statistics.weight_histogram.sum("bin").values.astype(float))
+
+
+def _inside(statistics: xr.Dataset, linear: np.ndarray) -> np.ndarray:
+    """Which linear layers a block's row speaks for, shape (layer, layer), bool."""
+    block, stream, name = (
+        statistics[coordinate].values for coordinate in ("block", "stream", "layer")
+    )
+    of_block = (block[:, None] == block) & ~linear[:, None] & linear
+    return np.asarray(of_block & ((name == block)[:, None] | (stream[:, None] == stream)))
+
+
+def _with_blocks(bits: np.ndarray, linear: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """With the most bits of the quantized layers within each block; ``UNQUANTIZED`` without any."""
+    within = np.where(inside & (bits < UNQUANTIZED), bits, 0).max(axis=1)
+    return np.where(linear, bits, np.where(within > 0, within, UNQUANTIZED))
+
+
+def _at_bits(
+    rows: Histograms, ranges: tuple[np.ndarray, ...], bits: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of ranges at bits of any shape (layer, ...); the extremes where nothing is quantized."""
+    layer = np.arange(len(bits)).reshape(-1, *[1] * (bits.ndim - 1))
+    column = np.clip(np.searchsorted(BITS, bits), 0, len(BITS) - 1)
+    low, high = (
+        np.where(bits == UNQUANTIZED, extreme[layer], ends[layer, column])
+        for extreme, ends in zip((rows.value_min, rows.value_max), ranges, strict=True)
+    )
+    return low, high
 
 
 def _by_layer(
-    evidence: Evidence, clippings: Clippings, method: Method, chosen: Chosen
+    evidence: Evidence,
+    chosen: Chosen,
+    inside: np.ndarray,
+    bits: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
 ) -> _Variables:
-    rows, error = evidence.overall, evidence.error
-    clipping = clippings.overall.at(chosen.activation)
-    fractions = _fractions(rows, clipping.clip_min, clipping.clip_max)
-    if method.fractions is not None:
-        fractions = method.fractions(rows)
+    rows, quantizers = evidence.overall, evidence.weights.quantizers
+    of_weights = np.array([*(quantizer.bits for quantizer in quantizers), UNQUANTIZED])
+    schemes = np.array([*(quantizer.scheme for quantizer in quantizers), ""], dtype=object)
+    below = np.where(low <= rows.value_min, 0, rows.fraction_below(low))
     values = {
-        "activation_bits": np.take(CHOICES, chosen.activation),
-        "weight_bits": np.take(CHOICES, chosen.weight),
-        "clip_min": clipping.clip_min,
-        "clip_max": clipping.clip_max,
-        "clip_min_fraction": fractions[0],
-        "clip_max_fraction": fractions[1],
-        "sqnr_db": decibels(clipping.error),
-        "worst_sqnr_db": decibels(chosen_of(error.worst, chosen.activation)),
-        "weight_sqnr_db": decibels(chosen_of(error.weights, chosen.weight)),
+        "activation_bits": bits,
+        "weight_bits": _with_blocks(of_weights[chosen.weight], evidence.linear, inside),
+        "weight_scheme": schemes[chosen.weight],
+        "clip_min": low,
+        "clip_max": high,
+        "clip_min_fraction": below,
+        "clip_max_fraction": np.where(high >= rows.value_max, 1, rows.fraction_below(high)),
         "value_min": rows.value_min,
         "value_max": rows.value_max,
         "value_mean": rows.mean,
@@ -147,30 +242,108 @@ def _by_layer(
     return {name: ("layer", array) for name, array in values.items()}
 
 
-def _fractions(
-    rows: Histograms, clip_min: np.ndarray, clip_max: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Shares of the values below the ends of a clipping range, each of shape (layer,)."""
-    low, high = rows.fraction_below(clip_min), rows.fraction_below(clip_max)
-    return np.where(clip_min <= rows.value_min, 0, low), np.where(
-        clip_max >= rows.value_max, 1, high
-    )
-
-
-def _by_phase(clippings: Clippings, chosen: Chosen, in_phase: np.ndarray) -> _Variables:
-    clipping = clippings.by_phase.at(chosen.by_phase)
+def _by_phase(
+    evidence: Evidence, chosen: Chosen, inside: np.ndarray, ranges: tuple[np.ndarray, ...]
+) -> _Variables:
     both = ("layer", "phase")
+    shape = (len(evidence.names), len(evidence.phases))
+    if chosen.by_phase is None:
+        unknown = np.full(shape, np.nan)
+        return {
+            "phase_bits": (both, np.zeros(shape, int)),
+            "phase_clip_min": (both, unknown),
+            "phase_clip_max": (both, unknown.copy()),
+        }
+    columns = [_with_blocks(column, evidence.linear, inside) for column in chosen.by_phase.T]
+    bits = np.stack(columns, axis=1)
+    low, high = _at_bits(evidence.overall, ranges, bits)
     return {
-        "phase_bits": (both, np.where(in_phase > 0, np.take(CHOICES, chosen.by_phase), 0)),
-        "phase_clip_min": (both, clipping.clip_min),
-        "phase_clip_max": (both, clipping.clip_max),
-        "phase_sqnr_db": (both, decibels(clipping.error)),
-        "num_collected": ("phase", in_phase),
+        "phase_bits": (both, bits),
+        "phase_clip_min": (both, low),
+        "phase_clip_max": (both, high),
     }
 
 
-def _of_phases(phases: Mapping[str, range]) -> _Variables:
+def _of_phases(statistics: xr.Dataset) -> _Variables:
+    """Calls of each phase, and the noise levels midway to those of its neighbours."""
+    phases = phases_of_calls(int(statistics.attrs["num_steps"])).values()
+    first, end = (np.array([getattr(p, name) for p in phases]) for name in ("start", "stop"))
+    sigma = statistics.state_sigma.values.astype(np.float64)
+    midway = (sigma[end[:-1] - 1] + sigma[end[:-1]]) / 2
     return {
-        "first_step": ("phase", np.array([steps.start for steps in phases.values()])),
-        "end_step": ("phase", np.array([steps.stop for steps in phases.values()])),
+        "first_step": ("phase", first),
+        "end_step": ("phase", end),
+        "sigma_min": ("phase", np.append(midway, np.nan)),
+        "sigma_max": ("phase", np.insert(midway, 0, np.nan)),
     }
+
+
+def _shares(evidence: Evidence, applied: Chosen) -> _Variables:
+    prediction = evidence.predicted(applied)
+    if prediction is None:
+        return {}
+    return {
+        f"{kind}_share": (("layer", "sensitivity_step"), share)
+        for kind, share in zip(("activation", "weight"), prediction.shares, strict=True)
+    }
+
+
+def _reasons(
+    evidence: Evidence, chosen: Chosen, reasons: Sequence[str], inside: np.ndarray
+) -> list[str]:
+    """Those of the method, and those of what no method chooses."""
+    texts = []
+    for row, reason in enumerate(reasons):
+        if not evidence.linear[row]:
+            number = int((inside[row] & (chosen.activation < UNQUANTIZED)).sum())
+            text = f"the most bits of the {number} quantized linear layers in it; itself it is not"
+        elif evidence.kept[row]:
+            text = "unquantized by request"
+        else:
+            notes = [reason]
+            if evidence.exception[row]:
+                bits = evidence.exception[row]
+                level = "unquantized" if bits == UNQUANTIZED else f"{bits} bits"
+                notes.append(f"its inputs depend on the text alone: {level}, outside the mean")
+            if chosen.weight[row] < 0:
+                notes.append("no quantizer fits the width of its weight: unquantized")
+            text = "; ".join(note for note in notes if note)
+        texts.append(text)
+    return texts
+
+
+def _warnings(recommended: xr.Dataset, path: Path) -> list[Message]:
+    """What everyone should know who uses a recommendation."""
+    options = Options(**recommended.attrs["options"])
+    measure, found = Call("sensitivity", (path,)), recommended.attrs.get(schema.SENSITIVITY)
+    messages = []
+    if (warning := method_of(options).warning) is not None:
+        messages.append(Message(warning))
+    if found is None:
+        messages.append(
+            Message(
+                "what a bit costs each layer is not measured: the noise of all layers counts "
+                "alike, nothing is predicted, and bits by phase are not offered; measure it "
+                "with: ",
+                measure,
+            )
+        )
+    elif found["statistics"] != recommended.attrs[schema.ACTIVATIONS]["stamp"]:
+        again = Call("sensitivity", (path,), {"force": True})
+        messages.append(
+            Message(
+                f"{path} has newer statistics than its sensitivities, whose ranges are used; "
+                "measure anew with: ",
+                again,
+            )
+        )
+    linear = recommended.isel(layer=np.flatnonzero(recommended.role.values == "input"))
+    unfit = np.strings.find(linear.reason.values.astype(str), "no quantizer fits") >= 0
+    if unfit.any():
+        messages.append(
+            Message(
+                f"the weights of {unfit.sum()} layers stay as they are: their widths do not divide "
+                f"by 32; the first is {linear.layer.values[unfit][0]}"
+            )
+        )
+    return messages

@@ -7,8 +7,8 @@ import numpy as np
 import xarray as xr
 
 from calibzarr.errors import Call, Message
-from calibzarr.quantization.sensitivity import Sensitivity, nearest_steps, over_steps
-from calibzarr.statistics.steps import phases
+from calibzarr.quantization.sensitivity import Sensitivity, counted_at_nearest, over_steps
+from calibzarr.statistics.steps import phases_of_calls
 from calibzarr.storage import reading, schema
 from calibzarr.storage.manifest import Root
 
@@ -38,7 +38,10 @@ def of_store(root: Root) -> xr.Dataset | None:
         return None
     dataset = reading.open_store(root)
     coordinates = reading.open_statistics(root)[["layer", "kind", "input_group"]].coords
-    widths, names = _widths(dataset, int(root.attributes["num_steps"]))
+    widths = counted_at_nearest(
+        -np.diff(dataset.sigma.values.astype(np.float64)), dataset.sensitivity_step.values
+    )
+    names = list(phases_of_calls(int(root.attributes["num_steps"])))
     power = dataset.output_power.mean("sensitivity_image").values
     counted = {
         "activations": coordinates["input_group"].values == coordinates["layer"].values,
@@ -60,22 +63,6 @@ def of_store(root: Root) -> xr.Dataset | None:
         variables[f"{what}_error"] = ("layer", total.error_db[:, 0])
     about = root.attributes[schema.SENSITIVITY]
     return xr.Dataset(variables, {**coordinates, "phase": names}, about)
-
-
-def _widths(dataset: xr.Dataset, num_steps: int) -> tuple[np.ndarray, list[str]]:
-    """Sigma that each measured call stands for in each phase, shape (phase, step), and the names.
-
-    The final state is no call: the last phase ends before it.
-    """
-    widths = -np.diff(dataset.sigma.values.astype(np.float64))
-    nearest = nearest_steps(num_steps, dataset.sensitivity_step.values)
-    thirds = phases(num_steps)
-    shares = np.zeros((len(thirds), dataset.sizes["sensitivity_step"]))
-    ends = [phase.stop for phase in thirds.values()]
-    known = nearest >= 0
-    phase_of_call = np.searchsorted(ends, np.arange(num_steps), side="right")
-    np.add.at(shares, (phase_of_call[known], nearest[known]), widths[known])
-    return shares, list(thirds)
 
 
 def describe(found: xr.Dataset) -> dict[str, Any]:

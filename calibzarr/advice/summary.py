@@ -7,8 +7,8 @@ import numpy as np
 import xarray as xr
 
 from calibzarr.advice.choices import SORTS, Sort
-from calibzarr.advice.methods.base import CHOICES
 from calibzarr.errors import check_known
+from calibzarr.quantization.levels import BITS
 from calibzarr.statistics import convergence
 from calibzarr.storage.schema import ACTIVATIONS
 
@@ -88,7 +88,7 @@ def describe(analyzed: xr.Dataset, recommended: xr.Dataset) -> dict[str, Any]:
             "activations": _by_bits(activation),
             "weights": _by_bits(weight),
         },
-        "sensitive": names[activation == CHOICES[-1]].tolist(),
+        "sensitive": names[activation == BITS[-1]].tolist(),
         "compact": names[activation <= 4].tolist(),
         "features": {
             layer: {"feature": int(widest[layer]), "spread": times}
@@ -100,7 +100,8 @@ def describe(analyzed: xr.Dataset, recommended: xr.Dataset) -> dict[str, Any]:
 
 
 def _by_bits(bits: np.ndarray) -> dict[str, int]:
-    return {str(choice): int((bits == choice).sum()) for choice in CHOICES}
+    numbers, counts = np.unique(bits, return_counts=True)
+    return dict(zip(map(str, numbers.tolist()), counts.tolist(), strict=True))
 
 
 def _greatest(analyzed: xr.Dataset, values: np.ndarray, least: float) -> dict[str, float]:
@@ -136,12 +137,13 @@ def _not_covered(analyzed: xr.Dataset, recommended: xr.Dataset) -> list[str]:
             f"{states - steps} of {states} steps were not collected; they are taken to be like "
             f"their neighbours"
         )
+    collected = np.array(activations["steps"])
     absent = [
         str(name)
-        for name, number in zip(
-            recommended.phase.values, recommended.num_collected.values, strict=True
+        for name, first, end in zip(
+            *(recommended[name].values for name in ("phase", "first_step", "end_step")), strict=True
         )
-        if not number
+        if not ((collected >= first) & (collected < end)).any()
     ]
     if absent:
         sentences.append(f"nothing was collected in {', '.join(absent)}")

@@ -16,7 +16,6 @@ from calibzarr.commands.common import (
     store_argument,
     table_console,
     tell,
-    with_targets,
 )
 from calibzarr.errors import Call
 
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
 )
 @click.option("--stream", help="Print the layers of this stream alone: image, text, unified.")
 @click.option("--kind", help="Print the layers of this kind alone, such as mlp.fc2.")
-@with_targets
 @click.option(
     "--plots",
     type=click.Path(file_okay=False, path_type=Path),

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from calibzarr.advice.choices import ACTIVATION_TARGET, WEIGHT_TARGET
 from calibzarr.errors import Call, Explained, Message, Option, OptionError
 
 if TYPE_CHECKING:
@@ -128,19 +127,6 @@ quiet_option = click.option(
 
 store_argument = click.argument("store", type=click.Path(path_type=Path))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-
-
-def with_targets(command: _Command) -> _Command:
-    """Add the options that say what SQNR is wanted."""
-    for what, default in (("weight", WEIGHT_TARGET), ("activation", ACTIVATION_TARGET)):
-        command = click.option(
-            f"--{what}-target",
-            type=float,
-            default=default,
-            show_default=True,
-            help=f"SQNR that the {what}s of a layer are to reach, dB.",
-        )(command)
-    return command
 
 
 def image_range(text: str) -> tuple[int, int]:

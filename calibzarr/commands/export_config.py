@@ -1,7 +1,7 @@
 """``calibzarr export-config``."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,8 +12,10 @@ from calibzarr.commands.common import (
     quiet_option,
     spelled,
     store_argument,
-    with_targets,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @click.command(name="export-config")
@@ -22,17 +24,49 @@ from calibzarr.commands.common import (
 @click.option(
     "--method",
     type=click.Choice(choices.methods()),
-    help="Fewest bits that reach the targets; least error at --mean-bits; or the old rule.  "
-    "[default: sqnr, or budget with --mean-bits]",
+    default="budget",
+    show_default=True,
+    help="budget: least error at mean bits; target: fewest bits with an error; uniform: the same "
+    "bits everywhere; range: the old rule.",
 )
-@with_targets
-@click.option("--mean-bits", type=float, help="Of budget: over activations, and over weights.")
+@click.option(
+    "--weight-bits",
+    type=float,
+    help="Mean over weights, scales counted.  [default: 4; of target: the fewest]",
+)
+@click.option(
+    "--activation-bits",
+    type=float,
+    help="Mean over activations.  [default: 8; of target: the fewest]",
+)
+@click.option(
+    "--activation-quantizer",
+    type=click.Choice(choices.ACTIVATION_QUANTIZERS),
+    default="tensor",
+    show_default=True,
+    help="One range for a tensor, or one for each token as it comes.",
+)
+@click.option(
+    "--weight-quantizer",
+    type=click.Choice(choices.WEIGHT_QUANTIZERS),
+    help="One scale for a tensor or a row, or MLX's groups.  [default: row; of mlx files: mlx]",
+)
+@click.option("--output-db", type=float, help="Of target: SQNR of the guided output, dB.")
+@click.option(
+    "--keep",
+    multiple=True,
+    metavar="PATTERN",
+    help="Leave layers of these names unquantized, such as 'final_layer.*'; may be repeated.",
+)
 @click.option(
     "--clip",
     type=click.Choice(choices.CLIPS),
-    default="mse",
-    show_default=True,
-    help="How clipping ranges are chosen.",
+    help="How clipping ranges are chosen.  [default: as the sensitivities were measured, or lp]",
+)
+@click.option(
+    "--by-phase/--static",
+    default=None,
+    help="Quantize activations by phase of the sampling.  [default: by phase where it can be]",
 )
 @click.option(
     "--granularity",
@@ -53,36 +87,43 @@ from calibzarr.commands.common import (
 @quiet_option
 @one_line_errors
 def export_config_command(
-    store: Path,
-    file: Path,
-    method: str | None,
-    file_format: choices.FileFormat,
-    granularity: choices.Granularity,
-    force: bool,
-    **options: Any,
+    store: Path, file: Path, file_format: choices.FileFormat, **options: Any
 ) -> None:
-    """Recommend bits and clipping ranges from STORE's statistics, and write them to FILE.
+    """Recommend bits and clipping ranges from what STORE knows, and write them to FILE.
 
     \b
     calibzarr export-config stores/tiny.zarr config.json
-    calibzarr export-config stores/tiny.zarr config.json --mean-bits 6
-    calibzarr export-config stores/tiny.zarr weights.json --format mlx
+    calibzarr export-config stores/tiny.zarr config.json --weight-bits 4 --activation-bits 6
+    calibzarr export-config stores/tiny.zarr config.json --method target --output-db 20
+    calibzarr export-config stores/tiny.zarr weights.json --format mlx --weight-bits 4.5
     """
     from calibzarr.export import config
 
-    method = method or ("sqnr" if options["mean_bits"] is None else "budget")
-    result = config.export(
-        store,
-        file,
-        file_format=file_format,
-        granularity=granularity,
-        force=force,
-        method=method,
-        **options,
-    )
+    result = config.export(store, file, file_format=file_format, **options)
     console = make_console()
     for warning in result.warnings:
         console.print(f"warning: {spelled(warning)}")
     click.echo(f"{file}: {result.num_layers} layers, {result.bits}")
+    for line in _reached(result.prediction, weights_alone=file_format == "mlx"):
+        click.echo(line)
     if file_format == "mlx":
         click.echo("load it into: mlx.nn.quantize(model, class_predicate=...)")
+
+
+def _reached(prediction: "Mapping[str, Any]", *, weights_alone: bool) -> list[str]:
+    """Mean bits, bytes, and what is predicted, as far as it is known."""
+    names = ("weight",) if weights_alone else ("weight", "activation")
+    means = [f"{prediction[f'{name}_bits']:.3f} bits of {name}s" for name in names]
+    megabytes = prediction["weight_bytes"] / 1e6
+    lines = [f"mean: {', '.join(means)}; {megabytes:.3f} MB of weights"]
+    if weights_alone or prediction["output_sqnr_db"] is None:
+        return lines
+    figures = [f"output SQNR {prediction['output_sqnr_db']:.1f} dB"]
+    if prediction["picture_psnr_db"] is not None:
+        figures.append(f"picture PSNR {prediction['picture_psnr_db']:.1f} dB")
+    lines.append(f"predicted: {', '.join(figures)}")
+    gains = {"of the output": prediction["gain_db"], "of pictures": prediction["picture_gain_db"]}
+    told = [f"{gain:+.1f} dB {kind}" for kind, gain in gains.items() if gain is not None]
+    if told:
+        lines.append(f"over uniform bits of equal cost: {', '.join(told)}")
+    return lines

@@ -16,12 +16,13 @@ from calibzarr.advice.choices import (
     WeightQuantizer,
 )
 from calibzarr.advice.options import Options, one_of
-from calibzarr.errors import Option, OptionError, StoreError, TakenError
+from calibzarr.errors import Option, OptionError
 from calibzarr.export import mlx
 from calibzarr.export.configuration import configuration
+from calibzarr.export.destination import check_free
 from calibzarr.export.writing import ConfigurationResult, as_json, bits_in_words
 from calibzarr.quantization.configuration import SCHEMA_VERSION, json_file, parse
-from calibzarr.storage import durable, objects
+from calibzarr.storage import durable
 from calibzarr.storage.manifest import read_root
 
 
@@ -83,8 +84,7 @@ def export(
         clip=clip,
         by_phase=by_phase,
     )
-    _check_free(path, file, force=force)
-    objects.check_writable(file.parent)
+    check_free(file, [path], force=force)
     recommended = recommendation.of_store(read_root(path), options)
     if file_format == "mlx":
         return mlx.write(recommended, file)
@@ -100,14 +100,6 @@ def _write(recommended: xr.Dataset, file: Path, granularity: Granularity) -> Con
     return ConfigurationResult(
         num_layers=len(content["layer_configs"]),
         bits=bits_in_words(recommended, ("activation", "weight")),
-        warnings=tuple(recommended.attrs.get("warnings", ())),
+        warnings=recommended.attrs["warnings"],
+        prediction=recommended.attrs["prediction"],
     )
-
-
-def _check_free(path: Path, file: Path, *, force: bool) -> None:
-    if path.resolve() in file.resolve().parents:
-        raise StoreError(f"{file} is within the store; name a file outside of it")
-    if file.is_dir():
-        raise IsADirectoryError(f"{file} is a directory; name a file in it")
-    if file.exists() and not force:
-        raise TakenError(f"{file} exists already; overwrite it with ", Option("force"))

@@ -23,10 +23,12 @@ def write(recommended: xr.Dataset, file: Path) -> ConfigurationResult:
     """
     paths = class_predicate(recommended)
     durable.write(file, as_json(paths))
-    warnings = list(recommended.attrs.get("warnings", ()))
-    if left_out := linear_layers(recommended).sizes["layer"] - len(paths):
-        warnings.append(f"{left_out} layers stay as they are")
-    return ConfigurationResult(len(paths), bits_in_words(recommended, ("weight",)), tuple(warnings))
+    return ConfigurationResult(
+        num_layers=len(paths),
+        bits=bits_in_words(recommended, ("weight",)),
+        warnings=recommended.attrs["warnings"],
+        prediction=recommended.attrs["prediction"],
+    )
 
 
 def class_predicate(recommended: xr.Dataset) -> Mapping[str, dict[str, int | None]]:

@@ -20,11 +20,13 @@ class ConfigurationResult:
         num_layers: rows of the file.
         bits: how many linear layers have which bits, in words.
         warnings: what the user has to know, a sentence each.
+        prediction: what the bits come to, in JSON types; see ``predicted.described``.
     """
 
     num_layers: int
     bits: str
     warnings: tuple[str | Message, ...]
+    prediction: Mapping[str, Any]
 
 
 def linear_layers(recommended: xr.Dataset) -> xr.Dataset:

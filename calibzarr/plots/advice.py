@@ -6,10 +6,11 @@ import numpy as np
 import xarray as xr
 
 from calibzarr.advice import analysis
-from calibzarr.advice.methods.base import CHOICES
 from calibzarr.plots import drawing
 from calibzarr.plots import layers as model_layers
 from calibzarr.plots.drawing import SMALL, picture
+from calibzarr.quantization.configuration import UNQUANTIZED
+from calibzarr.quantization.levels import BITS
 from calibzarr.statistics.convergence import TOLERANCE, range_curve
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ _BAND = (0.1, 0.9)  # quantiles over layers
 _CELL = 0.23  # inches, of a table of bits
 _SIZES = 40  # numbers of images that a curve is computed at
 _WORST = 3
+_SHOWN = (*BITS, UNQUANTIZED)
 
 
 @picture
@@ -139,10 +141,10 @@ def recommended_bits(recommended: xr.Dataset) -> "Figure":
     figure.legend(
         handles=[
             Patch(facecolor=colours(norm(bits)), edgecolor="0.5", label=f"{bits} bits")
-            for bits in CHOICES
+            for bits in _SHOWN
         ],
         loc="outside lower center",
-        ncols=len(CHOICES),
+        ncols=4,
     )
     return figure
 
@@ -161,8 +163,8 @@ def _colours_of_bits() -> "tuple[ListedColormap, BoundaryNorm]":
     import matplotlib
     from matplotlib.colors import BoundaryNorm, ListedColormap
 
-    colours = ListedColormap(matplotlib.colormaps["cividis"](np.linspace(0.1, 1, len(CHOICES))))
-    norm = BoundaryNorm([*(np.array(CHOICES) - 1), CHOICES[-1] + 1], len(CHOICES))
+    colours = ListedColormap(matplotlib.colormaps["cividis"](np.linspace(0.1, 1, len(_SHOWN))))
+    norm = BoundaryNorm([*(np.array(_SHOWN) - 0.5), UNQUANTIZED + 0.5], len(_SHOWN))
     return colours, norm
 
 
@@ -193,7 +195,7 @@ def _draw_table(
 def _write_bits(axes: "Axes", table: np.ndarray) -> None:
     for row, column in np.argwhere(~np.isnan(table)).tolist():
         bits = int(table[row, column])
-        dark = bits < np.mean(CHOICES)
+        dark = bits < np.mean(BITS)
         axes.text(
             column,
             row,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calibzarr.statistics.steps import phases
+from calibzarr.statistics.steps import phases_of_calls
 
 _DECIBELS = 10 / np.log(10)  # of a small relative change
 
@@ -48,6 +48,12 @@ def sensitivity(products: np.ndarray, power: np.ndarray) -> Sensitivity:
     return Sensitivity(value.astype(np.float32), error_db.astype(np.float32))
 
 
+def phase_of_calls(num_steps: int, calls: np.ndarray) -> np.ndarray:
+    """Of each call, the position of its phase among those that have calls, of the same shape."""
+    ends = [phase.stop for phase in phases_of_calls(num_steps).values()]
+    return np.asarray(np.searchsorted(ends, calls, side="right"))
+
+
 def nearest_steps(num_steps: int, steps: np.ndarray) -> np.ndarray:
     """For each call, the nearest measured one of the same phase, of two as near the earlier.
 
@@ -59,12 +65,28 @@ def nearest_steps(num_steps: int, steps: np.ndarray) -> np.ndarray:
         Shape (call,), positions in ``steps``; -1 in a phase without a measured call.
     """
     calls = np.arange(num_steps)
-    ends = [phase.stop for phase in phases(num_steps).values()]
-    phase_of_calls, phase_of_steps = (np.searchsorted(ends, of, "right") for of in (calls, steps))
     distance = np.abs(calls[:, None] - steps).astype(float)
-    distance[phase_of_calls[:, None] != phase_of_steps] = np.inf
+    phase_of_each = phase_of_calls(num_steps, calls)[:, None]
+    distance[phase_of_each != phase_of_calls(num_steps, steps)] = np.inf
     nearest = distance.argmin(axis=1)
     return np.where(np.isinf(distance.min(axis=1)), -1, nearest)
+
+
+def counted_at_nearest(of_calls: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """A quantity of every call, summed by phase over those that a measured one stands for.
+
+    Args:
+        of_calls: such as how far each call goes in sigma, shape (call,).
+        steps: rising indices of the measured calls, shape (step,).
+
+    Returns:
+        Shape (phase, step), of the phases that have calls; 0 in one without a measured call.
+    """
+    nearest = nearest_steps(len(of_calls), steps)
+    known = np.flatnonzero(nearest >= 0)
+    counted = np.zeros((len(phases_of_calls(len(of_calls))), len(steps)))
+    np.add.at(counted, (phase_of_calls(len(of_calls), known), nearest[known]), of_calls[known])
+    return counted
 
 
 def over_steps(found: Sensitivity, weights: np.ndarray) -> Sensitivity:

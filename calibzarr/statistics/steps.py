@@ -37,3 +37,13 @@ def phases(num_steps: int) -> Mapping[str, range]:
         "mid": range(first, second),
         "late": range(second, num_steps + 1),
     }
+
+
+def phases_of_calls(num_steps: int) -> Mapping[str, range]:
+    """The same without the final state, which is no call, and without phases that have none.
+
+    >>> phases_of_calls(50)["late"], phases_of_calls(2)
+    (range(34, 50), {'mid': range(0, 2)})
+    """
+    calls = {name: phase[: num_steps - phase.start] for name, phase in phases(num_steps).items()}
+    return {name: phase for name, phase in calls.items() if phase}

@@ -110,6 +110,7 @@ def open_statistics(path: str | Path | Root) -> xr.Dataset:
         coordinates about layers are there, also of stores that are without some. What the layers
         of the caching pass saw at the other calls is in variables such as ``cached_histogram``,
         by layer and ``cached_step``; ``cached_observed`` says of which layers. No other is there.
+        ``state_sigma`` has the noise levels of all states.
 
     Raises:
         FileNotFoundError: if nothing is at ``path``.
@@ -131,7 +132,13 @@ def open_statistics(path: str | Path | Root) -> xr.Dataset:
         for variable in schema.LAYER_COORDINATES
         if variable.dtype == "string" and variable.name in dataset
     }
-    every_step = dataset[names].assign_coords({"step": np.arange(dataset.sizes["step"]), **text})
+    every_step = dataset[names].assign_coords(
+        {
+            "step": np.arange(dataset.sizes["step"]),
+            "state_sigma": ("state", dataset[schema.SIGMA.name].values),
+            **text,
+        }
+    )
     statistics = every_step.isel(
         step=_indices(dataset[schema.COLLECTED.name].values),
         image=_indices(dataset[schema.COLLECTED_IMAGE.name].values),

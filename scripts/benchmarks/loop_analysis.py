@@ -1,7 +1,6 @@
 """The baseline of analyzing: NumPy on one histogram after the other, layer by layer.
 
-The choice among bits whose errors are known is calibzarr's own: it takes next to no time. The
-reasons in words are left out. Every step and part of the sampling has to have values.
+Every step and part of the sampling has to have values.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,14 +14,9 @@ import numpy as np
 import xarray as xr
 
 from calibzarr.advice import observed
-from calibzarr.advice.methods.base import CHOICES, Chosen, Layers, QuantizationError, decibels
-from calibzarr.advice.methods.budget import by_budget
-from calibzarr.advice.methods.range import CLIPPED_SHARE, by_range, range_rule
-from calibzarr.advice.methods.sqnr import by_target
-from calibzarr.advice.options import Options
 from calibzarr.quantization.histograms import TAILS
 from calibzarr.quantization.levels import BITS, levels
-from calibzarr.statistics.histogram import LogBins, fraction_below
+from calibzarr.statistics.histogram import LogBins
 from calibzarr.storage import reading
 
 _THRESHOLDS = 2.0 ** (-np.arange(97) / 12)
@@ -34,16 +28,13 @@ _OF_IMAGES = ("image_min", "image_max", "image_mean")
 _OF_FEATURES = ("feature_min", "feature_max")
 
 
-def read(path: Path, options: Options | None = None) -> xr.Dataset:
+def read(path: Path) -> xr.Dataset:
     """Read what a loop needs into memory, whole: a chunk of the store holds all layers.
 
     Args:
         path: of the store.
-        options: of the recommendation; None for an analysis, which needs more.
     """
-    names = _OF_LAYERS
-    if options is None:
-        names += _OF_IMAGES + _OF_FEATURES
+    names = _OF_LAYERS + _OF_IMAGES + _OF_FEATURES
     return reading.open_statistics(path)[list(names)].load()
 
 
@@ -237,155 +228,3 @@ def _weights_of_half(count: int) -> np.ndarray:
 
 def _stacked(described: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     return {name: np.stack([own[name] for own in described]) for name in described[0]}
-
-
-def recommend(statistics: xr.Dataset, options: Options) -> dict[str, np.ndarray]:
-    """Recommend for layers one by one, by the names of ``recommendation.of_statistics``."""
-    phases = observed.phases_of(statistics)
-    parts = list(observed.positions(statistics, phases).values())
-    bins = observed.bins_of(statistics)
-    arrays = {name: statistics[name].values for name in _OF_LAYERS}
-    by_layer = [
-        {name: array[layer] for name, array in arrays.items()}
-        for layer in range(statistics.sizes["layer"])
-    ]
-    measured = [_measured(own, bins, parts, options) for own in by_layer]
-    found = _stacked(measured)
-    layers = _layers(statistics, parts)
-    noise = QuantizationError(
-        found["noise"], found["static"], found["phase_noise"], found["weight_noise"]
-    )
-    bits = _chosen(noise, layers, found, options)
-    return _stacked(
-        [
-            {
-                "weight_bits": CHOICES[bits.weight[layer]],
-                "weight_sqnr_db": decibels(own["weight_noise"])[bits.weight[layer]],
-                **_figures_of(own, bits.activation[layer], bits.by_phase[layer]),
-            }
-            for layer, own in enumerate(measured)
-        ]
-    )
-
-
-def _measured(
-    own: Mapping[str, np.ndarray], bins: LogBins, parts: Sequence[slice], options: Options
-) -> dict[str, Any]:
-    """What the choice of a layer's bits needs, by bits where it depends on them."""
-    (whole,), by_phase, weights = _rows(own, bins, [slice(None)]), _rows(own, bins, parts), None
-    p01, p99 = whole.quantiles(TAILS)
-    low, high, noise = _clipped(whole, options)
-    phase_low, phase_high, phase_noise = zip(
-        *(_clipped(row, options) for row in by_phase), strict=True
-    )
-    static = [
-        [row.noise(*ends) for ends in zip(low, high, CHOICES, strict=True)] for row in by_phase
-    ]
-    weights = _weights(own, bins)
-    return {
-        "whole": whole,
-        "clip_min": low,
-        "clip_max": high,
-        "noise": noise,
-        "phase_clip_min": np.array(phase_low),
-        "phase_clip_max": np.array(phase_high),
-        "phase_noise": np.array(phase_noise),
-        "static": np.array(static),
-        "weight_noise": np.full(len(CHOICES), np.nan)
-        if weights is None
-        else _clipped(weights, options)[2],
-        "value_min": whole.least,
-        "value_max": whole.greatest,
-        "p01": p01,
-        "p99": p99,
-        "phase_tails": np.array([row.quantiles(TAILS) for row in by_phase]),
-        "std": _std(own, slice(None)),
-        "phase_std": np.array([_std(own, part) for part in parts]),
-    }
-
-
-def _clipped(row: _Row, options: Options) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ends of the clipping range and its noise, each of shape (choice,)."""
-    low, high = np.transpose([_range(row, bits, options) for bits in CHOICES])
-    noise = [row.noise(*ends) for ends in zip(low, high, CHOICES, strict=True)]
-    return low, high, np.array(noise)
-
-
-def _range(row: _Row, bits: int, options: Options) -> tuple[float, float]:
-    if options.method != "range" or row.symmetric:
-        return row.search(bits)[:2]
-    p01, p99 = row.quantiles(TAILS)
-    clips = p99 - p01 < CLIPPED_SHARE * (row.greatest - row.least)
-    return (p01, p99) if clips else (row.least, row.greatest)
-
-
-def _std(own: Mapping[str, np.ndarray], part: slice) -> float:
-    count, mean, std = (own[f"value_{name}"][part] for name in ("count", "mean", "std"))
-    square = np.average(mean**2 + std**2, weights=count)
-    return float(np.sqrt(square - np.average(mean, weights=count) ** 2))
-
-
-def _chosen(
-    noise: QuantizationError, layers: Layers, found: Mapping[str, np.ndarray], options: Options
-) -> Chosen:
-    if options.method == "sqnr":
-        return by_target(noise, layers, options.activation_target, options.weight_target)
-    if options.method == "budget":
-        return by_budget(noise, layers, options.mean_bits or 0)
-    return by_range(
-        range_rule(*(found[name] for name in ("std", "p01", "p99"))),
-        range_rule(found["phase_std"], *np.moveaxis(found["phase_tails"], -1, 0)),
-    )
-
-
-def _figures_of(own: Mapping[str, Any], choice: int, by_phase: np.ndarray) -> dict[str, Any]:
-    """A layer's figures at its bits."""
-    places, whole = (np.arange(len(by_phase)), by_phase), own["whole"]
-    low, high = own["clip_min"][choice], own["clip_max"][choice]
-    below = [
-        fraction_below(whole.counts, whole.edges[:-1], whole.edges[1:], np.asarray(end))
-        for end in (low, high)
-    ]
-    return {
-        **{name: own[name] for name in ("value_min", "value_max", "p01", "p99")},
-        "value_std": own["std"],
-        "activation_bits": CHOICES[choice],
-        "clip_min": low,
-        "clip_max": high,
-        "clip_min_fraction": below[0],
-        "clip_max_fraction": below[1],
-        "sqnr_db": decibels(own["noise"][choice]),
-        "worst_sqnr_db": decibels(own["static"][:, choice].max()),
-        "phase_bits": np.take(CHOICES, by_phase),
-        "phase_clip_min": own["phase_clip_min"][places],
-        "phase_clip_max": own["phase_clip_max"][places],
-        "phase_sqnr_db": decibels(own["phase_noise"][places]),
-    }
-
-
-def _layers(statistics: xr.Dataset, parts: Sequence[slice]) -> Layers:
-    each = list(
-        zip(
-            *(statistics[name].values for name in ("layer", "block", "stream", "kind", "role")),
-            strict=True,
-        )
-    )
-    numbers: dict[tuple[str, ...], int] = {}
-    tied, inside = [], np.zeros((len(each), len(each)), dtype=bool)
-    for row, (name, block, stream, kind, role) in enumerate(each):
-        projection = kind in ("attn.q_proj", "attn.k_proj", "attn.v_proj")
-        tied.append(numbers.setdefault((block, stream) if projection else (name,), len(numbers)))
-        for column, (_, other_block, other_stream, _, other_role) in enumerate(each):
-            speaks = role == "output" and other_role == "input" and block == other_block
-            inside[row, column] = speaks and (name == block or stream == other_stream)
-    counts = statistics.histogram.values
-    values = np.array([[int(own[part].sum()) for part in parts] for own in counts])
-    weights = np.array([own.sum() for own in statistics.weight_histogram.values])
-    return Layers(
-        linear=np.array([role == "input" for *_, role in each]),
-        tied=np.array(tied),
-        inside=inside,
-        operations=values.sum(axis=1) / statistics.features.values * weights,
-        values=values,
-        weights=weights,
-    )

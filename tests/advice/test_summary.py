@@ -42,7 +42,7 @@ def made(**changed):
         "activations": {"num_images": 20, "steps": [0, 1, 2, 3]},
         **changed.pop("manifest", {}),
     }
-    phases = {"early": 1, "mid": 2, "late": 1, **changed.pop("phases", {})}
+    phases = {"early": (0, 1), "mid": (1, 2), "late": (2, 3), **changed.pop("phases", {})}
     assert not changed
     roles = ["input"] * 4 + ["output"]
     dataset = xr.Dataset(
@@ -50,7 +50,12 @@ def made(**changed):
         {"layer": names, "role": ("layer", roles)},
         manifest,
     )
-    of_phases = {"num_collected": ("phase", list(phases.values()))}
+    of_phases = {
+        name: ("phase", list(calls))
+        for name, calls in zip(
+            ("first_step", "end_step"), zip(*phases.values(), strict=True), strict=True
+        )
+    }
     return dataset, dataset.assign(of_phases).assign_coords(phase=list(phases))
 
 
@@ -149,7 +154,7 @@ def test_a_description_by_hand():
     description = summary.describe(*made())
     assert description["bits"] == {  # of linear layers; blocks are no tensors to quantize
         "activations": {"2": 1, "4": 1, "6": 1, "8": 1},
-        "weights": {"2": 1, "4": 2, "6": 0, "8": 1},
+        "weights": {"2": 1, "4": 2, "8": 1},
     }
     assert description["sensitive"] == ["a.fc1"]
     assert description["compact"] == ["a.fc2", "b.fc1"]
@@ -175,7 +180,7 @@ def test_what_was_not_collected_is_told():
                 "num_images": 100,
                 "activations": {"num_images": 20, "steps": [4, 5]},
             },
-            phases={"early": 0, "late": 0},
+            phases={"early": (0, 3), "mid": (3, 6), "late": (6, 9)},
         )
     )
     steps, phases, images = description["not_covered"]
@@ -230,8 +235,7 @@ def test_the_embedded_model_is_described_by_its_own_figures(real):
     linear = recommended.isel(layer=recommended.role.values == "input")
     for what, kind in (("activations", "activation"), ("weights", "weight")):
         bits, numbers = np.unique(linear[f"{kind}_bits"].values, return_counts=True)
-        counted = dict.fromkeys(("2", "4", "6", "8"), 0)
-        counted |= {str(b): int(n) for b, n in zip(bits, numbers, strict=True)}
+        counted = {str(b): int(n) for b, n in zip(bits, numbers, strict=True)}
         assert description["bits"][what] == counted
     assert len(description["sensitive"]) == description["bits"]["activations"]["8"]
     assert description["images"]["number"] == 5

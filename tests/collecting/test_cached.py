@@ -9,8 +9,7 @@ import zarr
 
 import calibzarr
 from calibzarr.advice import analysis, observed, recommendation
-from calibzarr.advice.evidence import gather, phases_of
-from calibzarr.advice.methods.base import method_of
+from calibzarr.advice.evidence import gather
 from calibzarr.advice.options import Options
 from calibzarr.collecting import collector, sensitivity_plan
 from calibzarr.collecting.replay import cached_layers
@@ -231,24 +230,16 @@ def test_sensitivities_use_ranges_of_every_call(collected, dumped, cached):
         np.testing.assert_allclose(high[row], expected[1][0], rtol=1e-5)
 
 
-def test_sizes_are_values_of_the_calls_whatever_was_observed(collected, dumped):
+def test_sizes_are_values_of_a_call_whatever_was_observed(collected, dumped):
     statistics = reading.open_statistics(collected)
-    options = Options(method="budget", mean_bits=5.0)
-    phases = phases_of(statistics, None)
-    activations = observed.activations(statistics)
-    evidence, _ = gather(statistics, activations, phases, method_of(options), options)
+    activations, options = observed.activations(statistics), Options()
+    ranges = clipping_range("lp", activations.overall, BITS)
+    evidence = gather(statistics, activations, None, ranges, options)
+    groups = statistics.input_group.values
     for row, layer in enumerate(statistics.layer.values):
-        of_call = sum(dumped[layer][image, 2].size for image in range(3))
-        for index, steps in enumerate(phases.values()):
-            calls = len([step for step in steps if step < NUM_STEPS])
-            expected = of_call * calls if set(steps) & set(STEPS) else 0
-            assert evidence.layers.values[row, index] == expected
-    adaln = statistics.layer.values.tolist().index(NAMED[1])
-    other = statistics.layer.values.tolist().index("mm_block_1.image.attn.o_proj")
-    counted = activations.overall.number
-    assert counted[adaln] / counted[other] > 2 * (
-        evidence.layers.values[adaln].sum() / evidence.layers.values[other].sum()
-    )
+        first = layer == groups[row] and evidence.linear[row] and not evidence.exception[row]
+        of_call = dumped[layer][0, 2].size
+        assert evidence.activations.size[row, 0] == (of_call if first else 0)
 
 
 @pytest.mark.parametrize(

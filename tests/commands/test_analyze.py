@@ -1,14 +1,11 @@
 import json
 import re
 
-import numpy as np
 import pytest
 
 from calibzarr import cli
 from calibzarr.advice import analysis, choices, recommendation, summary
-from calibzarr.advice.options import Options
 from tests.support.commands import (
-    assert_best_target_is_told,
     assert_help_is_complete,
     assert_refused,
 )
@@ -103,16 +100,6 @@ def test_top_and_filters_choose_the_rows_and_nothing_else(run, place):
     assert [line.split()[0] for line in table_of(out)[0][1:]] == names
 
 
-def test_a_higher_target_takes_more_bits(run, place):
-    bits = []
-    for target in (15, 35):
-        options = ["--activation-target", target, "--weight-target", target, "--json"]
-        rows = json.loads(run("analyze", "a.zarr", *options)[1])["layers"]
-        bits.append([[row["activation_bits"], row["weight_bits"]] for row in rows])
-    assert (np.array(bits[0]) <= bits[1]).all()
-    assert (np.mean(bits[0], axis=0) < np.mean(bits[1], axis=0)).all()
-
-
 @pytest.mark.slow
 def test_quiet_leaves_results_alone(run, place):
     _, loud, _ = run("analyze", "a.zarr", "--top", 1)
@@ -130,11 +117,6 @@ def test_a_store_is_found_from_within(run, place, monkeypatch):
     assert "export-config . a.json" in out
 
 
-@pytest.mark.parametrize("what", ["activation", "weight"])
-def test_a_target_out_of_reach_is_told_with_the_best_reachable(run, place, what):
-    assert_best_target_is_told(run, place, "analyze a.zarr", what)
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -148,8 +130,6 @@ def test_a_target_out_of_reach_is_told_with_the_best_reachable(run, place, what)
         ("analyze a.zarr --sort outlier", 2, "no sort 'outlier'; did you mean outliers?"),
         ("analyze a.zarr --json --sort worst", 2, "There are: model, range,"),
         ("analyze a.zarr --top 0", 2, "0 is not in the range x>=1"),
-        ("analyze a.zarr --activation-target nan", 2, "nan"),
-        ("analyze a.zarr --activation-target x", 2, "'x' is not a valid float"),
     ],
 )
 def test_bad_input_gives_one_line_and_changes_nothing(run, place, arguments, code, message):
@@ -161,9 +141,6 @@ def test_help_tells_of_every_option(run):
 
 
 def test_options_offer_what_the_library_knows():
-    defaults = Options()
     for option in COMMAND.params:
-        if option.name.endswith("_target"):
-            assert option.default == getattr(defaults, option.name)
         if option.name == "sort":
             assert all(sort in option.help for sort in choices.SORTS)

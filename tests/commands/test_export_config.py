@@ -1,34 +1,39 @@
+import re
+import shutil
+
 import pytest
 
 from calibzarr import cli
 from calibzarr.advice import choices
 from calibzarr.advice.options import Options
 from tests.support.commands import (
-    assert_best_target_is_told,
     assert_help_is_complete,
     assert_refused,
 )
 from tests.support.files import read_json
+from tests.support.measuring import measure
 from tests.support.stores import snapshot
 
 COMMAND = cli.cli.commands["export-config"]
 EXPORT = "export-config a.zarr new.json"
 
 
-def test_it_says_what_it_wrote_and_where_advice_is(run, place):
-    code, out, err = run("export-config", "a.zarr", "new.json", "--activation-target", 45)
+def test_it_says_what_it_wrote_and_what_was_reached(run, place):
+    code, out, err = run("export-config", "a.zarr", "new.json", "--weight-bits", 5)
     assert code == 0
     content = read_json(place / "new.json")
     linear = [own for own in content["layer_configs"].values() if own["role"] == "input"]
     assert f"new.json: {len(content['layer_configs'])} layers, activations: " in out
     for kind in ("activation", "weight"):
         bits = [own[f"{kind}_bits"] for own in linear]
-        for choice in set(bits):
+        for choice in set(bits) - {16}:
             assert f"{bits.count(choice)} with {choice} bits" in out
-    short = [own for own in linear if own["worst_sqnr_db"] is not None]
-    short = [own for own in short if own["worst_sqnr_db"] < 45]
-    assert short
-    assert f"warning: activations of {len(short)} layers do not reach 45 dB with 8 bits" in err
+    reached = re.search(r"mean: ([\d.]+) bits of weights, ([\d.]+) bits of activations; ", out)
+    assert float(reached[1]) == pytest.approx(5, abs=0.3)
+    assert float(reached[1]) <= 5
+    assert 7.5 < float(reached[2]) <= 8
+    assert "predicted" not in out
+    assert "calibzarr sensitivity a.zarr" in err
     before = snapshot(place / "a.zarr")
     code, out, err = run("export-config", "a.zarr", "m.json", "--format", "mlx")
     assert code == 0
@@ -37,21 +42,32 @@ def test_it_says_what_it_wrote_and_where_advice_is(run, place):
     assert snapshot(place / "a.zarr") == before
 
 
-def test_force_overwrites_and_method_follows_from_mean_bits(run, place):
+def test_what_is_predicted_is_told(run, replayed, place):
+    shutil.copytree(replayed.path, place / "b.zarr")
+    measure(place / "b.zarr")
+    code, out, err = run("export-config", "b.zarr", "new.json", "--static")
+    assert (code, err) == (0, "")
+    prediction = read_json(place / "new.json")["prediction"]
+    assert f"predicted: output SQNR {prediction['output_sqnr_db']:.1f} dB" in out
+    assert f"equal cost: {prediction['gain_db']:+.1f} dB of the output" in out
+
+
+def test_force_overwrites_and_the_old_rule_is_warned_of(run, place):
     arguments = ["export-config", "a.zarr", "old.json"]
     assert run(*arguments)[0] == 1
     assert (place / "old.json").read_text() == "old"
-    assert run(*arguments, "--force", "--mean-bits", 5)[0] == 0
+    assert run(*arguments, "--force", "--weight-bits", 5)[0] == 0
     provenance = read_json(place / "old.json")["provenance"]
-    assert (provenance["method"], provenance["mean_bits"]) == ("budget", 5)
-    assert run(*arguments, "--force", "--granularity", "block", "--clip", "minmax")[0] == 0
+    assert (provenance["method"], provenance["weight_bits"]) == ("budget", 5)
+    code, _, err = run(*arguments, "--force", "--granularity", "block", "--method", "range")
+    assert code == 0
+    assert "warning: the old rule of ranges loses the picture" in err
     content = read_json(place / "old.json")
-    assert content["provenance"]["clip"] == "minmax"
     assert {own["role"] for own in content["layer_configs"].values()} == {"output"}
 
 
 def test_quiet_leaves_the_result_alone(run, place):
-    code, out, err = run("export-config", "a.zarr", "new.json", "-q", "--activation-target", 45)
+    code, out, err = run("export-config", "a.zarr", "new.json", "-q")
     assert (code, err) == (0, "")
     assert "new.json: 21 layers" in out
 
@@ -60,11 +76,6 @@ def test_a_store_is_found_from_within(run, place, monkeypatch):
     monkeypatch.chdir(place / "a.zarr")
     assert run("export-config", ".", "../new.json")[0] == 0
     assert read_json(place / "new.json")["provenance"]["model"] == "tiny"
-
-
-@pytest.mark.parametrize("what", ["activation", "weight"])
-def test_a_target_out_of_reach_is_told_with_the_best_reachable(run, place, what):
-    assert_best_target_is_told(run, place, EXPORT, what)
 
 
 @pytest.mark.parametrize(
@@ -84,17 +95,21 @@ def test_a_target_out_of_reach_is_told_with_the_best_reachable(run, place, what)
         ("export-config a.zarr old.json/new.json", 1, "old.json is not a directory"),
         ("export-config a.zarr a.zarr/zarr.json --force", 1, "is within the store"),
         ("export-config a.zarr ./a.zarr/latents/new.json", 1, "is within the store"),
-        (f"{EXPORT} --mean-bits 1.5", 2, "--mean-bits must be 2 or more"),
-        (f"{EXPORT} --mean-bits nan", 2, "--mean-bits must be"),
-        (f"{EXPORT} --mean-bits inf", 2, "--mean-bits must be"),
-        (f"{EXPORT} --method range --mean-bits 6", 2, "--mean-bits is nothing to the method range"),
-        (f"{EXPORT} --method budget", 2, "the method budget needs --mean-bits; give it"),
+        (f"{EXPORT} --weight-bits 1.5", 2, "--weight-bits must be from 2."),
+        (f"{EXPORT} --activation-bits 8.5", 2, "--activation-bits must be from 2 to 8,"),
+        (f"{EXPORT} --weight-bits nan", 2, "--weight-bits must be a finite number"),
+        (f"{EXPORT} --output-db=-inf", 2, "--output-db must be a finite number"),
+        (f"{EXPORT} --method range --weight-bits 6", 2, "--weight-bits is nothing to the method"),
+        (f"{EXPORT} --method uniform --weight-bits 4.5", 2, "must be one of 2, 3, 4, 5, 6, 7, 8"),
+        (f"{EXPORT} --method target", 2, "the method target needs --output-db; give it"),
+        (f"{EXPORT} --method target --output-db 9", 1, "calibzarr sensitivity STORE"),
+        (f"{EXPORT} --by-phase", 2, "--by-phase needs sensitivities with a measured call"),
+        (f"{EXPORT} --keep mlp.fc3", 2, "no layer 'mlp.fc3'; did you mean"),
+        (f"{EXPORT} --format mlx --weight-quantizer row", 2, "--weight-quantizer must be mlx"),
         (f"{EXPORT} --method sqrn", 2, "'sqrn' is not one of"),
         (f"{EXPORT} --clip max", 2, "'max' is not one of"),
         (f"{EXPORT} --granularity layer", 2, "'layer' is not one of"),
         (f"{EXPORT} --format toml", 2, "'toml' is not one of"),
-        (f"{EXPORT} --activation-target=-inf", 2, "--activation-target must be"),
-        (f"{EXPORT} --weight-target=-inf", 2, "--weight-target must be"),
         (f"{EXPORT} --clip kl", 2, "'kl' is not one of"),
     ],
 )
@@ -111,6 +126,7 @@ def test_options_offer_what_the_library_knows():
     assert tuple(options["method"].type.choices) == choices.methods()
     assert tuple(options["clip"].type.choices) == choices.CLIPS
     assert tuple(options["granularity"].type.choices) == choices.GRANULARITIES
+    assert tuple(options["weight_quantizer"].type.choices) == choices.WEIGHT_QUANTIZERS
     defaults = Options()
-    for name in ("activation_target", "weight_target", "clip"):
+    for name in ("method", "activation_quantizer"):
         assert options[name].default == getattr(defaults, name)

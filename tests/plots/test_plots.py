@@ -123,6 +123,7 @@ def statistics_of(rows, raw, model="synthetic"):
             "features": ("layer", np.full(layers, WIDTH)),
             "step": np.arange(steps),
             "sigma": ("step", sigma.astype(np.float32)),
+            "state_sigma": ("state", np.linspace(1, 0, max(steps - 1, 3) + 1)),
         },
         {
             "num_steps": max(steps - 1, 3),
@@ -172,12 +173,9 @@ def large():
         "step": np.arange(51),
         "sigma": ("step", np.linspace(1, 0, 51, dtype=np.float32) ** 0.6),
     }
-    for name in ("statistics", "analyzed", "recommended"):
+    for name in ("statistics", "analyzed"):
         dataset = getattr(sample, name).isel(step=repeated).assign_coords(coordinates)
         setattr(sample, name, dataset.assign_attrs(num_steps=50))
-    sample.recommended = sample.recommended.assign(
-        first_step=("phase", [0, 16, 34]), end_step=("phase", [16, 34, 51])
-    )
     assert len(sample.names) >= 300
     return sample
 

@@ -1,7 +1,5 @@
 """Command lines, and what is asked of any."""
 
-import re
-
 import click
 
 from tests.support.stores import snapshot
@@ -17,21 +15,6 @@ def assert_refused(run, place, arguments, code, message):
     assert err.count("\n") == 1
     assert snapshot(place) == before
     assert sorted(place.rglob("*")) == entries
-
-
-def assert_best_target_is_told(run, place, arguments, what):
-    """A target out of reach is refused with the best one, which is then accepted."""
-    option = f"--{what}-target"
-    before = snapshot(place)
-    code, out, err = run(*arguments.split(), option, 200)
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    told = re.search(
-        rf"no layer reaches --{what}-target 200 dB with up to 8 bits; the .* is (.*) dB", err
-    )
-    best = float(told[1])
-    assert run(*arguments.split(), option, best + 0.06)[0] == 2
-    assert snapshot(place) == before
-    assert run(*arguments.split(), option, best - 0.06)[0] == 0
 
 
 def assert_help_is_complete(run, command):

@@ -10,59 +10,62 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
-import xarray as xr
 
 from calibzarr.advice.options import Options
 from calibzarr.errors import Option, OptionError
+from calibzarr.quantization.allocation import allocate, feasible_mean
+from calibzarr.quantization.configuration import UNQUANTIZED
 from calibzarr.quantization.histograms import Histograms
-from calibzarr.quantization.levels import sqnr_db
+from calibzarr.quantization.levels import BITS
+from calibzarr.quantization.prediction import (
+    NO_QUANTIZER,
+    Measured,
+    Prediction,
+    predict_quantizers,
+)
+from calibzarr.quantization.quantizers import QUANTIZERS, Quantizer
+from calibzarr.quantization.sensitivity import phase_of_calls
 
-CHOICES = (2, 4, 6, 8)
-_OF_METHODS = ("mean_bits",)  # options that only some methods use, and need
-
-
-@dataclass(frozen=True)
-class Layers:
-    """What the methods have to know of the layers.
-
-    Attributes:
-        linear: whether it is the input of a linear layer, shape (layer,), bool; else a block.
-        tied: linear layers of one number get equal bits, shape (layer,), int.
-        inside: whether a block's row speaks for a linear layer, shape (layer, layer), bool;
-            rows of linear layers are false.
-        operations: multiply-accumulates of a model call, up to a factor, shape (layer,).
-        values: activations in all calls of a phase, shape (layer, phase), int.
-        weights: number of weights, shape (layer,), int.
-    """
-
-    linear: np.ndarray
-    tied: np.ndarray
-    inside: np.ndarray
-    operations: np.ndarray
-    values: np.ndarray
-    weights: np.ndarray
+_PREFERRED_GROUPS = (64, 32)  # of MLX's quantizer, where only bits are told
 
 
 @dataclass(frozen=True)
-class QuantizationError:
-    """Expected squared error over mean square, NaN where nothing is known.
+class Candidates:
+    """What can be chosen for weights, or for activations, in one phase or in several.
 
     Attributes:
-        overall: with one clipping range for all steps, shape (layer, choice).
-        static: the same by phase, shape (layer, phase, choice).
-        by_phase: with a range for each phase, shape (layer, phase, choice).
-        weights: of the weights, shape (layer, choice).
+        quantizers: to choose from, by rising cost, shape (option,).
+        cost: bits of a value with scales, shape (layer, option); infinite where one does not fit.
+        size: values that count in the mean, shape (layer, phase); 0 where nothing is to choose:
+            in blocks, in exceptions, and where the values are those of another layer.
+        error: that each option makes, shape (layer, phase, option), not rising with the cost.
     """
 
-    overall: np.ndarray
-    static: np.ndarray
-    by_phase: np.ndarray
-    weights: np.ndarray
+    quantizers: tuple[Quantizer, ...]
+    cost: np.ndarray
+    size: np.ndarray
+    error: np.ndarray
 
-    @property
-    def worst(self) -> np.ndarray:
-        """Of the worst phase, with one range for all steps, shape (layer, choice)."""
-        return np.asarray(np.fmax.reduce(self.static, axis=1))
+    def mean(self, option: np.ndarray) -> float:
+        """Mean cost of chosen options, shape (layer, phase); NaN where nothing counts."""
+        rows, phases = np.nonzero(self.size)
+        size = self.size[rows, phases]
+        if not size.size:
+            return float("nan")
+        return float(self.cost[rows, option[rows, phases]] @ size / size.sum())
+
+    def of_bits(self, bits: np.ndarray) -> np.ndarray:
+        """The option of each layer with a number of bits, shape (layer,); -1 where none fits.
+
+        Of MLX's groups the default one of 64, or else 32.
+        """
+        options = np.full(len(bits), -1)
+        for group in (*_PREFERRED_GROUPS[::-1], None):
+            for position, quantizer in enumerate(self.quantizers):
+                if quantizer.group_size == group:
+                    chosen = (bits == quantizer.bits) & np.isfinite(self.cost[:, position])
+                    options[chosen] = position
+        return options
 
 
 @dataclass(frozen=True)
@@ -70,64 +73,107 @@ class Evidence:
     """What a method chooses from.
 
     Attributes:
-        layers: of the model.
-        error: of each choice.
-        overall: activations over all steps where a layer was observed, shape (layer,).
-        by_phase: shape (layer, phase).
         names: of the layers, shape (layer,).
         kinds: of the layers, such as ``attn.q_proj`` or ``mlp.fc2``, shape (layer,).
-        phases: their names.
+        linear: whether it is the input of a linear layer, shape (layer,), bool; else a block.
+        overall: activations over all steps where a layer was observed, shape (layer,).
+        activations: with the same bits in all calls.
+        by_phase: with bits for each phase; None where the error by phase is not known.
+        weights: of the linear layers.
+        leader: the layer whose choice holds for a layer's inputs, shape (layer,), int.
+        exception: bits of inputs that are not chosen, shape (layer,), int; 0 where they are.
+        kept: linear layers that stay unquantized by request, shape (layer,), bool.
+        phases: names of the phases.
+        measured: sensitivities; None where there are none.
     """
 
-    layers: Layers
-    error: QuantizationError
-    overall: Histograms
-    by_phase: Histograms
     names: np.ndarray
     kinds: np.ndarray
+    linear: np.ndarray
+    overall: Histograms
+    activations: Candidates
+    by_phase: Candidates | None
+    weights: Candidates
+    leader: np.ndarray
+    exception: np.ndarray
+    kept: np.ndarray
     phases: tuple[str, ...]
+    measured: Measured | None
+
+    def with_exceptions(self, chosen: "Chosen") -> "Chosen":
+        """The same with the exceptions of all methods, and equal bits for the same inputs."""
+
+        def inputs(bits: np.ndarray) -> np.ndarray:
+            exception = self.exception.reshape(-1, *[1] * (np.ndim(bits) - 1))
+            return np.where(exception > 0, exception, np.asarray(bits)[self.leader])
+
+        fits = self.linear & ~self.kept & np.isfinite(self.weights.cost).any(axis=1)
+        return Chosen(
+            inputs(chosen.activation),
+            None if chosen.by_phase is None else inputs(chosen.by_phase),
+            np.where(fits, chosen.weight, -1),
+        )
+
+    def predicted(self, chosen: "Chosen") -> Prediction | None:
+        """What chosen bits do, by phase where they say so; None without sensitivities.
+
+        Args:
+            chosen: with the exceptions of all methods.
+        """
+        measured = self.measured
+        if measured is None:
+            return None
+        positions = np.full(UNQUANTIZED + 1, NO_QUANTIZER)
+        for quantizer in self.activations.quantizers:
+            positions[quantizer.bits] = QUANTIZERS.index(quantizer)
+        if chosen.by_phase is None:
+            bits = np.repeat(chosen.activation[:, None], len(measured.steps), axis=1)
+        else:
+            bits = chosen.by_phase[:, phase_of_calls(measured.num_steps, measured.steps)]
+        of_weights = np.array([*map(QUANTIZERS.index, self.weights.quantizers), NO_QUANTIZER])
+        return predict_quantizers(
+            measured,
+            np.where(self.linear[:, None], positions[bits], NO_QUANTIZER),
+            np.where(self.linear, of_weights[chosen.weight], NO_QUANTIZER),
+        )
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """Indices into ``CHOICES``.
+    """What becomes of every layer; what a method says of blocks and exceptions is not looked at.
 
     Attributes:
-        activation: shape (layer,).
-        by_phase: of activations, shape (layer, phase).
-        weight: shape (layer,).
+        activation: bits of inputs, shape (layer,), of ``BITS`` or ``UNQUANTIZED``.
+        by_phase: the same by phase, shape (layer, phase); None without such an allocation.
+        weight: positions among ``Evidence.weights.quantizers``, shape (layer,); -1 for none.
     """
 
     activation: np.ndarray
-    by_phase: np.ndarray
+    by_phase: np.ndarray | None
     weight: np.ndarray
 
     @classmethod
     def of_bits(
-        cls, evidence: Evidence, activation: Sequence[int], weight: Sequence[int]
+        cls,
+        evidence: Evidence,
+        activation: Sequence[int] | np.ndarray,
+        weight: Sequence[int] | np.ndarray,
     ) -> "Chosen":
         """From numbers of bits, the same in all phases.
 
-        Layers that are tied get the most of any, and the row of a block the most of the linear
-        layers that it speaks for.
-
         Args:
             evidence: that they are chosen from.
-            activation: of ``CHOICES``, shape (layer,).
-            weight: of ``CHOICES``, shape (layer,).
+            activation: of ``BITS``, shape (layer,).
+            weight: likewise.
 
         Raises:
-            ValueError: if one is not of ``CHOICES``.
+            ValueError: if one is not of ``BITS``.
         """
-        indices = []
-        for bits in (np.asarray(activation), np.asarray(weight)):
-            if not np.isin(bits, CHOICES).all():
-                wrong = bits[~np.isin(bits, CHOICES)][0]
-                raise ValueError(f"bits must be of {CHOICES}, got {wrong}")
-            tied = greatest_of_tied(np.searchsorted(CHOICES, bits), evidence.layers)
-            indices.append(with_blocks(tied, evidence.layers, output_too=False))
-        by_phase = np.repeat(indices[0][:, None], len(evidence.phases), axis=1)
-        return cls(indices[0], by_phase, indices[1])
+        arrays = np.asarray(activation), np.asarray(weight)
+        for bits in arrays:
+            if not np.isin(bits, BITS).all():
+                raise ValueError(f"bits must be of {BITS}, got {bits[~np.isin(bits, BITS)][0]}")
+        return cls(arrays[0], None, evidence.weights.of_bits(arrays[1]))
 
 
 @dataclass(frozen=True)
@@ -136,22 +182,21 @@ class Method:
 
     Attributes:
         choose: the bits of all layers.
-        reasons: of each layer, why it gets its bits: words with the figures that decided it.
+        reasons: of each linear layer, why it gets its bits: a sentence with the figures that
+            decided it; shape (layer,).
         provenance: what a configuration says of how they were chosen, scalars of JSON.
-        needs: options of which the default is None, without which it cannot do.
+        uses: options of which the default is None that it looks at; others are refused.
         clipping: ends of clipping ranges of activations, shapes (...), at any number of bits, in
             the place of the option ``clip``; None to follow that.
-        fractions: with ``clipping``, the shares of the values below those ends, shapes (...).
-        unmet: of recommended linear layers, what falls short, by ``activations`` or ``weights``.
+        warning: what everyone should know who uses it.
     """
 
     choose: Callable[[Evidence, Options], Chosen]
     reasons: Callable[[Evidence, Options, Chosen], list[str]]
     provenance: Callable[[Options], Mapping[str, Any]]
-    needs: frozenset[str] = frozenset()
+    uses: frozenset[str] = frozenset({"clip"})
     clipping: Callable[[Histograms], tuple[np.ndarray, np.ndarray]] | None = None
-    fractions: Callable[[Histograms], tuple[np.ndarray, np.ndarray]] | None = None
-    unmet: Callable[[xr.Dataset, Options], Mapping[str, str]] | None = None
+    warning: str | None = None
 
 
 def load(name: str) -> Method:
@@ -163,81 +208,81 @@ def load(name: str) -> Method:
     return method
 
 
+def method_of(options: Options) -> Method:
+    """The method that options name.
+
+    Raises:
+        OptionError: if an option is given that it does not use.
+    """
+    method = load(options.method)
+    for name in ("weight_bits", "activation_bits", "output_db", "clip", "by_phase"):
+        if getattr(options, name) is not None and name not in method.uses:
+            raise OptionError(
+                Option(name), f" is nothing to the method {options.method}; leave it out"
+            )
+    return method
+
+
 def choose(evidence: Evidence, options: Options) -> tuple[Chosen, list[str]]:
-    """What the method of the options chooses, and why.
+    """What the method of the options chooses, with the exceptions of all methods, and why.
 
     Raises:
         TypeError: if what the method gives is of other types or sizes than documented.
     """
     method = method_of(options)
     chosen = method.choose(evidence, options)
-    layers, phases = len(evidence.names), len(evidence.phases)
-    shapes = {"activation": (layers,), "by_phase": (layers, phases), "weight": (layers,)}
+    num_layers = len(evidence.names)
+    shapes: dict[str, tuple[int, ...]] = {"activation": (num_layers,), "weight": (num_layers,)}
+    if getattr(chosen, "by_phase", None) is not None:
+        shapes["by_phase"] = (num_layers, len(evidence.phases))
     for name, shape in shapes.items():
-        indices = np.asarray(getattr(chosen, name, None))
-        if indices.shape != shape or not np.isin(indices, range(len(CHOICES))).all():
+        values = np.asarray(getattr(chosen, name, None))
+        allowed: tuple[int, ...] = (*BITS, UNQUANTIZED)
+        if name == "weight":
+            allowed = tuple(range(-1, len(evidence.weights.quantizers)))
+        if values.shape != shape or not np.isin(values[evidence.linear], allowed).all():
             raise TypeError(
                 f"the method {options.method} must give Chosen.{name} of shape {shape}, with "
-                f"indices from 0 to {len(CHOICES) - 1} into {CHOICES}"
+                f"values of {allowed}"
             )
+    chosen = evidence.with_exceptions(chosen)
     reasons = method.reasons(evidence, options, chosen)
-    if len(reasons) != layers:
-        raise TypeError(f"the method {options.method} must give {layers} reasons")
+    if len(reasons) != num_layers:
+        raise TypeError(f"the method {options.method} must give {num_layers} reasons")
     return chosen, reasons
 
 
-def method_of(options: Options) -> Method:
-    """The method that options name.
-
-    Raises:
-        OptionError: if it needs an option that is not given, or one is given that it does not use.
-    """
-    method = load(options.method)
-    for name in _OF_METHODS:
-        given = getattr(options, name) is not None
-        if given and name not in method.needs:
-            raise OptionError(
-                Option(name), f" is nothing to the method {options.method}; leave it out"
-            )
-        if not given and name in method.needs:
-            raise OptionError(f"the method {options.method} needs ", Option(name), "; give it")
-    return method
-
-
-def decibels(error: np.ndarray) -> np.ndarray:
-    """SQNR of a relative error, dB; infinite without any."""
-    return sqnr_db(np.asarray(1.0), error)
-
-
-def chosen_of(array: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """What an array of shape (..., choice) holds at an index of shape (...)."""
-    return np.asarray(np.take_along_axis(array, index[..., None], axis=-1)[..., 0])
-
-
-def greatest_of_tied(chosen: np.ndarray, layers: Layers) -> np.ndarray:
-    """The greatest index among the linear layers that are tied; shape (layer, ...)."""
-    group = np.unique(np.where(layers.linear, layers.tied, -1), return_inverse=True)[1]
-    greatest = np.zeros((group.max() + 1, *chosen.shape[1:]), dtype=chosen.dtype)
-    np.maximum.at(greatest, group, chosen)
-    linear = layers.linear.reshape(-1, *[1] * (chosen.ndim - 1))
-    return np.where(linear, greatest[group], chosen)
-
-
-def with_blocks(chosen: np.ndarray, layers: Layers, *, output_too: bool) -> np.ndarray:
-    """With each block's greatest index of its linear layers, and maybe of its output's.
+def solve(candidates: Candidates, mean: float, name: str) -> np.ndarray:
+    """The options that make the least error at a mean cost.
 
     Args:
-        chosen: indices, after :func:`greatest_of_tied`, shape (layer, ...).
-        layers: of the model.
-        output_too: whether the index that a block's own row has counts as well.
+        candidates: to choose from.
+        mean: the most that their mean cost may be.
+        name: of the parameter that says it.
+
+    Returns:
+        Shape (layer, phase); -1 where nothing is to choose.
+
+    Raises:
+        OptionError: if there is no such mean; says the interval that there is.
     """
-    inside = layers.inside.reshape(*layers.inside.shape, *[1] * (chosen.ndim - 1))
-    greatest = np.where(inside, chosen[None], 0).max(axis=1)
-    linear = layers.linear.reshape(-1, *[1] * (chosen.ndim - 1))
-    return np.where(linear, chosen, np.maximum(greatest, chosen) if output_too else greatest)
+    rows, phases = np.nonzero(candidates.size)
+    option = np.full(candidates.size.shape, -1)
+    if not rows.size:
+        return option
+    cost, size = candidates.cost[rows], candidates.size[rows, phases]
+    least, greatest = feasible_mean(cost, size)
+    if not least * (1 - 1e-9) <= mean <= greatest * (1 + 1e-9):
+        raise OptionError(
+            Option(name),
+            f" must be from {least:.4g} to {greatest:.4g}, scales counted, got {mean:g}",
+        )
+    error = candidates.error[rows, phases]
+    option[rows, phases] = allocate(error, cost, size, mean)
+    return option
 
 
-def reason_of_block(layers: Layers, row: int) -> str:
-    """Why a block's row has its bits."""
-    number = int(layers.inside[row].sum())
-    return f"the most bits of it and the {number} linear layers that it speaks for"
+def bits_of(candidates: Candidates, option: np.ndarray) -> np.ndarray:
+    """Bits of options of :func:`solve`, of their shape; ``UNQUANTIZED`` for -1."""
+    bits = np.array([*(quantizer.bits for quantizer in candidates.quantizers), UNQUANTIZED])
+    return np.asarray(bits[option])

@@ -1,127 +1,131 @@
-"""The bits that make least error at a mean number of bits."""
+"""The least error of the guided output at a mean number of bits."""
+
+from typing import Any
 
 import numpy as np
 
 from calibzarr.advice.methods.base import (
-    CHOICES,
+    Candidates,
     Chosen,
     Evidence,
-    Layers,
     Method,
-    QuantizationError,
-    chosen_of,
-    reason_of_block,
-    with_blocks,
+    bits_of,
+    solve,
 )
 from calibzarr.advice.options import Options
-from calibzarr.errors import Option, OptionError
-from calibzarr.quantization.allocation import allocate, tie
+from calibzarr.quantization.configuration import UNQUANTIZED
+from calibzarr.quantization.levels import BITS
+
+WEIGHT_BITS, ACTIVATION_BITS = 4.0, 8.0
 
 
-def by_budget(error: QuantizationError, layers: Layers, mean_bits: float) -> Chosen:
-    """The bits that make least error, weighted by operations, at a mean number of bits.
-
-    The mean of ``activation`` and of ``by_phase`` is over the values of all calls, that of
-    ``weight`` over weights.
-
-    Args:
-        error: expected.
-        layers: of the model.
-        mean_bits: upper bound of each mean.
-
-    Raises:
-        OptionError: if it is less than the fewest bits.
-    """
-    if not mean_bits >= CHOICES[0]:
-        raise OptionError(
-            Option("mean_bits"),
-            f" must be {CHOICES[0]} or more, the fewest bits of a layer, got {mean_bits:g}",
-        )
-    linear, operations = layers.linear, layers.operations[:, None]
-    values = np.where(linear[:, None], layers.values, 0)
-    phases = values.shape[1]
-    tied = layers.tied[:, None] * phases + np.arange(phases)  # within each phase
-    share = values / np.maximum(values.sum(axis=1, keepdims=True), 1)  # of a layer's values
-    phase_error = (operations * share)[..., None] * error.by_phase
-    activation = _within(operations * error.overall, values.sum(axis=1), layers.tied, mean_bits)
-    by_phase = _within(
-        phase_error.reshape(-1, len(CHOICES)), values.ravel(), tied.ravel(), mean_bits
-    ).reshape(values.shape)
-    weight = _within(
-        operations * error.weights, np.where(linear, layers.weights, 0), layers.tied, mean_bits
+def means(options: Options) -> tuple[float, float]:
+    """Mean bits of weights and of activations."""
+    weight, activation = options.weight_bits, options.activation_bits
+    return (
+        WEIGHT_BITS if weight is None else weight,
+        ACTIVATION_BITS if activation is None else activation,
     )
-    return Chosen(
-        activation=with_blocks(activation, layers, output_too=False),
-        by_phase=with_blocks(by_phase, layers, output_too=False),
-        weight=with_blocks(weight, layers, output_too=False),
-    )
-
-
-def _within(error: np.ndarray, size: np.ndarray, tied: np.ndarray, mean_bits: float) -> np.ndarray:
-    """Indices of the bits of rows, shape (row,); the fewest for rows of size 0."""
-    chosen = np.zeros(len(size), dtype=int)
-    counted = size > 0
-    groups = np.unique(tied[counted], return_inverse=True)[1]
-    costs = tie(size[counted].astype(np.float64), groups)
-    budget = mean_bits * costs.sum() * (1 + 1e-12)  # whatever the rounding of the sum
-    choice = allocate(tie(error[counted], groups), costs, np.array(CHOICES), budget)
-    chosen[counted] = choice[groups]
-    return chosen
-
-
-def reasons_of_budget(
-    error: QuantizationError, layers: Layers, chosen: Chosen, mean_bits: float
-) -> list[str]:
-    """For each layer, its share of the model's error at its bits and at those beside them."""
-    shares = [
-        (values, _shares(layers, rows, index), index)
-        for values, rows, index in (
-            ("activations", error.overall, chosen.activation),
-            ("weights", error.weights, chosen.weight),
-        )
-    ]
-    texts = []
-    for row, linear in enumerate(layers.linear):
-        text = reason_of_block(layers, row)
-        if linear:
-            text = "; ".join(
-                f"{values}: {_quoted(share[row], int(index[row]))}"
-                for values, share, index in shares
-            )
-        texts.append(f"a mean of {mean_bits:g} bits; {text}")
-    return texts
-
-
-def _shares(layers: Layers, error: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Error of each choice over the model's at the chosen bits, shape (layer, choice)."""
-    weighted = layers.operations[:, None] * np.where(layers.linear[:, None], error, 0)
-    total = chosen_of(weighted, index).sum()
-    return np.asarray(weighted / (total if total > 0 else 1))
-
-
-def _quoted(share: np.ndarray, index: int) -> str:
-    text = f"{CHOICES[index]} bits make {share[index]:.2%} of the noise"
-    beside = [other for other in (index - 1, index + 1) if 0 <= other < len(CHOICES)]
-    others = " and ".join(f"{CHOICES[other]} bits {share[other]:.2%}" for other in beside)
-    return f"{text}, {others} would"
-
-
-def _mean_bits(options: Options) -> float:
-    return options.mean_bits or 0.0  # None is refused by what the method needs
 
 
 def _choose(evidence: Evidence, options: Options) -> Chosen:
-    return by_budget(evidence.error, evidence.layers, _mean_bits(options))
+    weight, activation = means(options)
+    by_phase = evidence.by_phase
+    static = solve(evidence.activations, activation, "activation_bits")
+    return Chosen(
+        bits_of(evidence.activations, static)[:, 0],
+        None
+        if by_phase is None
+        else bits_of(by_phase, solve(by_phase, activation, "activation_bits")),
+        solve(evidence.weights, weight, "weight_bits")[:, 0],
+    )
 
 
-def _reasons(evidence: Evidence, options: Options, chosen: Chosen) -> list[str]:
-    return reasons_of_budget(evidence.error, evidence.layers, chosen, _mean_bits(options))
+def reasons(evidence: Evidence, options: Options, chosen: Chosen) -> list[str]:
+    """Of each layer, the share of the error that its bits make, and that others would make."""
+    candidates, bits = evidence.activations, chosen.activation[:, None]
+    in_force = chosen.by_phase is not None and options.by_phase is not False
+    if evidence.by_phase is not None and chosen.by_phase is not None and in_force:
+        candidates, bits = evidence.by_phase, chosen.by_phase
+    inputs = _of_inputs(evidence, candidates, bits)
+    weights = _of_weights(evidence, chosen.weight)
+    return [
+        "; ".join(f"{kind}: {text}" for kind, text in texts.items() if text)
+        for texts in (
+            {"activations": of_inputs, "weights": of_weights}
+            for of_inputs, of_weights in zip(inputs, weights, strict=True)
+        )
+    ]
 
 
-def _provenance(options: Options) -> dict[str, float]:
-    return {"mean_bits": _mean_bits(options)}
+def _named(evidence: Evidence) -> str:
+    return "error" if evidence.measured is None else "output's error"
+
+
+def _of_inputs(evidence: Evidence, candidates: Candidates, bits: np.ndarray) -> list[str]:
+    option = np.where(bits == UNQUANTIZED, 0, np.searchsorted(BITS, bits))
+    counted = np.where(candidates.size > 0, 1, 0)
+
+    def error(shift: int) -> np.ndarray:
+        others = np.clip(option + shift, 0, len(BITS) - 1)[..., None]
+        made = np.take_along_axis(candidates.error, others, 2)[..., 0]
+        return np.asarray((made * counted).sum(axis=1))
+
+    at, fewer, more = (error(shift)[evidence.leader] for shift in (0, -1, 1))
+    total = max(float(error(0).sum()), np.finfo(float).tiny)
+    phases = evidence.phases if bits.shape[1] > 1 else ("",)
+    texts = []
+    for row, of_layer in enumerate(bits):
+        if evidence.exception[row] or not evidence.linear[row]:
+            texts.append("")
+            continue
+        named = ", ".join(
+            f"{phase} {number}".strip() for phase, number in zip(phases, of_layer, strict=True)
+        )
+        text = f"{named} bits make {at[row] / total:.2%} of the {_named(evidence)}"
+        beside = []
+        if of_layer.min() > BITS[0]:
+            beside.append(f"one fewer would make {fewer[row] / total:.2%}")
+        if of_layer.max() < BITS[-1]:
+            beside.append(f"one more {more[row] / total:.2%}")
+        texts.append(", ".join([text, *beside]))
+    return texts
+
+
+def _of_weights(evidence: Evidence, option: np.ndarray) -> list[str]:
+    weights = evidence.weights
+    error = np.where(np.isfinite(weights.cost), weights.error[:, 0], np.nan)
+    chosen = np.flatnonzero(option >= 0)
+    total = max(float(np.nansum(error[chosen, option[chosen]])), np.finfo(float).tiny)
+    texts = [""] * len(option)
+    for row in chosen:
+        offered = np.flatnonzero(np.isfinite(weights.cost[row])).tolist()
+        position = offered.index(option[row])
+        share = [f"{error[row, other] / total:.2%}" for other in offered]
+        named = [_quantizer(weights, other) for other in offered]
+        text = f"{named[position]} make {share[position]} of the {_named(evidence)}"
+        if position:
+            text += f", {named[position - 1]} would make {share[position - 1]}"
+        if position + 1 < len(offered):
+            text += f", {named[position + 1]} {share[position + 1]}"
+        texts[row] = text
+    return texts
+
+
+def _quantizer(weights: Candidates, option: int) -> str:
+    quantizer = weights.quantizers[option]
+    group = "" if quantizer.group_size is None else f" in groups of {quantizer.group_size}"
+    return f"{quantizer.bits} bits{group}"
+
+
+def _provenance(options: Options) -> dict[str, Any]:
+    weight, activation = means(options)
+    return {"weight_bits": weight, "activation_bits": activation}
 
 
 METHOD = Method(
-    choose=_choose, reasons=_reasons, provenance=_provenance, needs=frozenset({"mean_bits"})
+    choose=_choose,
+    reasons=reasons,
+    provenance=_provenance,
+    uses=frozenset({"weight_bits", "activation_bits", "clip", "by_phase"}),
 )

@@ -3,15 +3,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibzarr.advice.methods.base import CHOICES
 from calibzarr.advice.methods.range import (
-    by_range,
     clips_at_tails,
     range_rule,
     reasons_of_range,
 )
-
-BITS = np.array(CHOICES)
 
 
 @given(st.floats(-100, 100), st.floats(0, 30), st.floats(0, 30))
@@ -50,15 +46,6 @@ def test_rule_clips_where_the_tails_are_a_tenth_of_the_range(p01, p99, below, ab
         expected = (p99 - p01) / (high - low) < 0.9
         actual = clips_at_tails(np.array(low), np.array(high), np.array(p01), np.array(p99))
         assert actual == expected or (p99 - p01) / (high - low) == pytest.approx(0.9)
-
-
-def test_range_gives_weights_the_bits_of_activations():
-    bits = np.array([8, 8, 8, 4, 6, 6])
-    phase_bits = np.array([[8, 4, 6], [8, 4, 6], [8, 4, 6], [4, 8, 4], [6, 6, 6], [4, 8, 8]])
-    chosen = by_range(bits, phase_bits)
-    np.testing.assert_array_equal(BITS[chosen.activation], bits)
-    np.testing.assert_array_equal(chosen.weight, chosen.activation)
-    np.testing.assert_array_equal(BITS[chosen.by_phase], phase_bits)
 
 
 @pytest.mark.parametrize(
