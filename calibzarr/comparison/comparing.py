@@ -15,7 +15,7 @@ from calibzarr.comparison.distance import Distance, LatentComponents
 from calibzarr.comparison.images import ComparedImages, Features, compare_images
 from calibzarr.comparison.pictures import Likeness
 from calibzarr.comparison.plan import ComparisonPlan
-from calibzarr.comparison.predicted import Predicted
+from calibzarr.comparison.predicted import predicted
 from calibzarr.comparison.result import PARTS, Comparison, RunComparison
 from calibzarr.comparison.teacher_forced import TeacherForced
 from calibzarr.errors import Message
@@ -100,7 +100,7 @@ def _run(
     """What is said of one run; a message in the place of a part says why it is missing."""
     missing = own.without_picture or found.without_picture
     pictures = missing or Likeness(found.psnr_db, found.ssim)
-    prediction: Predicted | Message = Message("sensitivities are not read yet")
+    prediction = predicted(plan.reference, root)
     parts = (pictures, distance, forced, prediction)
     reasons = {
         name: part for name, part in zip(PARTS, parts, strict=True) if isinstance(part, Message)

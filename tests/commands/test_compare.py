@@ -106,3 +106,17 @@ def test_bad_input_gives_one_line_and_changes_nothing(run, compared, arguments, 
 def test_force_overwrites(run, compared):
     assert run(*["compare", "a.zarr", "near.zarr", "--json", "taken.json", "--force"])[0] == 0
     assert json.loads((compared / "taken.json").read_text())["num_images"] == 3
+
+
+def test_ctrl_c_ends_it_and_nothing_is_written(run, compared):
+    (compared / "stopping_features.py").write_text(
+        "import os, signal\n"
+        "def stop(pictures):\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return pictures.mean(axis=(1, 2))\n"
+    )
+    written = ["--features", "stopping_features:stop", "--json", "f.json"]
+    code, out, err = run("compare", "a.zarr", "near.zarr", *written)
+    assert (code, out) == (130, "stopped; nothing is written\n")
+    assert "stopping after the image in work" in err
+    assert not (compared / "f.json").exists()
