@@ -20,6 +20,7 @@ GROUPS = {
     "build": "What a build and its store cost, against a file for each state.",
     "collect": "What observing layers and keeping their statistics cost.",
     "sensitivity": "What measuring sensitivities costs, and how near they are to the truth.",
+    "advice": "Whether advised bits beat uniform bits, and predictions come true.",
     "analyze": "What analyzing and recommending cost, against a loop over layers.",
     "verify": "What verifying a store costs, against reading it.",
     "legacy": "What moving to the old directory and back costs.",

@@ -1,5 +1,7 @@
+import ctypes.util
 import json
 import math
+import os
 import subprocess
 import sys
 
@@ -37,11 +39,26 @@ def legacy_report(directory):
     return run(directory, "legacy", "move")
 
 
+@pytest.fixture(scope="module")
+def advice_report(directory):
+    return run(directory, "advice")
+
+
 def run(directory, group, *entries):
     chosen = [part for entry in entries for part in ("--entry", entry)]
     command = [sys.executable, BENCH, group, "--quick", "--json", "--directory", directory]
-    output = subprocess.run([*command, *chosen], check=True, capture_output=True, text=True).stdout
+    output = subprocess.run(
+        [*command, *chosen], check=True, capture_output=True, text=True, env=fast_environment()
+    ).stdout
     return json.loads(output)
+
+
+def fast_environment():
+    """With an optimised BLAS, where there is one: MLX's wheel for Linux brings a plain one."""
+    library = ctypes.util.find_library("openblas") if sys.platform == "linux" else None
+    if library is None:
+        return None
+    return {**os.environ, "LD_PRELOAD": library, "OPENBLAS_NUM_THREADS": "1"}
 
 
 def figure(report, what):
@@ -94,8 +111,23 @@ def test_moving_to_the_old_layout_takes_no_more_bytes_than_numpy(legacy_report):
     assert all(each["measured"] > 0 for each in legacy_report["figures"])
 
 
+def test_advised_bits_beat_uniform_bits_of_equal_cost_by_a_decibel(advice_report):
+    gains = [each for each in advice_report["figures"] if each["entry"] == "heart"]
+    assert len(gains) == 3
+    assert all(gain["measured"] >= 1 for gain in gains), gains
+
+
+def test_every_entry_of_the_table_of_advice_has_figures(advice_report):
+    figures = advice_report["figures"]
+    entries = {each["entry"] for each in figures}
+    assert entries == {
+        *("weights", "activations", "together", "never-below", "prediction", "speed", "heart")
+    }
+    assert all(math.isfinite(each["measured"]) for each in figures)
+
+
 def test_nothing_stays_on_the_disk(
-    report, collect_report, analyze_report, legacy_report, directory
+    report, collect_report, analyze_report, legacy_report, advice_report, directory
 ):
     assert list(directory.iterdir()) == []
 
