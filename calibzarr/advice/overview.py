@@ -6,7 +6,14 @@ from typing import Any
 
 import xarray as xr
 
-from calibzarr.advice import analysis, observed, recommendation, sensitivities, summary
+from calibzarr.advice import (
+    analysis,
+    by_bits,
+    observed,
+    recommendation,
+    sensitivities,
+    summary,
+)
 from calibzarr.advice.choices import Sort
 from calibzarr.advice.options import Options
 from calibzarr.storage.manifest import Root, read_root
@@ -22,11 +29,13 @@ class Overview:
         activations: their histograms and extremes, in memory.
         analyzed: of ``analysis.analyze``, all layers.
         recommended: of ``recommendation.recommend``, all layers.
-        chosen: the layers that were asked for, in the order that was asked for, with their bits.
+        chosen: the layers that were asked for, in the order that was asked for, with their bits;
+            with ``by_bits.of_layers`` where there are sensitivities.
         description: what it comes to, in JSON types; see ``summary.describe``.
         root: metadata of the store.
         sensitivity: what its sensitivities come to, in JSON types; see ``sensitivities.describe``.
             None if none were measured.
+        predicted: of ``by_bits.of_model``; None likewise.
     """
 
     statistics: xr.Dataset
@@ -37,6 +46,7 @@ class Overview:
     description: dict[str, Any]
     root: Root
     sensitivity: dict[str, Any] | None
+    predicted: xr.Dataset | None
 
 
 def overview(
@@ -64,20 +74,27 @@ def overview(
     statistics = open_statistics(root)
     summary.filtered(statistics, stream=stream, kind=kind, sort=sort)  # refused before the work
     activations = observed.activations(statistics)
-    recommended = recommendation.of_statistics(
-        statistics, Options(), activations, recommendation.measured_of(root)
-    )
+    measured = recommendation.measured_of(root)
+    recommended = recommendation.of_statistics(statistics, Options(), activations, measured)
     analyzed = analysis.of_statistics(statistics, activations)
-    chosen = summary.select(
-        analyzed.assign(recommended[["activation_bits", "weight_bits"]]),
-        stream=stream,
-        kind=kind,
-        sort=sort,
-        top=top,
-    )
-    description = summary.describe(analyzed, recommended)
-    measured = sensitivities.of_store(root)
-    sensitivity = None if measured is None else sensitivities.describe(measured)
+    layers = analyzed.assign(recommended[["activation_bits", "weight_bits", "reason"]])
+    predicted = None
+    if measured is not None:
+        evidence = by_bits.evidence_of(statistics, activations, measured)
+        predicted = by_bits.of_model(evidence)
+        layers = layers.assign(by_bits.of_layers(evidence, recommended))
+    if recommended.attrs["by_phase"]:
+        layers = layers.assign(recommended[["phase_bits"]])
+    shares = sensitivities.of_store(root)
     return Overview(
-        statistics, activations, analyzed, recommended, chosen, description, root, sensitivity
+        statistics=statistics,
+        activations=activations,
+        analyzed=analyzed,
+        recommended=recommended,
+        chosen=summary.select(layers, stream=stream, kind=kind, sort=sort, top=top),
+        description=summary.describe(analyzed, recommended)
+        | {"by_bits": None if predicted is None else by_bits.describe(predicted)},
+        root=root,
+        sensitivity=None if shares is None else sensitivities.describe(shares),
+        predicted=predicted,
     )

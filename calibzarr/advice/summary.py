@@ -8,7 +8,6 @@ import xarray as xr
 
 from calibzarr.advice.choices import SORTS, Sort
 from calibzarr.errors import check_known
-from calibzarr.quantization.levels import BITS
 from calibzarr.statistics import convergence
 from calibzarr.storage.schema import ACTIVATIONS
 
@@ -70,17 +69,15 @@ def describe(analyzed: xr.Dataset, recommended: xr.Dataset) -> dict[str, Any]:
         recommended: of ``recommendation.of_statistics``, of the same statistics.
 
     Returns:
-        ``bits``: layers by recommended bits, of activations and of weights. ``sensitive``, linear
-        layers whose activations need 8 bits, ``compact``, those that 4 or fewer are enough for;
-        ``features``, layers whose features differ much: the index of the widest, and how many
-        times the median range its own is; ``images``: whether there were enough;
-        ``not_covered``: what nothing is known of, a sentence each.
+        ``bits``: layers by recommended bits, of activations and of weights; ``recommended``: what
+        these do, see ``predicted.described``; ``features``, layers whose features differ much:
+        the index of the widest, and how many times the median range its own is; ``images``:
+        whether there were enough; ``not_covered``: what nothing is known of, a sentence each.
     """
     linear = analyzed.role.values == "input"
     activation, weight = (
         recommended[f"{values}_bits"].values[linear] for values in ("activation", "weight")
     )
-    names = analyzed.layer.values[linear]
     spread = np.where(linear, analyzed.feature_spread.values, np.nan)
     widest = dict(zip(analyzed.layer.values, analyzed.widest_feature.values, strict=True))
     return {
@@ -88,8 +85,7 @@ def describe(analyzed: xr.Dataset, recommended: xr.Dataset) -> dict[str, Any]:
             "activations": _by_bits(activation),
             "weights": _by_bits(weight),
         },
-        "sensitive": names[activation == BITS[-1]].tolist(),
-        "compact": names[activation <= 4].tolist(),
+        "recommended": dict(recommended.attrs["prediction"]),
         "features": {
             layer: {"feature": int(widest[layer]), "spread": times}
             for layer, times in _greatest(analyzed, spread, _SPREAD).items()
@@ -137,14 +133,10 @@ def _not_covered(analyzed: xr.Dataset, recommended: xr.Dataset) -> list[str]:
             f"{states - steps} of {states} steps were not collected; they are taken to be like "
             f"their neighbours"
         )
-    collected = np.array(activations["steps"])
-    absent = [
-        str(name)
-        for name, first, end in zip(
-            *(recommended[name].values for name in ("phase", "first_step", "end_step")), strict=True
-        )
-        if not ((collected >= first) & (collected < end)).any()
-    ]
+    collected = np.array(activations["steps"])[:, None]
+    first, end = recommended.first_step.values, recommended.end_step.values
+    inside = ((collected >= first) & (collected < end)).any(axis=0)
+    absent = recommended.phase.values[~inside].tolist()
     if absent:
         sentences.append(f"nothing was collected in {', '.join(absent)}")
     images = int(activations["num_images"])
@@ -162,15 +154,19 @@ def named(names: Sequence[str], most: int = _NAMED) -> str:
 
 
 def rows(chosen: xr.Dataset) -> list[dict[str, Any]]:
-    """Layers of :func:`select` in JSON types; None where a figure is unknown or infinite."""
+    """Layers of :func:`select` in JSON types; None where a figure is unknown or infinite.
+
+    What is by bits, or by phase, has a name for each: ``sqnr_db_4``, ``phase_bits_early``.
+    """
     columns = {
         str(name): array.values.tolist()
         for name, array in chosen.variables.items()
         if array.dims == ("layer",)
     }
-    for name in ("sqnr_db", "weight_sqnr_db"):
-        for bits in chosen.bits.values:
-            columns[f"{name}_{bits}"] = chosen[name].sel(bits=bits).values.tolist()
+    for name, array in chosen.data_vars.items():
+        for dim in {"bits", "phase"} & set(array.dims) if array.ndim == 2 else ():
+            for at in chosen[dim].values.tolist():
+                columns[f"{name}_{at}"] = array.sel({dim: at}).values.tolist()
     return [
         {
             name: value if not isinstance(value, float) or np.isfinite(value) else None
@@ -186,18 +182,11 @@ def sentences(description: dict[str, Any]) -> list[str]:
     for values, numbers in description["bits"].items():
         counted = ", ".join(f"{number} with {bits}" for bits, number in numbers.items() if number)
         lines.append(f"bits of {values}: {counted}")
-    for finding, names in (
-        ("sensitive, 8 bits for activations", description["sensitive"]),
-        ("4 bits or fewer are enough for activations", description["compact"]),
-        (
-            "features stand out",
-            [
-                f"{layer} (feature {found['feature']}, {found['spread']:.3g} times the median)"
-                for layer, found in description["features"].items()
-            ],
-        ),
-    ):
-        lines.append(f"{finding}: {named(list(names)) or 'none'}")
+    features = [
+        f"{layer} (feature {found['feature']}, {found['spread']:.3g} times the median)"
+        for layer, found in description["features"].items()
+    ]
+    lines.append(f"features stand out: {named(features) or 'none'}")
     images = description["images"]
     if images["enough"] is None:
         lines.append(f"{images['number']} images: too few to tell whether they were enough")

@@ -49,11 +49,14 @@ if TYPE_CHECKING:
 @quiet_option
 @one_line_errors
 def analyze_command(store: Path, as_json: bool, plots: Path | None, **options: Any) -> None:
-    """Tell what STORE's statistics say of every layer, and what bits it needs.
+    """Tell what STORE's statistics say of every layer, and what its bits do to the output.
 
-    Columns: the range of all values; from p01 to p99; the former over the latter; the widest
-    step's range over the narrowest's; asymmetry; expected SQNR in dB with 8, 6 and 4 bits; the
-    bits recommended for activations and for weights.
+    Columns, as many as fit: SQNR of the guided output, dB, if the layer's activations (A) or
+    weights (W) alone had 4, 6, 8 bits; the bits recommended, by phase, with means of 4 for
+    weights and 8 for activations; the share of the error that one bit more would remove; the
+    range of all values; from p01 to p99; the former over the latter; the widest step's range over
+    the narrowest's; asymmetry; SQNR of the values themselves, dB, with 8, 6, 4 bits. What is of
+    the output needs sensitivities.
 
     \b
     calibzarr analyze stores/tiny.zarr
@@ -78,7 +81,12 @@ def analyze_command(store: Path, as_json: bool, plots: Path | None, **options: A
         from calibzarr.plots import write
 
         pictures = write(
-            plots, result.statistics, result.analyzed, result.recommended, result.activations
+            plots,
+            result.statistics,
+            result.analyzed,
+            result.recommended,
+            result.activations,
+            result.predicted,
         )
         click.echo(f"{plots}: {len(pictures)} files", err=as_json)
     if not (as_json or is_quiet()):
@@ -92,6 +100,8 @@ def _print(result: "Overview", sorted_by: str | None) -> None:
 
     console = table_console()
     console.print(_table(result.chosen, sorted_by, console.width))
+    if result.description["by_bits"] is not None:
+        console.print(_table_by_bits(result.description["by_bits"]))
     for line in sentences(result.description):
         console.print(line, soft_wrap=True)
     for message in sensitivities.sentences(result.root, result.sensitivity):
@@ -100,23 +110,32 @@ def _print(result: "Overview", sorted_by: str | None) -> None:
 
 # heading, variable, bits, format, and rank: a narrow terminal does without the last
 _COLUMNS = (
-    ("range", "value_range", None, ".3g", 4),
-    ("p01-p99", "central_range", None, ".3g", 7),
-    ("outliers", "outlier_ratio", None, ".2f", 5),
-    ("sigma", "sigma_variation", None, ".2f", 6),
-    ("asymmetry", "asymmetry", None, "+.2f", 8),
-    ("8 bits dB", "sqnr_db", 8, ".1f", 0),
-    ("6 bits dB", "sqnr_db", 6, ".1f", 9),
-    ("4 bits dB", "sqnr_db", 4, ".1f", 1),
+    ("A4 dB", "activation_output_db", 4, ".1f", 0),
+    ("A6", "activation_output_db", 6, ".1f", 8),
+    ("A8", "activation_output_db", 8, ".1f", 4),
+    ("W4 dB", "weight_output_db", 4, ".1f", 1),
+    ("W6", "weight_output_db", 6, ".1f", 9),
+    ("W8", "weight_output_db", 8, ".1f", 7),
     ("bits", "activation_bits", None, "d", 2),
     ("weights", "weight_bits", None, "d", 3),
+    ("A gain", "activation_bit_gain", None, ".1%", 6),
+    ("W gain", "weight_bit_gain", None, ".1%", 5),
+    ("range", "value_range", None, ".3g", 11),
+    ("p01-p99", "central_range", None, ".3g", 15),
+    ("outliers", "outlier_ratio", None, ".2f", 12),
+    ("sigma", "sigma_variation", None, ".2f", 13),
+    ("asymmetry", "asymmetry", None, "+.2f", 16),
+    ("8 bits dB", "sqnr_db", 8, ".1f", 10),
+    ("6 bits dB", "sqnr_db", 6, ".1f", 17),
+    ("4 bits dB", "sqnr_db", 4, ".1f", 14),
 )
 
 
 def _table(chosen: "xr.Dataset", sorted_by: str | None, width: int) -> "Table":
     from rich.table import Table
 
-    ranked = sorted(_COLUMNS, key=lambda column: (column[1] != sorted_by, column[4]))
+    known = [column for column in _COLUMNS if column[1] in chosen]
+    ranked = sorted(known, key=lambda column: (column[1] != sorted_by, column[4]))
     room = width - 2 - max((len(name) for name in chosen.layer.values), default=0)
     cells: dict[tuple[Any, ...], list[str]] = {}
     taken = 0
@@ -124,6 +143,9 @@ def _table(chosen: "xr.Dataset", sorted_by: str | None, width: int) -> "Table":
         heading, variable, bits, text_format, _ = column
         values = chosen[variable] if bits is None else chosen[variable].sel(bits=bits)
         texts = [heading, *(_cell(value, text_format) for value in values.values)]
+        if variable == "activation_bits" and "phase_bits" in chosen:
+            by_phase = chosen.phase_bits.values.tolist()
+            texts = [heading, *("/".join(map(str, numbers)) for numbers in by_phase)]
         widest = 2 + max(map(len, texts))
         if taken + widest > room and len(cells) >= 2:  # so many even where names are cut short
             break
@@ -136,6 +158,27 @@ def _table(chosen: "xr.Dataset", sorted_by: str | None, width: int) -> "Table":
         table.add_column(heading, justify="right", no_wrap=True)
     for row in zip(chosen.layer.values, *(texts[1:] for texts in shown), strict=True):
         table.add_row(*row)
+    return table
+
+
+def _table_by_bits(by_bits: "dict[str, Any]") -> "Table":
+    """What uniform bits and a budget of the same cost do, as the sensitivities predict."""
+    from rich.table import Table
+
+    table = Table(box=None, title="predicted, dB", title_justify="left")
+    for heading in ("quantized", "bits"):
+        table.add_column(heading)
+    for heading in ("output, uniform", "budget", "pictures, uniform", "budget"):
+        table.add_column(heading, justify="right")
+    for what, of_bits in by_bits.items():
+        for bits, found in of_bits.items():
+            figures = (
+                found[allocation][name]
+                for name in ("output_sqnr_db", "picture_psnr_db")
+                for allocation in ("uniform", "budget")
+            )
+            cells = ("" if figure is None else f"{figure:.1f}" for figure in figures)
+            table.add_row(what, bits, *cells)
     return table
 
 

@@ -8,6 +8,7 @@ import xarray as xr
 
 from calibzarr.plots import drawing
 from calibzarr.plots.advice import convergence, recommended_bits, sqnr_by_bits
+from calibzarr.plots.bits import bits_by_phase, predicted_by_bits
 from calibzarr.plots.distributions import histograms
 from calibzarr.plots.ranges import feature_ranges, range_by_kind, range_by_sigma
 from calibzarr.quantization.histograms import Histograms
@@ -16,9 +17,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "bits_by_phase",
     "convergence",
     "feature_ranges",
     "histograms",
+    "predicted_by_bits",
     "range_by_kind",
     "range_by_sigma",
     "recommended_bits",
@@ -33,6 +36,7 @@ def write(
     analyzed: xr.Dataset,
     recommended: xr.Dataset,
     activations: Histograms | None = None,
+    predicted: xr.Dataset | None = None,
     ridge_layers: Sequence[str] | None = None,
 ) -> list[Path]:
     """Write every picture as PNG and as SVG; the same input gives the same bytes.
@@ -43,6 +47,7 @@ def write(
         analyzed: of ``analysis.of_statistics``.
         recommended: of ``recommendation.of_statistics``.
         activations: the statistics' layers and steps, where they are in memory already.
+        predicted: of ``by_bits.of_model``; without it, what it predicts is not drawn.
         ridge_layers: names of the layers whose histograms are drawn; telling ones if None.
 
     Returns:
@@ -63,6 +68,10 @@ def write(
         "feature_ranges": lambda: feature_ranges(statistics, analyzed),
         "convergence": lambda: convergence(statistics),
     }
+    if predicted is not None:
+        pictures["predicted_by_bits"] = lambda: predicted_by_bits(recommended, predicted)
+        if "phase_bits" in predicted:
+            pictures["bits_by_phase"] = lambda: bits_by_phase(recommended, predicted)
     paths: list[Path] = []
     for name, draw in pictures.items():
         paths += drawing.save(draw(), directory, name)

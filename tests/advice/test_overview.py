@@ -17,7 +17,7 @@ def test_an_overview_is_what_its_parts_are(replayed):
     assert result.chosen.layer.values.tolist() == chosen.layer.values.tolist()
     expected = recommended.sel(layer=chosen.layer)
     assert (result.chosen.activation_bits.values == expected.activation_bits.values).all()
-    assert result.description == summary.describe(analyzed, recommended)
+    assert result.description == {**summary.describe(analyzed, recommended), "by_bits": None}
 
 
 def test_what_cannot_be_chosen_is_refused_before_the_work(replayed, monkeypatch):

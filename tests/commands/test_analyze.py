@@ -82,7 +82,7 @@ def test_json_holds_all_layers_and_what_they_come_to(run, replayed):
     ):
         assert row["value_range"] == pytest.approx(high - low, rel=1e-6)
         assert {"activation_bits", "weight_bits", "sqnr_db_8", "sqnr_db_4", "kind"} <= set(row)
-    assert {"bits", "sensitive", "compact", "features", "images", "not_covered"} <= set(content)
+    assert {"bits", "recommended", "by_bits", "features", "images", "not_covered"} <= set(content)
 
 
 @pytest.mark.slow
@@ -141,6 +141,5 @@ def test_help_tells_of_every_option(run):
 
 
 def test_options_offer_what_the_library_knows():
-    for option in COMMAND.params:
-        if option.name == "sort":
-            assert all(sort in option.help for sort in choices.SORTS)
+    (option,) = (option for option in COMMAND.params if option.name == "sort")
+    assert all(sort in option.help for sort in choices.SORTS)

@@ -128,7 +128,7 @@ def statistics_of(rows, raw, model="synthetic"):
         {
             "num_steps": max(steps - 1, 3),
             "model": model,
-            "activations": {"bins": asdict(BINS)},
+            "activations": {"bins": asdict(BINS), "num_images": images},
         },
     )
 
