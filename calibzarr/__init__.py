@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from calibzarr.collecting.layer_inputs import layer_inputs
     from calibzarr.collecting.sensitivity import sensitivity
     from calibzarr.comparison.comparing import compare
+    from calibzarr.export.quantizing import quantize
     from calibzarr.integrity.repair import repair
     from calibzarr.integrity.verification import verify
     from calibzarr.legacy.exporting import export_legacy
@@ -28,6 +29,7 @@ __all__ = [
     "layer_inputs",
     "load_pipeline",
     "open_store",
+    "quantize",
     "recommend",
     "repair",
     "sensitivity",
@@ -44,6 +46,7 @@ _MODULES = {
     "layer_inputs": "calibzarr.collecting.layer_inputs",
     "load_pipeline": "calibzarr.models.builtin",
     "open_store": "calibzarr.storage.reading",
+    "quantize": "calibzarr.export.quantizing",
     "recommend": "calibzarr.advice.recommendation",
     "repair": "calibzarr.integrity.repair",
     "sensitivity": "calibzarr.collecting.sensitivity",

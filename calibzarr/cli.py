@@ -14,6 +14,7 @@ from calibzarr.commands.info import info
 from calibzarr.commands.legacy import export_legacy_command, import_legacy_command
 from calibzarr.commands.models import models
 from calibzarr.commands.prompts import prompts_command
+from calibzarr.commands.quantize import quantize_command
 from calibzarr.commands.repair import repair_command
 from calibzarr.commands.sensitivity import sensitivity_command
 from calibzarr.commands.verify import verify_command
@@ -39,6 +40,7 @@ for _command in (
     analyze_command,
     export_config_command,
     compare_command,
+    quantize_command,
     verify_command,
     repair_command,
     export_legacy_command,

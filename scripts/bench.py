@@ -22,6 +22,7 @@ GROUPS = {
     "sensitivity": "What measuring sensitivities costs, and how near they are to the truth.",
     "advice": "Whether advised bits beat uniform bits, and predictions come true.",
     "analyze": "What analyzing and recommending cost, against a loop over layers.",
+    "checkpoints": "What quantized checkpoints are worth, against uniform bits.",
     "verify": "What verifying a store costs, against reading it.",
     "legacy": "What moving to the old directory and back costs.",
 }

@@ -14,6 +14,7 @@ LONG = (
     "compare",
     "export_legacy",
     "import_legacy",
+    "quantize",
     "repair",
     "sensitivity",
     "verify",

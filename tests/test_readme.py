@@ -9,6 +9,7 @@ import xarray as xr
 from calibzarr.cli import cli
 from tests.support import children
 from tests.support.files import ROOT
+from tests.support.quantized_checkpoints import choice_of, write
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -105,6 +106,20 @@ def test_recommendation_example_says_what_it_prints(collected, run, monkeypatch,
     assert len(set(weights)) > 1
     printed = capsys.readouterr().out
     assert str(recommended.phase_clip_max.sel(layer="mm_block_0.image.mlp.fc2").values) in printed
+
+
+@pytest.mark.slow
+def test_examples_of_checkpoints_and_of_inputs_run(collected, tiny, monkeypatch, capsys):
+    monkeypatch.chdir(collected)
+    write(collected / "tiny-4.5", tiny, choice_of(tiny, ((64, 4),)))
+    names = {}
+    (quantized,) = (block for block in blocks("python") if "load_pipeline" in block)
+    exec(quantized.replace("num_steps=50", "num_steps=3"), names)
+    assert names["picture"].size == (64, 64)
+    (inputs,) = (block for block in blocks("python") if "layer_inputs" in block)
+    exec(inputs, names)
+    assert np.linalg.eigvalsh(names["hessian"]).min() > -1e-3
+    assert "(256, 256)" in capsys.readouterr().out
 
 
 def test_every_command_in_the_readme_exists_with_its_options():

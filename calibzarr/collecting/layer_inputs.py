@@ -9,12 +9,12 @@ import numpy as np
 
 from calibzarr.collecting.plan import spread
 from calibzarr.collecting.replay import Replay, check_model
-from calibzarr.errors import Call, Option, OptionError, StoreError, at_least
+from calibzarr.errors import Call, Option, OptionError, StoreError, at_least, check_known
 from calibzarr.models import registry
 from calibzarr.models.base import DifferentiableModel, Layer, Model
 from calibzarr.statistics.steps import key_steps
-from calibzarr.storage import store
-from calibzarr.storage.manifest import Root, check_known, read_root, refuse_runs
+from calibzarr.storage import manifest, store
+from calibzarr.storage.manifest import Root, read_root, refuse_runs
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def layer_inputs(
     """
     at_least("batch_size", batch_size, 1)
     root = read_root(Path(path))
-    check_known(root.path, root.attributes)
+    manifest.check_known(root.path, root.attributes)
     refuse_runs(root.path, root.attributes, "layer_inputs")
     chosen_images = choose_images(root, images)
     chosen_steps = choose_calls(steps, root.attributes["num_steps"])
@@ -153,10 +153,7 @@ def matching(layers: Sequence[Layer], patterns: Sequence[str]) -> tuple[int, ...
     linear = {index: layer.name for index, layer in enumerate(layers) if layer.role == "input"}
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in linear.values()):
-            some = ", ".join(list(linear.values())[:3])
-            raise OptionError(
-                Option("layers"), f" has no linear layer {pattern!r}; there are {some} and others"
-            )
+            check_known("linear layer", pattern, list(linear.values()))
     return tuple(
         index
         for index, name in linear.items()

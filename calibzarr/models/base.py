@@ -299,6 +299,9 @@ class CheckpointableModel(DifferentiableModel, Protocol):
             float32 of values of 16 bits.
         """
 
+    def module_sizes(self) -> dict[str, int]:
+        """Bytes of the weights of the transformer, the text encoders and the decoder, by name."""
+
     def with_checkpoint(self, directory: Path) -> Model:
         """A model that samples with the quantized transformer of a checkpoint.
 

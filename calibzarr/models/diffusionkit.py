@@ -292,6 +292,13 @@ class DiffusionKitModel:
         module = dict(self.pipeline.mmdit.named_modules())[layer.module]
         return parameters.levels_of_weight(module, group_size, bits)
 
+    def module_sizes(self) -> dict[str, int]:
+        """Bytes of the weights of the transformer, the text encoders and the decoder, by name."""
+        return {
+            name: sum(value.nbytes for _, value in tree_flatten(module.parameters()))
+            for name, module in _deciding_modules(self.pipeline).items()
+        }
+
     def with_checkpoint(self, directory: Path) -> "DiffusionKitModel":
         """The same model with the quantized transformer of a checkpoint."""
         model = copy.copy(self)

@@ -5,7 +5,7 @@ from scipy import linalg
 
 from calibzarr.quantization.quantizers import on_levels
 
-DAMPING = 0.1  # of the Hessian's mean diagonal; 0.01 lost 0.3 dB on a small model
+DAMPING = 0.05  # of the Hessian's mean diagonal; 0.02 and 0.1 lose 0.3 dB of SQNR with `tiny`
 _GROWTH = 4.0
 _BLOCK = 128  # features whose errors reach the later ones together, as one matrix product
 
@@ -48,8 +48,7 @@ def gptq(
     order = order[diagonal[order] > 0]
     if not len(order):
         return found
-    inverse = _inverse_factor(hessian[np.ix_(order, order)].astype(np.float64), damping)
-    inverse = inverse.astype(np.float32)
+    inverse = _inverse_factor(hessian, order, damping)
     group = order // (weight.shape[1] // scale.shape[1])
     # A feature is a row from here on, so that it lies together in memory.
     remaining = np.ascontiguousarray(weight.T[order], dtype=np.float32)
@@ -85,16 +84,17 @@ def weighted_error(
     return float(((error @ hessian) * error).sum(dtype=np.float64))
 
 
-def _inverse_factor(hessian: np.ndarray, damping: float) -> np.ndarray:
-    """U, upper triangular, with U^T U the inverse of the damped Hessian, which is overwritten."""
-    diagonal = hessian.diagonal().copy()
-    added = damping * diagonal.mean()
+def _inverse_factor(hessian: np.ndarray, order: np.ndarray, damping: float) -> np.ndarray:
+    """U, upper triangular, with U^T U the inverse of the damped Hessian of some features."""
+    last_first = np.ix_(order[::-1], order[::-1])  # so that the factor is upper triangular
+    added = damping * float(np.diagonal(hessian)[order].mean(dtype=np.float64))
     while True:
-        np.fill_diagonal(hessian, diagonal + added)
-        try:  # from the last feature to the first, so that the factor is upper triangular
-            factor = linalg.cholesky(hessian[::-1, ::-1], lower=True, check_finite=False)
+        damped = hessian[last_first].astype(np.float64, order="F")  # worked on in place
+        damped[np.diag_indices_from(damped)] += added
+        try:
+            factor = linalg.cholesky(damped, lower=True, overwrite_a=True, check_finite=False)
             break
         except linalg.LinAlgError:
-            added = max(_GROWTH * added, np.finfo(np.float64).tiny)
+            added = max(_GROWTH * added, float(np.finfo(np.float64).tiny))
     inverse, _ = linalg.lapack.dtrtri(factor, lower=1, overwrite_c=1)
-    return np.asarray(inverse[::-1, ::-1])
+    return np.asarray(inverse[::-1, ::-1], dtype=np.float32)

@@ -48,7 +48,7 @@ def test_a_batch_has_prompts_first_then_negative_ones(replayed):
 @pytest.mark.parametrize(
     ("layers", "options", "expected"),
     [
-        ("mm_block_9*", {}, "mm_block_9"),
+        ("mm_block_9*", {}, "no linear layer 'mm_block_9"),
         ("mm_block_0", {}, "no linear layer"),
         (CHOSEN, {"images": [99]}, "complete images"),
         (CHOSEN, {"images": 0}, "1 or more, got 0"),

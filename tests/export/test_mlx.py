@@ -19,6 +19,7 @@ def paths(replayed, tmp_path_factory):
     file = tmp_path_factory.mktemp("mlx") / "weights.json"
     result = config.export(replayed.path, file, file_format="mlx", weight_bits=5)
     content = json.loads(file.read_text())
+    assert (content.pop("group_size"), content.pop("bits")) == (64, 4)  # mlx-lm's default
     assert result.num_layers == len(content)
     return content
 
@@ -86,7 +87,7 @@ def test_the_quantized_transformer_denoises_and_more_bits_are_nearer(paths, repl
     assert all(after[name] is value for name, value in before.items())  # also adaLN's, put back
 
 
-def test_layers_that_stay_unquantized_are_left_out_and_told(replayed, tmp_path):
+def test_layers_that_stay_unquantized_are_false_and_told(replayed, tmp_path):
     file, keep = tmp_path / "a.json", ["mm_block_0.image.*"]
     result = config.export(replayed.path, file, file_format="mlx", keep=keep)
     content = json.loads(file.read_text())
@@ -94,8 +95,8 @@ def test_layers_that_stay_unquantized_are_left_out_and_told(replayed, tmp_path):
     linear = recommended.isel(layer=recommended.role.values == "input")
     whole = linear.module.values[linear.weight_bits.values == 16]
     assert len(whole) > 0
-    assert not set(whole.tolist()) & set(content)
-    assert result.num_layers == len(content)
+    assert {path for path, entry in content.items() if entry is False} == set(whole.tolist())
+    assert result.num_layers == len(linear.layer) - len(whole)
     assert f"{len(whole)} unquantized" in result.bits
 
 

@@ -1,0 +1,101 @@
+"""``calibzarr quantize``."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from calibzarr.commands.common import (
+    INTERRUPTED,
+    make_console,
+    one_line_errors,
+    quiet_option,
+    spelled,
+    store_argument,
+    tell,
+)
+from calibzarr.errors import Call
+
+_BYTES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def _bytes(text: str) -> float:
+    """Parse ``1.6GB``; units are powers of 1,000."""
+    found = re.fullmatch(r"(\d+(?:\.\d*)?) ?([KMG]?B|)", text.upper())
+    if found is None:
+        raise click.BadParameter(f"{text!r} is not a size such as 1.6GB")
+    return float(found[1]) * _BYTES[found[2]]
+
+
+def _groups(text: str) -> list[int]:
+    """Parse ``32,64``."""
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise click.BadParameter(f"{text!r} is not a list of groups such as 32,64,128")
+    return [int(part) for part in parts]
+
+
+@click.command(name="quantize")
+@store_argument
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--bits-per-weight", type=float, help="Mean, scales and biases counted.")
+@click.option("--size", type=_bytes, metavar="BYTES", help="Or the file's size, such as 1.6GB.")
+@click.option(
+    "--groups",
+    type=_groups,
+    metavar="LIST",
+    default="32,64,128",
+    show_default=True,
+    help="Sizes of groups to choose from.",
+)
+@click.option("--keep", multiple=True, metavar="PATTERN", help="Layers that stay as they are.")
+@click.option(
+    "--rounding",
+    type=click.Choice(["gptq", "nearest"]),
+    default="gptq",
+    show_default=True,
+    help="Make up for errors with Hessians of replayed inputs, or round.",
+)
+@click.option(
+    "--images",
+    type=click.IntRange(1),
+    default=48,
+    show_default=True,
+    help="That the Hessians are of, at most.",
+)
+@click.option(
+    "--memory", type=click.FloatRange(0), help="GB for Hessians.  [default: half of what is free]"
+)
+@quiet_option
+@one_line_errors
+def quantize_command(
+    store: Path, out: Path, rounding: Any, memory: float | None, **options: Any
+) -> None:
+    """Write a quantized checkpoint of STORE's model to OUT, for MLX.
+
+    Bits and groups of each layer by its sensitivity, weights rounded by GPTQ.
+
+    \b
+    calibzarr quantize stores/tiny.zarr tiny-4.5 --bits-per-weight 4.5
+    calibzarr quantize stores/sd3.zarr sd3-quantized --size 1.2GB
+    """
+    from calibzarr.export import card, checkpoint_plan, quantizing
+
+    console = make_console()
+    plan = checkpoint_plan.plan(store, out, **options)
+    for note in plan.notes:
+        console.print(spelled(note))
+    gigabytes = None if memory is None else memory * 10**9
+    result = quantizing.run(plan, console, rounding=rounding, memory=gigabytes)
+    if result.interrupted:
+        same = {name: value for name, value in options.items() if value}
+        tell(f"{out}: stopped; go on with: ", Call("quantize", (store, out), same))
+        sys.exit(INTERRUPTED)
+    click.echo(f"{out}: {card.summary(result.allocation)}")
+    for line in card.quality(result.allocation, result.output_sqnr_db):
+        click.echo(line)
+    click.echo(card.memory_in_words(result.memory))
+    run = Call("build", ("STORE2",), {"reference": store, "model": out})
+    tell("see what it does to pictures with: ", run)

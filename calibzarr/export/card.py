@@ -1,0 +1,135 @@
+"""What a quantized checkpoint says of itself, in words and in JSON types."""
+
+from collections import Counter
+from collections.abc import Mapping
+from statistics import fmean
+from typing import Any
+
+from calibzarr.export.checkpoint_allocation import Allocation
+from calibzarr.export.checkpoint_plan import CheckpointPlan
+
+_GIGABYTE = 10**9
+_TEXT = """\
+# {model}, quantized
+
+{summary}
+
+{quality}
+
+Output SQNR: power of the guided output over that of its error, at states of the unquantized model,
+mean over {calls} calls. Predictions are of rounding to the nearest level, from the sensitivities.
+Pictures are compared with `calibzarr build --reference STORE --model .` and `calibzarr compare`.
+
+## Loading
+
+```python
+import calibzarr
+
+pipeline = calibzarr.load_pipeline("{name}")  # DiffusionKit's, with generate_image
+```
+
+Or with MLX alone, on DiffusionKit's transformer `mmdit`:
+
+```python
+import json
+
+import mlx.nn as nn
+
+quantization = json.load(open("{name}/config.json"))["quantization"]
+nn.quantize(mmdit, class_predicate=lambda path, _: quantization.get(path, False))
+mmdit.load_weights("{name}/model.safetensors")
+```
+
+`mlx_lm.utils.load_model` reads the same `config.json`. Text encoders and decoder are not in here,
+and stay as they are. {memory}
+
+## Provenance
+
+Weights of fingerprint `{fingerprint}`; sensitivities of `{store}`; {rounding}.
+Layers that stay as they are: {kept}.
+"""
+
+
+def summary(allocation: Allocation) -> str:
+    """Bits, size and what stays, in a sentence each."""
+    settings = Counter(
+        (quantizer.bits, quantizer.group_size) for _, quantizer in allocation.choice.quantized()
+    )
+    widths = Counter[int]()
+    for (bits, _), count in settings.items():
+        widths[bits] += count
+    listed = ", ".join(f"{widths[bits]} of {bits} bits" for bits in sorted(widths))
+    kept = ""
+    if allocation.kept:
+        number, weights = len(allocation.kept), allocation.kept_weights
+        kept = f" {number} layers with {weights} weights stay as they are"
+        if allocation.unfit:
+            kept += f", of which no group divides the width of {', '.join(allocation.unfit)}"
+        kept += "."
+    return (
+        f"{allocation.bits_per_weight:.3f} bits per weight with scales and biases, "
+        f"{_gigabytes(allocation.file_size)} in all; layers: {listed}.{kept}"
+    )
+
+
+def card(
+    plan: CheckpointPlan,
+    allocation: Allocation,
+    rounding: str,
+    measured: Mapping[int, float],
+    memory: Mapping[str, int],
+) -> str:
+    """The text of a checkpoint's ``README.md``."""
+    calibration = ""
+    if rounding == "gptq":
+        calibration = f" from {len(plan.images)} images at {len(plan.steps)} calls"
+    return _TEXT.format(
+        model=plan.root.attributes["model"],
+        summary=summary(allocation),
+        quality="\n".join(f"- {line}" for line in quality(allocation, measured)),
+        calls=len(plan.measured.steps),
+        name=plan.out.name,
+        memory=memory_in_words(memory),
+        fingerprint=plan.root.attributes["model_fingerprint"],
+        rounding=("rounded by GPTQ" if rounding == "gptq" else "rounded to the nearest level")
+        + calibration,
+        store=plan.root.path.name,
+        kept=", ".join(f"`{name}`" for name in allocation.kept) or "none",
+    )
+
+
+def quality(allocation: Allocation, measured: Mapping[int, float] | None) -> list[str]:
+    """What is predicted and measured, a line each."""
+    lines = [f"predicted output SQNR {allocation.output_sqnr_db:.1f} dB"]
+    if (uniform := allocation.uniform) is not None:
+        lines[0] += (
+            f", of {uniform.bits} bits in groups of {uniform.group_size} everywhere "
+            f"({uniform.cost(1):g} bits per weight) {allocation.uniform_sqnr_db:.1f} dB"
+        )
+    if measured:
+        lines.append(
+            f"measured output SQNR {fmean(measured.values()):.1f} dB, on images that nothing was "
+            "fitted to"
+        )
+    return lines
+
+
+def memory_in_words(memory: Mapping[str, int]) -> str:
+    """What the weights of the whole pipeline take."""
+    modules = ", ".join(f"{name} {_gigabytes(size)}" for name, size in memory.items())
+    return f"The whole pipeline takes {_gigabytes(sum(memory.values()))} of weights: {modules}."
+
+
+def provenance(plan: CheckpointPlan, allocation: Allocation, rounding: str) -> dict[str, Any]:
+    """What ``config.json`` says of how a checkpoint was made."""
+    return {
+        "bits_per_weight": allocation.bits_per_weight,
+        "rounding": rounding,
+        "images": list(plan.images) if rounding == "gptq" else [],
+        "steps": list(plan.steps) if rounding == "gptq" else [],
+        "predicted_output_sqnr_db": allocation.output_sqnr_db,
+    }
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / _GIGABYTE:.3g} GB" if size >= _GIGABYTE / 10 else f"{size / 10**6:.3g} MB"

@@ -1,0 +1,116 @@
+"""What a quantized checkpoint is to be, and from which images: checked before a model is loaded."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from calibzarr.collecting import measured as measurements
+from calibzarr.collecting.layer_inputs import choose_calls, choose_images
+from calibzarr.errors import Call, Message, Option, OptionError, at_least
+from calibzarr.export import checkpoint
+from calibzarr.quantization.prediction import Measured
+from calibzarr.quantization.quantizers import MLX_GROUPS
+from calibzarr.storage.manifest import Root, check_known, read_root, refuse_runs
+
+NUM_HELD_OUT = 8
+_LEAST_IMAGES = 12  # of which 8 are held out
+
+
+@dataclass(frozen=True)
+class CheckpointPlan:
+    """What is known of a checkpoint before its model is loaded.
+
+    Attributes:
+        root: of the store.
+        out: directory to make.
+        measured: the store's sensitivities.
+        bits_per_weight: mean to reach, scales counted; or None.
+        size: bytes of ``model.safetensors`` to reach; or None.
+        groups: sizes of groups to choose from.
+        keep: patterns of names of layers that stay as they are.
+        images: that Hessians are of.
+        held_out: other images, for measuring; none where the store has too few.
+        steps: calls that Hessians are of.
+        notes: what the user has to know.
+    """
+
+    root: Root
+    out: Path
+    measured: Measured
+    bits_per_weight: float | None
+    size: float | None
+    groups: tuple[int, ...]
+    keep: tuple[str, ...]
+    images: tuple[int, ...]
+    held_out: tuple[int, ...]
+    steps: tuple[int, ...]
+    notes: tuple[Message, ...]
+
+
+def plan(
+    path: str | Path,
+    out: str | Path,
+    *,
+    bits_per_weight: float | None,
+    size: float | None,
+    groups: Sequence[int],
+    keep: Sequence[str],
+    images: int,
+) -> CheckpointPlan:
+    """Check what can be checked without the model; see :func:`calibzarr.quantize`.
+
+    Raises:
+        OptionError: if a value is not allowed.
+        StoreError: if the store has no sensitivities, or is not one to replay.
+        TakenError: if something stands at ``out``.
+    """
+    _check_options(bits_per_weight, size, groups, images)
+    root = read_root(Path(path))
+    checkpoint.check_free(Path(out))
+    check_known(root.path, root.attributes)
+    refuse_runs(root.path, root.attributes, "quantize")
+    measured = measurements.read(root)
+    complete = choose_images(root, root.num_images)
+    held_out: tuple[int, ...] = ()
+    if len(complete) >= _LEAST_IMAGES:
+        held_out = tuple(complete[i * len(complete) // NUM_HELD_OUT] for i in range(NUM_HELD_OUT))
+    others = [image for image in complete if image not in held_out]
+    count = min(images, len(others))
+    fitted = tuple(others[i * len(others) // count] for i in range(count))
+    return CheckpointPlan(
+        root=root,
+        out=Path(out),
+        measured=measured,
+        bits_per_weight=bits_per_weight,
+        size=size,
+        groups=tuple(groups),
+        keep=tuple(keep),
+        images=fitted,
+        held_out=held_out,
+        steps=choose_calls("key", root.attributes["num_steps"]),
+        notes=() if held_out else (_too_few(root.path, len(complete)),),
+    )
+
+
+def _check_options(
+    bits_per_weight: float | None, size: float | None, groups: Sequence[int], images: int
+) -> None:
+    if (bits_per_weight is None) == (size is None):
+        raise OptionError("give either ", Option("bits_per_weight"), " or ", Option("size"))
+    for name, value in (("bits_per_weight", bits_per_weight), ("size", size)):
+        if value is not None and not 0 < value < float("inf"):
+            raise OptionError(Option(name), f" must be above 0, got {value}")
+    at_least("images", images, 1)
+    if not groups or not set(groups) <= set(MLX_GROUPS):
+        wanted = ", ".join(map(str, groups)) or "none"
+        raise OptionError(
+            Option("groups"), f" must be of {', '.join(map(str, MLX_GROUPS))}, got {wanted}"
+        )
+
+
+def _too_few(path: Path, count: int) -> Message:
+    return Message(
+        f"quality is measured on {NUM_HELD_OUT} images that nothing was fitted to; "
+        f"{_LEAST_IMAGES} or more are needed for that, {path} has {count}; build more with: ",
+        Call("build", (path,), {"resume": True, "num_images": 56}),
+    )

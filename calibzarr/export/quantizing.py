@@ -1,0 +1,281 @@
+"""A quantized checkpoint of a store's model: planned, rounded, measured and written."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from rich.console import Console
+
+from calibzarr.collecting.hessians import free_memory, hessians, replays
+from calibzarr.collecting.layer_inputs import load_replayable
+from calibzarr.collecting.replay import Replay
+from calibzarr.errors import Option, OptionError, StoreError, disk_full_named
+from calibzarr.export import card, checkpoint, checkpoint_plan
+from calibzarr.export.checkpoint_allocation import Allocation, allocation_of
+from calibzarr.export.checkpoint_plan import CheckpointPlan
+from calibzarr.export.writing import as_json
+from calibzarr.long_run import LongRun, long_run
+from calibzarr.models.base import CheckpointableModel, Layer, Model
+from calibzarr.progress import progress_console
+from calibzarr.quantization.gptq import DAMPING, gptq
+from calibzarr.quantization.quantizers import MLX_GROUPS
+from calibzarr.storage import durable
+from calibzarr.storage.manifest import made_by
+
+Rounding = Literal["gptq", "nearest"]
+ROUNDINGS: tuple[Rounding, ...] = ("gptq", "nearest")
+
+_PLAN = "plan.json"
+_GIGABYTE = 10**9
+
+
+@dataclass(frozen=True)
+class QuantizeResult:
+    """What was made.
+
+    Attributes:
+        path: directory of the checkpoint.
+        allocation: bits and groups, and what they come to.
+        output_sqnr_db: measured on images that nothing was fitted to, by call; None if there are
+            too few.
+        memory: bytes of the weights of the whole pipeline, by module.
+        interrupted: whether the user stopped it; what is rounded so far is kept for the next time.
+    """
+
+    path: Path
+    allocation: Allocation
+    output_sqnr_db: dict[int, float] | None
+    memory: dict[str, int]
+    interrupted: bool
+
+
+def quantize(
+    path: str | Path,
+    out: str | Path,
+    *,
+    bits_per_weight: float | None = None,
+    size: float | None = None,
+    groups: Sequence[int] = MLX_GROUPS,
+    keep: Sequence[str] = (),
+    rounding: Rounding = "gptq",
+    images: int = 48,
+    memory: float | None = None,
+    progress: bool | None = None,
+) -> QuantizeResult:
+    """Write a quantized checkpoint of a store's model, with bits where they count.
+
+    Bits and groups of each layer come from the store's sensitivities. Weights are rounded by GPTQ
+    (Frantar et al. 2022, arXiv 2210.17323) with Hessians of replayed inputs.
+
+    Args:
+        path: directory of a store with sensitivities.
+        out: directory to make; loads with ``mlx.nn.quantize``, mlx-lm's ``load_model`` and
+            :func:`calibzarr.load_pipeline`.
+        bits_per_weight: mean of the layers that are quantized, scales and biases counted.
+        size: or bytes of ``model.safetensors``, everything counted.
+        groups: sizes of groups to choose from, of 32, 64 and 128.
+        keep: patterns, as of file names, of layers that stay as they are.
+        rounding: ``gptq``, or ``nearest`` for what ``mx.quantize`` does.
+        images: that the Hessians are of, beside those that quality is measured on.
+        memory: bytes that Hessians may take; None for half of what is free.
+        progress: whether to show it; if None, only on a terminal.
+
+    Returns:
+        What was made. A first Ctrl-C ends it after the call in work; the same call goes on.
+
+    Raises:
+        OptionError: if a value is not allowed, or the wish cannot be met.
+        StoreError: if the store cannot be used, or its model's weights have changed.
+        TakenError: if something stands at ``out``.
+        OSError: if it cannot be written; nothing half-written is left.
+    """
+    plan = checkpoint_plan.plan(
+        path,
+        out,
+        bits_per_weight=bits_per_weight,
+        size=size,
+        groups=groups,
+        keep=keep,
+        images=images,
+    )
+    return run(plan, progress_console(progress), rounding=rounding, memory=memory)
+
+
+def run(
+    plan: CheckpointPlan, console: Console, *, rounding: Rounding, memory: float | None
+) -> QuantizeResult:
+    """Make what was planned; see :func:`quantize`."""
+    if rounding not in ROUNDINGS:
+        raise OptionError(Option("rounding"), f" must be gptq or nearest, got {rounding!r}")
+    if memory is not None and not memory > 0:
+        raise OptionError(Option("memory"), f" must be above 0, got {memory}")
+    model = load_replayable(plan.root)
+    if not isinstance(model, CheckpointableModel):
+        raise StoreError(f"{model.name} is no model that mlx.nn.quantize can quantize")
+    allocation = allocation_of(plan, model)
+    console.print(card.summary(allocation))
+    work = _Work(plan, model, allocation, rounding)
+    parts = work.parts(free_memory() // 2 if memory is None else int(memory))
+    calls = len(parts) * len(plan.images) * len(plan.steps)
+    measuring = 2 * len(plan.held_out) * len(plan.measured.steps)
+    if calls:
+        console.print(
+            f"{len(parts)} replays of {len(plan.images)} images at {len(plan.steps)} calls"
+        )
+    with (
+        disk_full_named(lambda: "what is rounded so far stays; make room, then go on"),
+        long_run(
+            console, "quantize", "call", calls + measuring, stopping="after the call in work"
+        ) as run,
+    ):
+        if work.round(parts, run):
+            found = work.write(run)
+            return QuantizeResult(
+                plan.out, allocation, found, work.memory(), interrupted=run.interrupted
+            )
+    return QuantizeResult(plan.out, allocation, None, {}, interrupted=True)
+
+
+class _Work:
+    """A loaded model, and the levels that are found so far, in a directory beside the result."""
+
+    def __init__(
+        self,
+        plan: CheckpointPlan,
+        model: CheckpointableModel,
+        allocation: Allocation,
+        rounding: Rounding,
+    ) -> None:
+        self._plan = plan
+        self._model = model
+        self._allocation = allocation
+        self._rounding = rounding
+        self._replay = Replay.of(plan.root, model)
+        self._directory = plan.out.with_name(f"{plan.out.name}.rounded")
+        self._quantizers = dict(allocation.choice.quantized())
+
+    def parts(self, memory: int) -> list[list[int]]:
+        """Layers to round, those of one replay together; prepares the directory."""
+        if self._rounding == "nearest":
+            return []
+        identity = as_json(self._identity())
+        file = self._directory / _PLAN
+        if not file.exists() or file.read_bytes() != identity:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            self._directory.mkdir(parents=True)
+            durable.write(file, identity)
+        layers = self._model.layers()
+        missing = [
+            index
+            for index, layer in enumerate(layers)
+            if layer in self._quantizers and not self._file(layer).exists()
+        ]
+        return replays(layers, missing, memory)
+
+    def round(self, parts: Sequence[Sequence[int]], run: LongRun) -> bool:
+        """Round every layer; whether nobody asked to stop."""
+        layers = self._model.layers()
+
+        def proceed() -> bool:
+            run.report.advance(1)
+            return not run.stops()
+
+        for part in parts:
+            found = hessians(self._replay, part, self._plan.images, self._plan.steps, proceed)
+            if found is None:
+                return False
+            for index in part:
+                layer = layers[index]
+                quantizer = self._quantizers[layer]
+                weight = self._model.weight(layer)
+                assert weight is not None
+                assert quantizer.group_size is not None
+                grid = self._model.levels_of_weight(layer, quantizer.group_size, quantizer.bits)
+                level = gptq(weight, *grid, quantizer.bits, found[index])
+                with durable.new_file(self._file(layer)) as file:
+                    np.save(file, level)
+        return True
+
+    def write(self, run: LongRun) -> dict[int, float] | None:
+        """Write the checkpoint; return the SQNR by call that was measured of it."""
+        plan, advance = self._plan, lambda: run.report.advance(1)
+        expected = self._outputs(self._model, advance)
+        found: dict[int, float] = {}
+
+        def text(directory: Path) -> str:
+            quantized = self._outputs(self._model.with_checkpoint(directory), advance)
+            found.update(_sqnr(expected, quantized))
+            return card.card(plan, self._allocation, self._rounding, found, self.memory())
+
+        config = {
+            "model": self._model.name,
+            "model_fingerprint": self._model.fingerprint,
+            **card.provenance(plan, self._allocation, self._rounding),
+            **made_by(("calibzarr", "diffusionkit", "mlx"), "quantized"),
+        }
+        checkpoint.write(plan.out, self._model, self._allocation.choice, self._levels, config, text)
+        shutil.rmtree(self._directory, ignore_errors=True)
+        return found or None
+
+    def memory(self) -> dict[str, int]:
+        """Bytes of the whole pipeline's weights, with the quantized transformer."""
+        return {**self._model.module_sizes(), "mmdit": self._allocation.file_size}
+
+    def _levels(self, layer: Layer) -> np.ndarray:
+        if self._rounding == "gptq":
+            return np.asarray(np.load(self._file(layer), allow_pickle=False))
+        quantizer = self._quantizers[layer]
+        assert quantizer.group_size is not None
+        return self._model.levels_of_weight(layer, quantizer.group_size, quantizer.bits)[0]
+
+    def _outputs(self, model: Model, advance: Callable[[], None]) -> dict[int, list[np.ndarray]]:
+        """Guided outputs at the reference's states, by call, of each image held out."""
+        replay = Replay.of(self._plan.root, model)
+        steps = self._plan.measured.steps.tolist()
+        outputs: dict[int, list[np.ndarray]] = {step: [] for step in steps}
+        for image in self._plan.held_out:
+            batch = replay.batch([image])
+            for step in steps:
+                denoised = model.to_numpy(batch.denoised(step))
+                velocity = (batch.latents[:, step] - denoised) / replay.schedule.sigma[step]
+                outputs[step].append(velocity.astype(np.float64))
+                advance()
+        return outputs
+
+    def _file(self, layer: Layer) -> Path:
+        return self._directory / f"{layer.name}.npy"
+
+    def _identity(self) -> dict[str, Any]:
+        plan = self._plan
+        return {
+            "model_fingerprint": self._model.fingerprint,
+            "quantization": self._allocation.choice.entry(),
+            "prompts_sha256": plan.root.attributes["prompts_sha256"],
+            "seed": plan.root.attributes.get("seed"),
+            "images": list(plan.images),
+            "steps": list(plan.steps),
+            "damping": DAMPING,
+        }
+
+
+def _sqnr(
+    expected: dict[int, list[np.ndarray]], actual: dict[int, list[np.ndarray]]
+) -> dict[int, float]:
+    """Of the outputs of all images, by call, dB."""
+    return {
+        step: float(
+            10
+            * np.log10(
+                sum(np.square(output).sum() for output in outputs)
+                / sum(
+                    np.square(output - other).sum()
+                    for output, other in zip(outputs, actual[step], strict=True)
+                )
+            )
+        )
+        for step, outputs in expected.items()
+        if outputs
+    }
