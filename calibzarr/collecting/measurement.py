@@ -12,7 +12,7 @@ import numpy as np
 from calibzarr.quantization.levels import BITS
 from calibzarr.quantization.quantizers import QUANTIZERS, Quantizer
 from calibzarr.quantization.sensitivity import amplification, sensitivity
-from calibzarr.storage import durable, schema, staging, store
+from calibzarr.storage import collected, durable, schema, store
 
 _CHECKPOINT = "sensitivity.checkpoint"
 _BY_TENSOR = [QUANTIZERS.index(Quantizer("activation", "tensor", bits)) for bits in BITS]
@@ -156,7 +156,7 @@ def write(path: Path, measurement: Measurement, about: Mapping[str, Any]) -> Non
         ),
     }
     about = {**about, "amplification": rollouts}
-    staging.write(path, schema.MEASUREMENT, sizes, values, about)
+    collected.write(path, schema.MEASUREMENT, sizes, values, about)
 
 
 def _coordinates(measurement: Measurement) -> dict[str, np.ndarray]:

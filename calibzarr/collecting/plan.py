@@ -11,7 +11,7 @@ from calibzarr.collecting import checkpoint
 from calibzarr.errors import Call, Option, OptionError, StoreError, at_least, image_range
 from calibzarr.statistics.histogram import BINS
 from calibzarr.statistics.steps import key_steps
-from calibzarr.storage import collected, objects, schema, store
+from calibzarr.storage import collected, commit, objects, schema, store
 from calibzarr.storage.manifest import Root, read_root, refuse_runs
 
 
@@ -74,7 +74,7 @@ def plan(
     batch_size: int = 1,
     force: bool = False,
 ) -> CollectionPlan:
-    """Plan what to observe; write nothing but statistics that a kill left half-way.
+    """Plan what to observe; finish nothing but what a kill left half-way.
 
     What was observed before, in the store or by an interrupted collection, counts and stays. For
     the parameters see :func:`calibzarr.collecting.collector.collect`.
@@ -83,7 +83,7 @@ def plan(
     root = read_root(path)
     refuse_runs(path, root.attributes, "collect")
     objects.check_writable(path)
-    if collected.install(path):
+    if commit.recover(path):
         root = read_root(path)
     num_states = root.arrays[schema.LATENTS.name]["shape"][1]
     complete = np.flatnonzero(store.completed(path, root.num_images))

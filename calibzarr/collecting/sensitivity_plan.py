@@ -17,7 +17,7 @@ from calibzarr.quantization.histograms import Histograms
 from calibzarr.quantization.levels import BITS
 from calibzarr.statistics.histogram import LogBins
 from calibzarr.statistics.steps import key_steps, phases
-from calibzarr.storage import reading, schema, staging
+from calibzarr.storage import commit, reading, schema
 from calibzarr.storage.manifest import Root, read_root, refuse_runs
 
 DEFAULT_STEPS = 6
@@ -152,7 +152,7 @@ def plan(
 
 def _open(path: Path) -> Root:
     """The metadata of a store with statistics, after what a kill left half-way is in its place."""
-    staging.install(path, schema.MEASUREMENT)
+    commit.recover(path)
     root = read_root(path)
     refuse_runs(path, root.attributes, "sensitivity")
     if schema.ACTIVATIONS not in root.attributes:

@@ -19,7 +19,7 @@ def info(store: Path, as_json: bool) -> None:
     \b
     calibzarr info stores/tiny.zarr
     """
-    from calibzarr.storage.info import describe
+    from calibzarr.storage.reading import describe
 
     description = describe(store)
     if as_json:

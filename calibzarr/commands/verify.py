@@ -95,6 +95,8 @@ def _print(report: "Report") -> None:
         console.print(failures)
     if "coordinates" not in report.as_json()["checks"]:
         click.echo("nothing else could be checked: mend this first")
+    for note in report.notes:
+        click.echo(f"note: {note}")
     if report.incomplete:
         count, total = len(report.incomplete), report.num_images
         click.echo(f"{count} of {total} images are not complete, which is no failure")

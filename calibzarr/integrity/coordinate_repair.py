@@ -1,5 +1,6 @@
 """Putting what is small, and cannot be computed again, back from copies, files or formulas."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,66 +12,73 @@ from calibzarr.integrity.opened import Opened, codec_errors_named, read_states
 from calibzarr.models import registry
 from calibzarr.prompts import lists as prompt_lists
 from calibzarr.prompts.lists import MAX_SEED
-from calibzarr.storage import backup, schema, store
-from calibzarr.storage.manifest import prompts_sha256
-from calibzarr.storage.variable import Variable
+from calibzarr.storage import commit, copies, schema, store
+from calibzarr.storage.manifest import FILE, Root, prompts_sha256
 
 
-def repair_coordinates(opened: Opened, file: Path | None) -> tuple[list[str], list[str | Message]]:
-    """Put prompts, seeds and the schedule in order, and keep copies of them.
+def right_coordinates(
+    opened: Opened, file: Path | None
+) -> tuple[dict[str, np.ndarray], list[str | Message]]:
+    """What prompts, seeds and schedule must be, where files and their copies do not tell.
 
     Args:
         opened: the store.
         file: the prompt file that it was built from, if the user gave one.
 
     Returns:
-        What was done, and what only the user can mend, in words.
+        Values by name, of those that are not so; and what only the user can mend, in words.
 
     Raises:
         StoreError: if ``file`` is not the one that the store was built from.
     """
-    copies = backup.read_coordinates(opened.path)
+    old = _old_copies(opened)
     given = _from_file(opened, file) if file is not None else {}
     right: dict[str, np.ndarray] = {}
     needed: list[str | Message] = []
-    texts = _right_prompts(opened, copies, given)
-    if texts is None:
-        needed.append(Message("the prompts are damaged: ", _give_file(opened.path)))
-    else:
-        right[schema.PROMPT.name] = texts
-    seeds = _right_seeds(opened, copies, given)
-    if seeds is None:
-        needed.append(Message("the seeds are damaged: ", _give_file(opened.path)))
-    else:
-        right[schema.SEED.name] = seeds
-    right.update(_right_schedule(opened, copies))
+    for name, values in (
+        (schema.PROMPT.name, _right_prompts(opened, old, given)),
+        (schema.SEED.name, _right_seeds(opened, old, given)),
+    ):
+        if values is None:
+            needed.append(Message(f"every {name} is damaged: ", _give_file(opened.path)))
+        else:
+            right[name] = values
+    right.update(_right_schedule(opened, old))
     if schema.SIGMA.name not in right:
         needed.append("sigma or timestep is damaged, and the model that would tell is not known")
-    done = []
-    for variable in schema.BUILD_VARIABLES:
-        name = variable.name
-        if name in right and not _equal(opened.coordinates.get(name), right[name]):
-            replace_coordinate(opened.path, variable, right[name])
-            done.append(f"restored {name}")
-    right.pop(schema.FINAL.name)
-    if not all(_equal(copies.get(name), values) for name, values in right.items()):
-        backup.write_coordinates(opened.path, right)
-        done.append(f"kept a copy of {', '.join(right)}")
-    return done, needed
+    right[schema.COMPLETE.name] = opened.complete
+    known = opened.coordinates
+    wrong = {name for name, values in right.items() if not _equal(known.get(name), values)}
+    if schema.COMPLETE.name in known:
+        wrong.discard(schema.COMPLETE.name)  # it is as a build left it
+    return {name: right[name] for name in wrong}, needed
 
 
-def replace_coordinate(path: Path, variable: Variable, values: np.ndarray) -> None:
-    """Write a coordinate whole, whatever stands there now.
+def replace_coordinates(root: Root, values: Mapping[str, np.ndarray]) -> list[str]:
+    """Write coordinates whole, whatever stands there now; return what was done, in words."""
+    if not values:
+        return []
+    for name in values:
+        for file in sorted((root.path / name).iterdir()):
+            if file.name != FILE and file.name != "backup":
+                set_aside.move(root.path, file)
+    if root.indexed:
+        with commit.change(root.path) as change:
+            for name, array in values.items():
+                store.array(change.group(), name)[:] = array
+    else:
+        for name, array in values.items():
+            store.array(store.open_group(root), name)[:] = array
+    return [f"restored {', '.join(sorted(values))}"]
 
-    Args:
-        path: directory of the store.
-        variable: of the schema.
-        values: shape of the variable.
-    """
-    for file in sorted((path / variable.name).iterdir()):
-        if variable.index(file.name) is not None:
-            set_aside.move(path, file)
-    store.array(store.open_group(path), variable.name)[:] = values
+
+def _old_copies(opened: Opened) -> dict[str, np.ndarray]:
+    """The copies that a store of 0.1 has, by name."""
+    dtypes = {variable.name: variable.dtype for variable in schema.BUILD_VARIABLES}
+    return {
+        name: np.asarray(values, dtype=object if dtypes[name] == "string" else dtypes[name])
+        for name, values in copies.read_old(opened.path, "coordinates.json").items()
+    }
 
 
 def _equal(stored: np.ndarray | None, right: np.ndarray) -> bool:

@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any
 
 CHECKS = {
-    "manifest": "the root's attributes are there, and as they were written",
-    "metadata": "every array is as the schema and the sizes say",
-    "coordinates": "coordinates can be read; prompts and seeds are those it was begun with",
+    "manifest": "the root is what was written, and so is its copy",
+    "files": "every file but those of images is what was written, and there is no other",
+    "coordinates": "coordinates can be read; what is marked as complete is there",
     "schedule": "sigma falls to 0 by the sampler's formula; timestep is 1000 sigma",
     "states": "an image's shard can be read, with all its checksums",
     "finite": "all of an image's states are finite",
     "noise": "an image's first state is the noise of its seed",
     "euler": "an image's neighbouring states follow one path",
-    "picture": "an image's picture can be read, and is not of one colour",
-    "statistics": "counts, extremes and means of a step fit each other",
-    "sensitivities": "sensitivities of a step follow from the products, and fit the store",
+    "picture": "an image's picture can be read, belongs to its states, and is not of one colour",
+    "statistics": "statistics cover complete images",
+    "sensitivities": "sensitivities are of complete images",
     "model": "the model makes an image's states again",
     "decoding": "the model makes an image's picture again",
 }
@@ -48,6 +48,7 @@ class Report:
         incomplete: images that are not complete, which is no failure.
         passed: how often each check passed: once for the store, or once for each image or step.
         findings: what is wrong; nothing, if the store is whole and true.
+        notes: what is to be known, and is no failure.
     """
 
     path: Path
@@ -55,6 +56,7 @@ class Report:
     incomplete: tuple[int, ...]
     passed: dict[str, int]
     findings: tuple[Finding, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -75,6 +77,7 @@ class Report:
                 if name in self.passed or failed[name]
             },
             "findings": [vars(finding) for finding in self.findings],
+            "notes": list(self.notes),
         }
 
 

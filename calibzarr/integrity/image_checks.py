@@ -14,7 +14,7 @@ from calibzarr.models import registry
 from calibzarr.models.entry import Noise
 from calibzarr.progress import reporting
 from calibzarr.prompts.lists import MAX_SEED
-from calibzarr.storage import backup, schema
+from calibzarr.storage import copies, schema, shards
 
 _WORKERS = min(os.cpu_count() or 1, 4)  # each holds one image
 
@@ -103,17 +103,24 @@ def _noise_errors(state: np.ndarray, noise: Noise, image: int, opened: Opened) -
 
 def likely_seeds(opened: Opened, image: int, seeds: np.ndarray) -> np.ndarray:
     """Seeds that an image's states may have, the likeliest first."""
-    copy = backup.read_coordinates(opened.path).get(schema.SEED.name, np.zeros(0, np.int64))
     first = opened.attributes["seed"]
     derived = [first + image] if isinstance(first, int) else []
-    candidates = np.concatenate([copy[image : image + 1], derived, seeds]).astype(np.int64)
+    candidates = np.concatenate([derived, seeds]).astype(np.int64)
     return candidates[(candidates >= 0) & (candidates <= MAX_SEED)]
 
 
 def _picture_errors(opened: Opened, image: int) -> list[str]:
-    directory = opened.path / schema.DECODED.name
-    if not (directory / schema.DECODED.key(image)).exists():
+    file = opened.path / schema.DECODED.name / schema.DECODED.key(image)
+    if not file.exists():
         return ["it is missing"]
+    try:
+        belongs = shards.picture_sha256(
+            opened.path / schema.LATENTS.name / schema.LATENTS.key(image), opened.num_states
+        )
+    except StoreError:
+        belongs = None  # which is found about the states
+    if belongs is not None and copies.hash_file(file) != belongs.hex():
+        return ["it is not the picture that was written with its states"]
     try:
         with codec_errors_named():
             picture = np.asarray(opened.arrays[schema.DECODED.name][image])

@@ -49,10 +49,24 @@ class Opened:
     coordinates: dict[str, np.ndarray]
     unreadable: dict[str, str]
 
+    def read(self, name: str) -> np.ndarray:
+        """A variable's values.
+
+        Raises:
+            StoreError: if they cannot be read.
+        """
+        with codec_errors_named():
+            return np.asarray(store.array(self.group, name)[:])
+
     @property
     def path(self) -> Path:
         """Directory of the store."""
         return self.root.path
+
+    @property
+    def num_states(self) -> int:
+        """States of each image."""
+        return int(self.root.arrays[schema.LATENTS.name]["shape"][1])
 
     @property
     def attributes(self) -> dict[str, Any]:

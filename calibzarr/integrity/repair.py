@@ -1,32 +1,25 @@
 """Bringing a store in order again, as far as that is possible without making images."""
 
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+import errno
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import zarr
 from rich.console import Console
 
-from calibzarr.errors import Call, Explained, Message, OptionError, StoreError, at_least
-from calibzarr.integrity import sensitivity_checks, set_aside, statistics_checks
-from calibzarr.integrity.coordinate_repair import repair_coordinates, replace_coordinate
-from calibzarr.integrity.findings import Finding, Tally
+from calibzarr.errors import Call, Message, StoreError, at_least
+from calibzarr.integrity import files, rehearsal, remedies, set_aside
+from calibzarr.integrity.coordinate_repair import replace_coordinates, right_coordinates
+from calibzarr.integrity.findings import Finding
 from calibzarr.integrity.image_checks import check_images
-from calibzarr.integrity.metadata_checks import has
-from calibzarr.integrity.metadata_repair import Lost, repair_metadata
 from calibzarr.integrity.opened import Opened, open_for_checks
+from calibzarr.integrity.root_repair import Lost, repair_root
 from calibzarr.progress import progress_console
-from calibzarr.quantization.choices import CLIPS
-from calibzarr.storage import durable, objects, schema, staging, store
-from calibzarr.storage.manifest import Root, publish, read_root
+from calibzarr.storage import commit, copies, durable, identities, objects, schema, store
+from calibzarr.storage.manifest import FILE, NewerFormat, Root, looks_like_a_store, read_root
 from calibzarr.storage.variable import Addition
-
-_Check = Callable[[zarr.Group, Mapping[str, Any], np.ndarray], Tally]
 
 _ASIDE = set_aside.directory(Path())  # as users know it, within the store
 
@@ -92,110 +85,162 @@ def repair(
     if not dry_run:
         objects.check_writable(path)
         return _repair(path, lost, file, console)
-    with _mirror(path) as mirror:
+    with rehearsal.mirror(path) as mirror:
         try:
             found = _repair(mirror, lost, file, console)
         except ValueError as error:
-            raise _of_store(error, mirror, path) from error
+            raise rehearsal.of_store(error, mirror, path) from error
     return replace(
         found,
         path=path,
         actions=tuple(action.replace(str(mirror), str(path)) for action in found.actions),
-        needed=tuple(_renamed(Message(need), mirror, path) for need in found.needed),
-        calls=tuple(_renamed_call(call, mirror, path) for call in found.calls),
-    )
-
-
-@contextmanager
-def _mirror(path: Path) -> Iterator[Path]:
-    """A directory like another, of links to its files: what is written there stays there."""
-    if not path.is_dir():
-        yield path  # to be refused
-        return
-    with tempfile.TemporaryDirectory(prefix="calibzarr-") as temporary:
-        mirror = Path(temporary) / path.resolve().name
-        for source, _, files in os.walk(path.resolve()):
-            target = mirror / Path(source).relative_to(path.resolve())
-            target.mkdir()
-            for name in files:
-                (target / name).symlink_to(Path(source) / name)
-        yield mirror
-
-
-def _of_store(error: ValueError, mirror: Path, path: Path) -> ValueError:
-    """An error about a mirror as one about the store itself."""
-    message = error.message if isinstance(error, Explained) else Message(str(error))
-    kind = OptionError if isinstance(error, OptionError) else StoreError
-    return kind(_renamed(message, mirror, path))
-
-
-def _renamed(message: Message, mirror: Path, path: Path) -> Message:
-    """A message about a mirror as one about the store itself."""
-    return Message(
-        *(
-            part.replace(str(mirror), str(path))
-            if isinstance(part, str)
-            else _renamed_call(part, mirror, path)
-            if isinstance(part, Call)
-            else part
-            for part in message.parts
-        )
-    )
-
-
-def _renamed_call(call: Call, mirror: Path, path: Path) -> Call:
-    return replace(
-        call, arguments=tuple(path if word == mirror else word for word in call.arguments)
+        needed=tuple(rehearsal.renamed(Message(need), mirror, path) for need in found.needed),
+        calls=tuple(rehearsal.renamed_call(call, mirror, path) for call in found.calls),
     )
 
 
 def _repair(path: Path, lost: Lost, prompts: Path | None, console: Console) -> RepairResult:
-    with durable.locked(path) if path.is_dir() else nullcontext():
-        actions = repair_metadata(path, lost)
-    for addition in schema.ADDITIONS:
-        actions += _install(path, addition)
+    _refuse_what_is_no_store(path)
+    with durable.locked(path):
+        actions = [*_go_on(path), *repair_root(path, lost)]
+        root = read_root(path)
+        unmended, done = _put_files_back(root)
+        actions += done
     removed = store.remove_leftovers(path)
     if removed:
         actions.append(f"removed {removed} leftovers of interrupted writes")
-    with durable.locked(path):
-        return _repair_content(read_root(path), actions, prompts, console)
+    return _repair_content(root, actions, unmended, prompts, console)
 
 
-def _install(path: Path, addition: Addition) -> list[str]:
-    """Put what a killed process left staged into its place, or aside if it cannot be used."""
+def _refuse_what_is_no_store(path: Path) -> None:
     try:
-        installed = staging.install(path, addition)
-    except (ValueError, LookupError, TypeError, FileNotFoundError) as error:
-        set_aside.move(path, path / addition.staged)
-        return [f"moved new {addition.title} to {_ASIDE}, for they are damaged: {error}"]
-    return [f"put new {addition.title} into their place"] if installed else []
+        read_root(path)
+    except StoreError as error:
+        if isinstance(error, NewerFormat) or not looks_like_a_store(path):
+            raise
+
+
+def _go_on(path: Path) -> list[str]:
+    """Finish what a killed process left half done, or move it aside if it cannot be."""
+    try:
+        return ["finished a change that was interrupted"] if commit.go_on(path) else []
+    except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO, errno.EROFS):
+            raise
+        set_aside.move(path, path / commit.NEXT)
+        return [f"moved a change that was interrupted to {_ASIDE}, for it is damaged"]
+
+
+def _put_files_back(root: Root) -> tuple[set[str], list[str]]:
+    """Restore what copies tell, byte for byte, and move aside what is not calibzarr's.
+
+    Returns:
+        Files that are still wrong, and what was done, in words.
+    """
+    if not root.indexed:
+        return _put_metadata_back(root)
+    path, done = root.path, _restore_index(root)
+    wrong, index = files.differences(root), files.expected(root)
+    surplus = [file for file in wrong if file not in index]
+    for file in surplus:
+        set_aside.move(path, path / file)
+    if surplus:
+        done.append(f"moved to {_ASIDE}: {', '.join(surplus)}")
+    kept, restored = copies.read_coordinates(path), []
+    for file in sorted(wrong.keys() - set(surplus), key=lambda file: file == copies.COORDINATES):
+        content = _kept(root, file, kept)
+        if content is not None and {copies.sha256(content)} == index[file]:
+            _replace(root, file, content)
+            restored.append(file)
+    if restored:
+        done.append(f"restored {', '.join(restored)}")
+    return wrong.keys() - {*surplus, *restored}, done
+
+
+def _kept(root: Root, file: str, coordinates: Mapping[str, bytes]) -> bytes | None:
+    """What a file was by a second copy of it, if there is one."""
+    name, _, key = file.partition("/")
+    if file == copies.GROUP:
+        return copies.GROUP_CONTENT
+    if key == FILE and name in root.arrays:
+        return copies.as_bytes(root.arrays[name])
+    if file == copies.COORDINATES:
+        chunks = [one for one in files.expected(root) if copies.is_copied(one)]
+        with suppress(OSError):
+            return copies.coordinates_content({f: durable.read(root.path / f) for f in chunks})
+    return coordinates.get(file)
+
+
+def _replace(root: Root, file: str, content: bytes) -> None:
+    """Write a file in the place of a damaged one, which is kept."""
+    set_aside.move(root.path, root.path / file)
+    durable.write(root.path / file, content)
+
+
+def _restore_index(root: Root) -> list[str]:
+    """The index is what the files say, where they say what its name wants."""
+    name = root.attributes[copies.ATTRIBUTE]["index"]
+    with suppress(StoreError):
+        copies.read_index(root.path, name)
+        return []
+    found = copies.hashes(root.path, root.arrays.keys() & schema.NAMES)
+    files_now = {file: sha for file, sha in found.items() if sha is not None}
+    content = copies.index_content(files_now)
+    if copies.sha256(content) == name:
+        _replace(root, copies.index_file(name), content)
+        return ["restored the index of files"]
+    contradictions = identities.errors(root)
+    if contradictions:
+        raise StoreError(f"{root.path} has lost the index of its files, and {contradictions[0]}")
+    _replace(root, copies.index_file(copies.sha256(content)), content)
+    return ["made the index of files anew, for nothing contradicts itself"]
+
+
+def _put_metadata_back(root: Root) -> tuple[set[str], list[str]]:
+    """The same for a store of 0.1: arrays' own metadata, from what the root says."""
+    restored = []
+    for name in sorted(root.arrays.keys() & schema.NAMES):
+        stored = None
+        with suppress(OSError, StoreError):
+            stored = copies.parse(root.path / name / FILE)
+        if stored != root.arrays[name]:
+            _replace(root, f"{name}/{FILE}", copies.as_bytes(root.arrays[name]))
+            restored.append(name)
+    return set(), [f"restored the metadata of {', '.join(restored)}"] if restored else []
 
 
 def _repair_content(
-    root: Root, actions: list[str], prompts: Path | None, console: Console
+    root: Root, actions: list[str], unmended: set[str], prompts: Path | None, console: Console
 ) -> RepairResult:
-    complete = store.completed(root.path, root.attributes["num_images"])
-    done, needed = repair_coordinates(open_for_checks(root, complete), prompts)
-    opened = open_for_checks(root, complete)  # with the coordinates as they are now
+    calls = []
+    for addition in schema.ADDITIONS:
+        error = _error(root, addition, unmended)
+        if error is not None:
+            actions += _set_aside(root, addition, error)
+            calls.append(remedies.OF_ADDITIONS[addition.attribute](root))
+            root = read_root(root.path)
+    complete = store.completed(root.path, root.num_images)
+    opened, needed = open_for_checks(root, complete), list[str | Message]()
+    if not root.indexed or prompts is not None or any(map(copies.is_copied, unmended)):
+        values, needed = right_coordinates(opened, prompts)
+        actions += replace_coordinates(root, values)
+        root = read_root(root.path)
+        opened = open_for_checks(root, complete)
     damaged, reasons = _damaged_images(opened, check_images(opened, console).findings)
     for image in damaged:
         for variable in (schema.LATENTS, schema.DECODED):
             set_aside.move(root.path, root.path / variable.name / variable.key(image))
-        done.append(f"moved image {image} to {_ASIDE}: {reasons[image]}")
+        actions.append(f"moved image {image} to {_ASIDE}: {reasons[image]}")
     needed += [reason for image, reason in reasons.items() if image not in damaged]
-    n_completed = _mark_complete(opened, done)
-    calls = [_call_for_images(root)] if n_completed < len(complete) else []
-    for addition, check, call_for in _CHECKED:
-        error = _error(opened, addition, check)
-        if error is not None:
-            done += _set_aside(root, addition, error)
-            calls.append(call_for(root))
+    n_completed = _mark_complete(opened, actions)
+    if n_completed < len(complete):
+        calls.insert(0, remedies.of_images(root))
     calls.append(Call("verify", (root.path,)))
     return RepairResult(
         path=root.path,
         num_images=len(complete),
         n_completed=n_completed,
-        actions=(*actions, *done),
+        actions=tuple(actions),
         set_aside=tuple(damaged),
         needed=tuple(needed),
         calls=tuple(calls),
@@ -211,34 +256,40 @@ def _damaged_images(
         for finding in reversed(findings)
         if finding.image is not None
     }
-    if len(reasons) > 1 and len(reasons) == opened.complete.sum():
-        checks = {finding.check for finding in findings}
-        if checks <= {"noise", "euler"}:  # then it is the seeds or the schedule that are wrong
-            first = min(reasons)
-            return [], {first: f"no image fits its seed or the schedule: {reasons[first]}"}
+    alike = {_kind(finding) for finding in findings if finding.image is not None}
+    if len(reasons) > 1 and len(reasons) == opened.complete.sum() and len(alike) == 1:
+        first = min(reasons)  # it is not the images that are wrong, but what they are read by
+        return [], {first: f"no image is as it should be, and all for one reason: {reasons[first]}"}
     return sorted(reasons), reasons
 
 
+def _kind(finding: Finding) -> str:
+    """What is wrong with an image, without its numbers."""
+    return finding.check + re.sub(r"\d+", "", finding.message.rpartition("/")[2])
+
+
 def _mark_complete(opened: Opened, done: list[str]) -> int:
-    """Write ``complete`` and ``n_completed`` from the keys; return how many are complete."""
+    """Take back marks of images that are not there; return how many are complete."""
     complete = store.completed(opened.path, len(opened.complete))
-    marks = opened.coordinates.get(schema.COMPLETE.name)
-    if marks is None or not np.array_equal(marks, complete):
-        replace_coordinate(opened.path, schema.COMPLETE, complete)
-        done.append(f"marked {complete.sum()} images as complete")
-    n_completed = int(complete.sum())
-    if opened.attributes.get("n_completed") != n_completed:
-        publish(opened.path, {"n_completed": n_completed})
-        done.append(f"set n_completed to {n_completed}")
+    marks = opened.coordinates.get(schema.COMPLETE.name, complete)
+    n_completed, counted = int(complete.sum()), opened.attributes.get("n_completed")
+    wrong = isinstance(counted, int) and counted > n_completed
+    rebuilt = not opened.root.indexed and (opened.path / copies.FOLDER).exists()
+    if (marks & ~complete).any() or wrong or (rebuilt and counted != n_completed):
+        store.finish(opened.path)
+        done.append(f"marked {n_completed} images as complete")
     return n_completed
 
 
-def _error(opened: Opened, addition: Addition, check: _Check) -> str | None:
-    """What is wrong with an addition, but for images that it covers and that are not there."""
-    if not has(opened.attributes, addition):
+def _error(root: Root, addition: Addition, unmended: set[str]) -> str | None:
+    """What is wrong with an addition."""
+    if addition.attribute not in root.attributes:
         return None
-    found = check(opened.group, opened.attributes, opened.complete).findings
-    return next((finding.message for finding in found if finding.image is None), None)
+    if not root.indexed:
+        found = identities.statistics_errors(root) if addition is schema.COLLECTION else []
+        return next(iter(found), None)
+    lost = sorted(file for file in unmended if file.partition("/")[0] in addition.names)
+    return f"{lost[0]} is not what was written" if lost else None
 
 
 def _set_aside(root: Root, addition: Addition, error: str) -> list[str]:
@@ -247,45 +298,21 @@ def _set_aside(root: Root, addition: Addition, error: str) -> list[str]:
     Sensitivities stay when statistics go: they were measured with the model, their rows are its
     layers, and they get their names back when statistics are collected again.
     """
-    path = root.path
-    staging.unpublish(path, addition)
+    path, done = root.path, [f"moved the {addition.title} to {_ASIDE}: {error}"]
     for name in addition.names:
         set_aside.move(path, path / name)
-    return [f"moved the {addition.title} to {_ASIDE}: {error}"]
+    _unlist(root, addition)
+    return done
 
 
-def _call_for_images(root: Root) -> Call:
-    """The call that makes the missing images."""
-    if schema.IMPORTED in root.attributes:
-        return Call("import_legacy", ("DIR", root.path))
-    return Call("build", (root.path,), {"resume": True})
-
-
-def _call_for_statistics(root: Root) -> Call:
-    """The call that collects the same steps of as many images, where that is known."""
-    with suppress(KeyError, TypeError, ValueError):
-        about: Any = root.attributes[schema.ACTIVATIONS]
-        same = {"num_images": int(about["num_images"]), "steps": [int(k) for k in about["steps"]]}
-        return Call("collect", (root.path,), same)
-    return Call("collect", (root.path,))
-
-
-def _call_for_sensitivities(root: Root) -> Call:
-    """The call that measures the same steps with as many images and probes, where that is known."""
-    with suppress(KeyError, TypeError, ValueError):
-        about: Any = root.attributes[schema.SENSITIVITY]
-        same: dict[str, Any] = {
-            "images": int(about["num_images"]),
-            "probes": int(about["num_probes"]),
-            "steps": [int(step) for step in about["steps"]],
-        }
-        if about["clip"] in CLIPS:
-            same["clip"] = about["clip"]
-        return Call("sensitivity", (root.path,), same)
-    return Call("sensitivity", (root.path,))
-
-
-_CHECKED: tuple[tuple[Addition, _Check, Callable[[Root], Call]], ...] = (
-    (schema.COLLECTION, statistics_checks.check, _call_for_statistics),
-    (schema.MEASUREMENT, sensitivity_checks.check, _call_for_sensitivities),
-)
+def _unlist(root: Root, addition: Addition) -> None:
+    """Let readers see an addition no more."""
+    if root.indexed:
+        with commit.change(root.path) as change:
+            change.remove(addition)
+        return
+    content = copies.parsed(root.content)
+    content["attributes"].pop(addition.attribute, None)
+    for name in addition.names:
+        content["consolidated_metadata"]["metadata"].pop(name, None)
+    durable.write(root.path / FILE, copies.as_bytes(content))

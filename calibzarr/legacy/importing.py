@@ -18,8 +18,8 @@ from calibzarr.legacy.old_directory import read_picture
 from calibzarr.legacy.trajectories import read_states
 from calibzarr.long_run import long_run
 from calibzarr.progress import progress_console
-from calibzarr.storage import collected, store
-from calibzarr.storage.manifest import read_root, update_attributes
+from calibzarr.storage import commit, store
+from calibzarr.storage.manifest import read_root
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,6 @@ def _prepare_store(plan: ImportPlan) -> None:
         return
     root = read_root(plan.path)
     if root.num_images < plan.num_images:
-        collected.install(plan.path)
         store.extend(plan.path, plan.origin.prompts, plan.origin.seeds, plan.attributes)
     learned = {
         name: value
@@ -163,7 +162,7 @@ def _prepare_store(plan: ImportPlan) -> None:
         if value is not None and root.attributes.get(name) is None
     }
     if learned:
-        update_attributes(plan.path, learned)
+        commit.update_attributes(plan.path, learned)
 
 
 def _create_store(plan: ImportPlan) -> None:

@@ -19,7 +19,7 @@ from calibzarr.sampling import models, runs
 from calibzarr.sampling.options import BuildOptions, refuse_differences
 from calibzarr.sampling.plan import BuildPlan, plan
 from calibzarr.sampling.sampler import euler_states
-from calibzarr.storage import collected, schema, store
+from calibzarr.storage import schema, store
 from calibzarr.storage.manifest import made_by, prompts_sha256, read_root
 
 _LIBRARIES = ("calibzarr", "diffusionkit", "mlx", "numpy", "xarray", "zarr")
@@ -177,7 +177,6 @@ def _prepare_store(plan: BuildPlan, model: Model, schedule: Schedule) -> None:
     stored = {**root.attributes, **runs.identity(root.attributes)}
     refuse_differences(plan.path, stored, {**fingerprint, **runs.identity(attributes)})
     if root.num_images < plan.num_images:
-        collected.install(plan.path)
         store.extend(plan.path, plan.prompts, plan.seeds, attributes)
 
 

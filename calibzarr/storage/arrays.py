@@ -1,13 +1,16 @@
-"""Arrays as the schema describes them: metadata without data."""
+"""Arrays of a store: created as the schema describes them, opened, and let grow."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
-from calibzarr.storage import schema
+from calibzarr.errors import StoreError
+from calibzarr.storage import durable, manifest, schema
+from calibzarr.storage.manifest import Root, as_root
 from calibzarr.storage.variable import Variable
 
 
@@ -74,3 +77,38 @@ def _compressor(variable: Variable, dtype: str) -> BloscCodec | ZstdCodec:
         shuffle="bitshuffle",
         typesize=np.dtype(dtype).itemsize,
     )
+
+
+def open_group(
+    store: Path | Root, mode: Literal["r", "r+"] = "r+", *, consolidated: bool = True
+) -> zarr.Group:
+    """Open a store's root group; what is written is on the disk before its key appears.
+
+    Args:
+        store: its directory, or what its root said when it was read.
+        mode: ``r`` to read alone.
+        consolidated: whether arrays are as readers see them, or as their own metadata say.
+    """
+    root = as_root(store)
+    local = durable.DurableStore(root.path, known={manifest.FILE: root.content})
+    return zarr.open_group(local, mode=mode, zarr_format=3, use_consolidated=consolidated)
+
+
+def array(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    """One variable; all its chunks are written, also those equal to the fill value."""
+    member = group[name]
+    if not isinstance(member, zarr.Array):
+        raise StoreError(f"{group.store} is damaged: {name} is a group, not an array")
+    return member.with_config({"write_empty_chunks": True, "order": "C"})
+
+
+def resize_images(members: Mapping[str, zarr.Array[Any]], num_images: int) -> None:
+    """Change the number of images of every array that has them."""
+    for member in members.values():
+        names = getattr(member.metadata, "dimension_names", None) or ()
+        if "image" in names:
+            extent = [
+                num_images if name == "image" else size
+                for name, size in zip(names, member.shape, strict=True)
+            ]
+            member.resize(tuple(extent))

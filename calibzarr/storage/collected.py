@@ -1,6 +1,7 @@
-"""Statistics in a store."""
+"""What is added to a store: statistics, and whatever else is measured later."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from calibzarr.errors import Call, StoreError
 from calibzarr.statistics.cached import CachedStatistics
 from calibzarr.statistics.histogram import LogBins
 from calibzarr.statistics.running import Statistics
-from calibzarr.storage import schema, staging, store
+from calibzarr.storage import arrays, commit, schema, store
 from calibzarr.storage.manifest import Root, read_root
+from calibzarr.storage.variable import Addition
 
 ATTRIBUTE = schema.ACTIVATIONS
 
@@ -165,7 +167,7 @@ def replace(
         "bin": statistics.bins.count,
         "feature": int(layers["features"].max()),
     }
-    with staging.stage(path, schema.COLLECTION, sizes, activations) as staged:
+    with stage(path, schema.COLLECTION, sizes, activations) as staged:
         values = {
             **weights,
             **layers,
@@ -189,7 +191,6 @@ def replace(
                 for step in _other_calls(statistics, cached):
                     rows = _of_step(target, of_cached[name][:, step], cached.statistics)
                     target[:, step] = _of_all_layers(target, rows, cached)
-    install(path)
 
 
 def _observed(
@@ -244,6 +245,43 @@ def _of_all_layers(
     return rows
 
 
-def install(path: Path) -> bool:
-    """Move complete new statistics into their place, also after a kill; return whether any were."""
-    return staging.install(path, schema.COLLECTION)
+@contextmanager
+def stage(
+    path: Path, addition: Addition, sizes: Mapping[str, int], about: Mapping[str, Any]
+) -> Iterator[zarr.Group]:
+    """Give arrays to fill that are in the place of any that a store has when the block ends.
+
+    Args:
+        path: directory of the store.
+        addition: what they are.
+        sizes: of every dimension that they have; images are as many as the store has.
+        about: value of their attribute, JSON types only.
+
+    Raises:
+        OSError: if they cannot be written; what the store has stays.
+    """
+    with commit.change(path) as made:
+        made.remove(addition)
+        made.attributes[addition.attribute] = dict(about)
+        yield made.create(addition.variables, {**sizes, "image": made.root.num_images})
+
+
+def write(
+    path: Path,
+    addition: Addition,
+    sizes: Mapping[str, int],
+    values: Mapping[str, np.ndarray],
+    about: Mapping[str, Any],
+) -> None:
+    """Put variables into a store, in the place of any that it has; see :func:`stage`.
+
+    Args:
+        path: directory of the store.
+        addition: what they are.
+        sizes: of every dimension that they have.
+        values: of every variable, by name.
+        about: value of their attribute, JSON types only.
+    """
+    with stage(path, addition, sizes, about) as group:
+        for name, array in values.items():
+            arrays.array(group, name)[:] = array

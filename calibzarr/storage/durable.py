@@ -1,24 +1,57 @@
 """Writing files so that a power cut or a kill leaves either the old bytes or the new."""
 
 import asyncio
+import errno
 import fcntl
 import os
+import re
 import shutil
+import stat
 import sys
-import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.storage import LocalStore
 
-_UNCLAIMED_SECONDS = 1.0  # a file so new may not be locked by its writer yet
 _WRITTEN_TOGETHER = 32  # files
+_PARTIAL = re.compile(r".+\.[0-9a-f]{32}\.partial")
+MAX_BYTES = 2**31  # of a file that is read whole
+
+
+def read(path: Path, most_bytes: int = MAX_BYTES) -> bytes:
+    """Read a regular file whole; anything else, such as a pipe or a device, is not opened for long.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        OSError: if it is no regular file, larger than ``most_bytes``, or cannot be read.
+    """
+    descriptor = open_regular(path)
+    with os.fdopen(descriptor, "rb") as file:
+        size = os.fstat(descriptor).st_size
+        if size > most_bytes:
+            message = f"it has {size} bytes, more than the {most_bytes} that are read"
+            raise OSError(errno.EFBIG, message, str(path))
+        return file.read(size)
+
+
+def open_regular(path: Path) -> int:
+    """Open a regular file to read; return its descriptor.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        OSError: if it is no regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would wait for its writer
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "is no regular file", str(path))
+    return descriptor
 
 
 def partial_path(path: Path) -> Path:
@@ -30,14 +63,14 @@ def partial_path(path: Path) -> Path:
 def new_file(path: Path) -> Iterator[BinaryIO]:
     """Give a file to fill that takes the name ``path``, on the disk, when the block ends.
 
+    Its directory must be there: a store that was moved away is not begun anew.
+
     Raises:
         OSError: if it cannot be written. What stood under the name stays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path)
     try:
-        with partial.open("xb") as file:
-            _claim(file.fileno())
+        with _claimed(partial) as file:
             yield file
             file.flush()
             _flush_descriptor(file.fileno())
@@ -49,11 +82,12 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def write(path: Path, data: bytes | memoryview) -> None:
-    """Write a file whole: on the disk first, then under its name.
+    """Write a file whole: on the disk first, then under its name; its directory, too, if need be.
 
     Raises:
         OSError: if it cannot be written. What stood under the name stays.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     with new_file(path) as file:
         file.write(data)
 
@@ -75,8 +109,7 @@ def write_all(files: Iterable[tuple[Path, bytes]]) -> None:
                 stack.callback(partial.unlink, missing_ok=True)
             descriptors = []
             for (partial, _), (_, data) in zip(partials, group, strict=True):
-                file = stack.enter_context(partial.open("xb"))
-                _claim(file.fileno())
+                file = stack.enter_context(_claimed(partial))
                 file.write(data)
                 file.flush()
                 descriptors.append(file.fileno())
@@ -97,11 +130,15 @@ def new_directory(path: Path) -> Iterator[Path]:
         OSError: if it cannot be written.
     """
     partial = partial_path(path)
-    partial.mkdir(parents=True)
+    partial.mkdir()
     descriptor = os.open(partial, os.O_RDONLY)
+    while not _claim(descriptor, partial):
+        os.close(descriptor)
+        partial.mkdir()
+        descriptor = os.open(partial, os.O_RDONLY)
     try:
-        _claim(descriptor)
         yield partial
+        flush_directory(partial)
         try:
             partial.rename(path)
         except OSError as error:
@@ -114,16 +151,22 @@ def new_directory(path: Path) -> Iterator[Path]:
     flush_directory(path.parent)
 
 
-def remove_abandoned(partials: Iterator[Path]) -> int:
-    """Remove the partial files and directories whose writers are dead; return how many."""
+def remove_abandoned(partials: Iterable[Path]) -> int:
+    """Remove the partial files and directories whose writers are dead; return how many.
+
+    A writer that has not claimed its own yet sees that it is gone, and makes another.
+    """
     removed = 0
     for partial in partials:
-        try:
-            if time.time() - partial.stat().st_mtime < _UNCLAIMED_SECONDS:
-                continue
-            descriptor = os.open(partial, os.O_RDONLY)
-        except FileNotFoundError:  # its writer has just given it its name
+        if not _PARTIAL.fullmatch(partial.name):
             continue
+        try:
+            descriptor = os.open(partial, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        except OSError as error:
+            if error.errno == errno.ELOOP:  # a link, which no writer makes
+                partial.unlink(missing_ok=True)
+                removed += 1
+            continue  # its writer has just given it its name
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
@@ -182,10 +225,27 @@ def _flush_descriptor(descriptor: int) -> None:
     os.fsync(descriptor)
 
 
-def _claim(descriptor: int) -> None:
-    """Take the lock that says: the writer of this lives. The system drops it with the process."""
+def _claimed(partial: Path) -> BinaryIO:
+    """A new file under the lock that says: the writer of this lives."""
+    while True:
+        file = partial.open("xb")
+        if _claim(file.fileno(), partial):
+            return file
+        file.close()
+
+
+def _claim(descriptor: int, partial: Path) -> bool:
+    """Take the lock, which the system drops with the process.
+
+    Returns:
+        False if somebody took it for abandoned, and removed it, meanwhile.
+    """
     with suppress(OSError):  # some network file systems have no locks
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        return os.path.samestat(os.fstat(descriptor), partial.stat())
+    except FileNotFoundError:
+        return False
 
 
 class DurableStore(LocalStore):
@@ -214,6 +274,14 @@ class DurableStore(LocalStore):
         """The same store, to be read alone or not."""
         return DurableStore(self.root, read_only=read_only, known=self._known)
 
+    async def _open(self, **_: Any) -> None:
+        self._ensure_open_sync()
+
+    def _ensure_open_sync(self) -> None:
+        if not self.root.is_dir():  # and is not made: it may have been moved away
+            raise FileNotFoundError(errno.ENOENT, "there is no directory", str(self.root))
+        self._is_open = True
+
     async def get(
         self,
         key: str,
@@ -221,9 +289,24 @@ class DurableStore(LocalStore):
         byte_range: ByteRequest | None = None,
     ) -> Buffer | None:
         """Read what is under ``key``; None where nothing is."""
-        if key in self._known and byte_range is None:
-            return (prototype or default_buffer_prototype()).buffer.from_bytes(self._known[key])
+        if byte_range is None:
+            data = await asyncio.to_thread(self._read, key)
+            buffer = (prototype or default_buffer_prototype()).buffer
+            return None if data is None else buffer.from_bytes(data)
         return await super().get(key, prototype, byte_range)
+
+    def _read(self, key: str) -> bytes | None:
+        if key in self._known:
+            return self._known[key]
+        try:
+            return read(self.root / key)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        """Write ``value`` under ``key`` where nothing is."""
+        if not await self.exists(key):
+            await self.set(key, value)
 
     async def set(self, key: str, value: Buffer) -> None:
         """Write ``value`` under ``key``."""
@@ -233,4 +316,8 @@ class DurableStore(LocalStore):
         """Write ``value`` under ``key``."""
         if self.read_only:
             raise PermissionError(f"{self.root} was opened for reading only")
-        write(self.root / key, memoryview(value.as_buffer_like()))
+        path = self.root / key
+        if path.parent != self.root:
+            path.parent.mkdir(exist_ok=True)  # never the root itself
+        with new_file(path) as file:
+            file.write(memoryview(value.as_buffer_like()))

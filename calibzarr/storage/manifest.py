@@ -1,18 +1,38 @@
-"""The root's metadata: what readers see of a store, read once and changed in one write."""
+"""The root's metadata: what readers see of a store; refused where it is not what was written."""
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from zarr.core.metadata.v3 import ArrayV3Metadata
+
 from calibzarr.errors import Call, StoreError
-from calibzarr.storage import backup, durable, schema
+from calibzarr.storage import copies, durable, schema
 
 FILE = "zarr.json"
+
+
+_MOST_IMAGES = 10**8
+_LIBRARIES = "libraries"
+_TYPES: dict[str, tuple[type, ...]] = {  # of what is used of a manifest that has no digest
+    **dict.fromkeys(("num_images", "num_steps", "image_size"), (int,)),
+    **dict.fromkeys(("model", "sampler", "noise", "schedule"), (str, type(None))),
+    **dict.fromkeys(("seed", "batch_size", "n_completed"), (int, type(None))),
+    "cfg_weight": (int, float, type(None)),
+    "latent_dtype": (str,),
+    "prompts_sha256": (str,),
+    "prompt_source": (str, type(None)),
+    _LIBRARIES: (dict,),
+    schema.ACTIVATIONS: (dict,),
+    schema.SENSITIVITY: (dict,),
+}
 
 
 @dataclass(frozen=True)
@@ -24,17 +44,24 @@ class Root:
         attributes: the manifest.
         arrays: metadata of the variables that readers see, by name.
         content: the file that says so.
+        identity: device and number of the directory.
     """
 
     path: Path
     attributes: dict[str, Any]
     arrays: dict[str, Any]
     content: bytes
+    identity: tuple[int, int] = (0, 0)
 
     @property
     def num_images(self) -> int:
         """Images of the store, complete or not."""
         return int(self.arrays[schema.LATENTS.name]["shape"][0])
+
+    @property
+    def indexed(self) -> bool:
+        """Whether it names an index of its files; those of 0.1 do not."""
+        return copies.ATTRIBUTE in self.attributes
 
 
 def read_root(path: Path) -> Root:
@@ -42,41 +69,142 @@ def read_root(path: Path) -> Root:
 
     Raises:
         FileNotFoundError: if nothing is at ``path``.
-        StoreError: if it is no calibzarr store, or one of a format that this version cannot read.
+        StoreError: if it is no calibzarr store, one of a format that this version cannot read, or
+            its root is not what was written.
     """
     if not path.exists():
         raise FileNotFoundError(f"there is no store at {path}")
     if not path.is_dir():
         raise StoreError(f"{path} is a file; a calibzarr store is a directory")
+    identity = identity_of(path)
     try:
-        content = (path / FILE).read_bytes()
-        metadata = json.loads(content)
-    except FileNotFoundError:
-        raise StoreError(f"{path} is not a calibzarr store: it has no {FILE}") from None
-    except ValueError as error:
-        raise StoreError(f"{path} is damaged: its {FILE} cannot be read ({error})") from None
-    attributes = metadata.get("attributes") if isinstance(metadata, dict) else None
+        content = durable.read(path / FILE, copies.MOST_BYTES)
+        return of_content(path, content, identity)
+    except (OSError, ValueError) as error:
+        if isinstance(error, NewerFormat) or not looks_like_a_store(path):
+            raise _no_store(path, error) from None
+        raise copies.damaged(path, f"its {FILE} {_reason(error)}") from None
+
+
+class NewerFormat(StoreError):
+    """A store is of a format that this version cannot read."""
+
+
+def of_content(path: Path, content: bytes, identity: tuple[int, int] = (0, 0)) -> Root:
+    """What the root of the store at ``path`` says, if this is its file.
+
+    Raises:
+        NewerFormat: if it is of a format that this version cannot read.
+        ValueError: if it is no root of a store, or not what was written; says in what.
+    """
+    metadata = copies.parsed(content)
+    attributes, listed = metadata.get("attributes"), metadata.get("consolidated_metadata")
+    listed = listed.get("metadata") if isinstance(listed, dict) else None
     if not isinstance(attributes, dict):
-        raise StoreError(f"{path} is not a calibzarr store: its {FILE} has no attributes")
-    _check_format(path, attributes)
-    listed = (metadata.get("consolidated_metadata") or {}).get("metadata", {})
+        raise ValueError("has no attributes")
+    if attributes.get("format") != schema.FORMAT:
+        raise ValueError(f"says format {attributes.get('format')!r}, not {schema.FORMAT!r}")
+    number = attributes.get("format_version")
+    whole = copies.is_whole(metadata)
+    if number != schema.FORMAT_VERSION and (whole or not _contradicted(path, number)):
+        raise NewerFormat(
+            f"{path} has format version {number!r}; this calibzarr reads version "
+            f"{schema.FORMAT_VERSION}. Upgrade calibzarr to open it"
+        )
+    if not isinstance(listed, dict):
+        raise ValueError("lists no arrays")
+    if not whole:
+        if os.path.lexists(path / copies.ROOT_COPY):
+            raise ValueError("is not what was written")
+        attributes.pop(copies.ATTRIBUTE, None)  # by a program that copied what it read
+        _check_types(attributes, listed)
     for variable in schema.build_variables(attributes):
         if variable.name not in listed or not (path / variable.name).is_dir():
-            raise StoreError(f"{path} is damaged: it lacks the variable {variable.name}")
-    return Root(path, attributes, dict(listed), content)
+            raise ValueError(f"lists no variable {variable.name}, or that is not there")
+    return Root(path, attributes, dict(listed), content, identity)
 
 
-def _check_format(path: Path, attributes: Mapping[str, Any]) -> None:
-    if attributes.get("format") != schema.FORMAT:
+def looks_like_a_store(path: Path) -> bool:
+    """Whether a directory holds variables of a build, whatever else is wrong with it."""
+    return any((path / variable.name).is_dir() for variable in schema.BUILD_VARIABLES)
+
+
+def _contradicted(path: Path, number: Any) -> bool:
+    """Whether the root's copy says another format version."""
+    for name in (copies.ROOT_COPY, f"{copies.OLD_COPIES}/root.json"):
+        with suppress(OSError, StoreError):
+            copy = copies.parse(path / name)
+            attributes = copy.get("content", copy).get("attributes", {})
+            return bool(attributes.get("format_version") != number)
+    return False
+
+
+def _no_store(path: Path, error: Exception) -> StoreError:
+    if isinstance(error, NewerFormat):
+        return error
+    return StoreError(f"{path} is not a calibzarr store: its {FILE} {_reason(error)}")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "is missing"
+    if isinstance(error, OSError):
+        return str(error.strerror)
+    return str(error)
+
+
+def _check_types(attributes: Mapping[str, Any], listed: Mapping[str, Any]) -> None:
+    """Check the root of a store of 0.1, which carries no digest.
+
+    Raises:
+        ValueError: if what is used of it is of another kind.
+    """
+    for name, types in _TYPES.items():
+        value = attributes.get(name)
+        wrong = isinstance(value, bool) or not isinstance(value, types)
+        if name in attributes and (wrong or (isinstance(value, int) and abs(value) >= 2**63)):
+            raise ValueError(f"says {name} {str(value)[:60]!r}")
+    lengths: dict[str, int] = {}
+    for variable in schema.VARIABLES:
+        if variable.name not in listed:
+            continue
+        metadata = listed[variable.name]
+        shape = metadata.get("shape") if isinstance(metadata, dict) else None
+        if not (
+            isinstance(shape, list)
+            and len(shape) == len(variable.dims)
+            and all(type(size) is int and 0 <= size <= _MOST_IMAGES for size in shape)
+        ):
+            raise ValueError(f"says shape {str(shape)[:60]} of {variable.name}")
+        for dim, size in zip(variable.dims, shape, strict=True):
+            if lengths.setdefault(dim, size) != size:
+                raise ValueError(f"says that {variable.name} has {size} {dim}, not {lengths[dim]}")
+        try:
+            ArrayV3Metadata.from_dict(dict(metadata))
+        except Exception as error:
+            raise ValueError(f"describes {variable.name} so that zarr fails: {error}") from error
+
+
+def identity_of(path: Path) -> tuple[int, int]:
+    """Device and number of a directory, which stay when it is renamed."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
+def check_identity(root: Root) -> None:
+    """Check that a store is where it was when its root was read.
+
+    Raises:
+        StoreError: if it was moved or removed, or another is in its place.
+    """
+    try:
+        same = identity_of(root.path) == root.identity
+    except FileNotFoundError:
+        same = False
+    if not same:
         raise StoreError(
-            f"{path} is not a calibzarr store: its format is {attributes.get('format')!r}, "
-            f"not {schema.FORMAT!r}"
-        )
-    format_version = attributes.get("format_version")
-    if format_version != schema.FORMAT_VERSION:
-        raise StoreError(
-            f"{path} has format version {format_version!r}; this calibzarr reads version "
-            f"{schema.FORMAT_VERSION}. Upgrade calibzarr to open it"
+            f"{root.path} was moved or removed while it was in use; what was written before is "
+            "where it went, and nothing more was"
         )
 
 
@@ -85,46 +213,9 @@ def as_root(store: Path | Root) -> Root:
     return store if isinstance(store, Root) else read_root(store)
 
 
-def publish(path: Path, attributes: Mapping[str, Any], names: Iterable[str] | None = None) -> None:
-    """Let readers see these attributes, and exactly these arrays as they are now: in one write.
-
-    Readers take both from the root's consolidated metadata; see ``stores/README.md``. Whoever
-    calls this holds the store's lock, ``durable.locked(path)``.
-
-    Args:
-        path: directory of the store.
-        attributes: root attributes to set; one that is None is removed.
-        names: variables to list; None for those that are listed, as they were.
-    """
-    root = json.loads((path / FILE).read_text(encoding="utf-8"))
-    kept = {**root.get("attributes", {}), **attributes}
-    removed = {name for name, value in attributes.items() if value is None}
-    root["attributes"] = {name: value for name, value in kept.items() if name not in removed}
-    if names is not None:
-        root["consolidated_metadata"] = consolidated(
-            {
-                name: json.loads((path / name / FILE).read_text(encoding="utf-8"))
-                for name in sorted(names)
-            }
-        )
-    write_root(path, root)
-
-
 def consolidated(arrays: Mapping[str, Any]) -> dict[str, Any]:
     """The part of the root's file that lists arrays, by their metadata."""
     return {"kind": "inline", "must_understand": False, "metadata": dict(arrays)}
-
-
-def write_root(path: Path, root: Mapping[str, Any]) -> None:
-    """Put other contents into the root's file, and then into its copy."""
-    durable.write(path / FILE, json.dumps(root, indent=2).encode())
-    backup.write_root(path, root)
-
-
-def update_attributes(path: Path, attributes: Mapping[str, Any]) -> None:
-    """Set root attributes, in one write."""
-    with durable.locked(path):
-        publish(path, attributes)
 
 
 def prompts_sha256(prompts: Sequence[str]) -> str:

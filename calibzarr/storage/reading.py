@@ -10,9 +10,9 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from calibzarr.errors import Call, StoreError
-from calibzarr.storage import durable, manifest, schema, shards
-from calibzarr.storage.manifest import Root, as_root
-from calibzarr.storage.store import completed
+from calibzarr.storage import copies, durable, manifest, schema, shards
+from calibzarr.storage.manifest import Root, as_root, read_root
+from calibzarr.storage.store import completed, stored_prompts
 
 CACHED = ("histogram", "value_min", "value_max", "value_count", "value_mean", "value_std")
 """Statistics that ``open_statistics`` has of the caching pass at steps that are not collected."""
@@ -64,6 +64,7 @@ def open_dataset(root: Root, *, cache: bool = True) -> xr.Dataset:
         consolidated=True,
         zarr_format=3,
     )
+    dataset.attrs.pop(copies.ATTRIBUTE, None)  # of these very files, and of no copy
     dataset.encoding["source"] = str(root.path.absolute())  # as xarray says where it has a path
     return dataset
 
@@ -199,3 +200,40 @@ def _first_of_equals(names: np.ndarray, keys: np.ndarray) -> np.ndarray:
     """For each row, the name of the first one with the same key."""
     _, first, group = np.unique(keys, axis=0, return_index=True, return_inverse=True)
     return np.asarray(names[first[group.ravel()]])
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """Describe a store, in JSON types.
+
+    Returns:
+        ``path``; ``manifest`` (the root attributes); ``num_images`` and ``n_completed`` (from
+        the keys, at this moment); ``bytes`` of each variable's files; ``files``, their number;
+        ``collected`` (what statistics cover, None where there are none).
+
+    Raises:
+        FileNotFoundError: if nothing is at ``path``.
+        StoreError: if it is no calibzarr store, or of a format that this version cannot read.
+    """
+    path = Path(path)
+    root = read_root(path)
+    prompts, _ = stored_prompts(root)
+    return {
+        "path": str(path),
+        "manifest": root.attributes,
+        "num_images": len(prompts),
+        "n_completed": int(completed(path, len(prompts)).sum()),
+        "bytes": bytes_on_disk(path),
+        "files": sum(file.is_file() for file in path.rglob("*")),
+        "collected": root.attributes.get(schema.ACTIVATIONS),
+    }
+
+
+def bytes_on_disk(path: Path) -> dict[str, int]:
+    """Bytes of each variable's files, and of the metadata under the name ``metadata``."""
+    sizes: dict[str, int] = {"metadata": 0}
+    for file in path.rglob("*"):
+        if file.is_file():
+            parts = file.relative_to(path).parts
+            name = "metadata" if parts[-1] == "zarr.json" else parts[0]
+            sizes[name] = sizes.get(name, 0) + file.stat().st_size
+    return sizes

@@ -277,15 +277,16 @@ SENSITIVITY_VARIABLES = (
     ),
 )
 
-MEASUREMENT = Addition(
-    SENSITIVITY, SENSITIVITY_VARIABLES, "sensitivity.staged", title="sensitivities"
-)
-COLLECTION = Addition(ACTIVATIONS, COLLECTED_VARIABLES, "statistics.staged", title="statistics")
+MEASUREMENT = Addition(SENSITIVITY, SENSITIVITY_VARIABLES, title="sensitivities")
+COLLECTION = Addition(ACTIVATIONS, COLLECTED_VARIABLES, title="statistics")
 ADDITIONS = (COLLECTION, MEASUREMENT)
-NAMES = frozenset(
-    variable.name
-    for variable in (*BUILD_VARIABLES, *(v for addition in ADDITIONS for v in addition.variables))
+VARIABLES = (
+    *BUILD_VARIABLES,
+    QUANTIZATION_CONFIG,
+    *(variable for addition in ADDITIONS for variable in addition.variables),
 )
+NAMES = frozenset(variable.name for variable in VARIABLES)
+"""Of calibzarr's own variables: any others are a user's."""
 
 
 def collected_variables(names: Container[str]) -> tuple[Variable, ...]:
@@ -304,6 +305,17 @@ def collected_variables(names: Container[str]) -> tuple[Variable, ...]:
 
 
 LATENT_DTYPES = ("float32", "float16")
+
+# Attributes that the root's digest covers; any others are a user's.
+ATTRIBUTES = frozenset(
+    (
+        *("format", "format_version", "integrity", "libraries", "created", "n_completed"),
+        *("num_images", "prompts_sha256", "prompt_source", "legacy_statistics", REFERENCE),
+        *(QUANTIZED, "noise", "schedule", ACTIVATIONS, SENSITIVITY, IMPORTED),
+        *("model", "model_fingerprint", "num_steps", "cfg_weight", "image_size", "latent_dtype"),
+        *("activation_dtype", "sampler", "seed", "batch_size"),
+    )
+)
 
 # Attributes that change when a store grows.
 GROWING = ("num_images", "prompts_sha256", "prompt_source")

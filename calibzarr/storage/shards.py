@@ -6,6 +6,9 @@ a store goes through zarr. See the specification of ``sharding_indexed`` in Zarr
 
 Each state ends with a checksum of its own, Zarr's ``crc32c`` codec: most flipped bits would decode
 without an error. Shards of stores that were begun without them are read and written as they are.
+
+A shard begins with the SHA-256 of its image's picture, 32 bytes that no entry of the index points
+to, so that no reader sees them: which picture belongs to which states. Those of 0.1 are without.
 """
 
 import os
@@ -22,8 +25,9 @@ import zarr
 from numcodecs import blosc
 
 from calibzarr.errors import StoreError
-from calibzarr.storage import schema
+from calibzarr.storage import durable, schema
 
+_HEAD = 32  # bytes of the picture's SHA-256
 _ENTRY = 16  # bytes of a state's offset and length in the index, which ends a shard
 _CHECKSUM = 4
 _CHECKSUM_CODEC = "crc32c"
@@ -31,12 +35,13 @@ _BLOSC_HEADER = struct.Struct("<4xI4xI")  # decoded and encoded bytes
 _ABSENT = 2**64 - 1  # offset of a state that is not stored: all fill value
 
 
-def encode(states: np.ndarray, *, checksums: bool = True) -> bytes:
+def encode(states: np.ndarray, *, checksums: bool = True, head: bytes = b"") -> bytes:
     """The shard of one image's states.
 
     Args:
         states: shape (step, channel, height, width), float32 or float16.
         checksums: whether each state gets its own, as the array's metadata say.
+        head: the SHA-256 of the file of its picture.
     """
     level = schema.LATENTS.compression_level
     chunks = [
@@ -45,9 +50,11 @@ def encode(states: np.ndarray, *, checksums: bool = True) -> bytes:
     ]
     ends = [_checksum(chunk) if checksums else b"" for chunk in chunks]
     lengths = np.array([len(c) + len(e) for c, e in zip(chunks, ends, strict=True)], dtype="<u8")
-    offsets = np.cumsum(lengths, dtype="<u8") - lengths
+    offsets = len(head) + np.cumsum(lengths, dtype="<u8") - lengths
     index = np.stack([offsets, lengths], axis=1).astype("<u8").tobytes()
-    return b"".join([*chain.from_iterable(zip(chunks, ends, strict=True)), index, _checksum(index)])
+    return b"".join(
+        [head, *chain.from_iterable(zip(chunks, ends, strict=True)), index, _checksum(index)]
+    )
 
 
 def _checksum(data: bytes | np.ndarray) -> bytes:
@@ -106,9 +113,11 @@ def read_shard(
     """
     states.fill(np.nan)
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = durable.open_regular(path)
     except FileNotFoundError:
         return
+    except OSError as error:
+        raise StoreError(f"{path} is damaged: it {error.strerror}") from None
     try:
         size = os.fstat(descriptor).st_size
         index = _read_index(descriptor, size, num_states)
@@ -129,6 +138,21 @@ def read_shard(
         raise StoreError(f"{path} is damaged: {error}") from None
     finally:
         os.close(descriptor)
+
+
+def picture_sha256(path: Path, num_states: int) -> bytes | None:
+    """SHA-256 of the picture that belongs to a shard's states; None where the shard has none.
+
+    Raises:
+        StoreError: if the shard is damaged.
+    """
+    try:
+        descriptor = durable.open_regular(path)
+        with os.fdopen(descriptor, "rb") as file:
+            index = _read_index(descriptor, os.fstat(descriptor).st_size, num_states)
+            return file.read(_HEAD) if index[:, 0].min() == _HEAD else None
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} is damaged: {error}") from None
 
 
 def _read_index(descriptor: int, size: int, num_states: int) -> np.ndarray:

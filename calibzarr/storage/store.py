@@ -1,16 +1,19 @@
 """One Zarr store: create, open, write one image, list what is complete."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import zarr
 
 from calibzarr.errors import StoreError
-from calibzarr.storage import arrays, backup, durable, manifest, objects, schema, shards
+from calibzarr.storage import arrays, commit, copies, durable, manifest, objects, schema, shards
 from calibzarr.storage.manifest import Root, as_root
+
+open_group, array = arrays.open_group, arrays.array
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,7 @@ def create(
             array(group, name)[:] = values
         if configuration is not None:
             array(group, schema.QUANTIZATION_CONFIG.name)[...] = configuration
-        backup.write_coordinates(template, coordinates)
-        manifest.publish(template, {}, [variable.name for variable in variables])
+        commit.seal(template)
 
 
 def completed(path: Path, num_images: int) -> np.ndarray:
@@ -126,7 +128,7 @@ class ImageWriter:
     """Writes images to a store, each whole or not at all. Writers of other images need no lock."""
 
     def __init__(self, store: Path | Root) -> None:
-        root = as_root(store)
+        self._root = root = as_root(store)
         group = open_group(root)
         self._directory = root.path / schema.LATENTS.name
         self._latents = array(group, schema.LATENTS.name)
@@ -144,6 +146,7 @@ class ImageWriter:
         Raises:
             IndexError: if the store has no such image.
             ValueError: if ``latents`` are not of the store's shape.
+            StoreError: if the store was moved or removed.
             OSError: if it cannot be written; the image is then not complete.
         """
         num_images, *shape = self._latents.shape
@@ -151,9 +154,16 @@ class ImageWriter:
             raise IndexError(f"the store has images 0 to {num_images - 1}, got {image}")
         if latents.shape != tuple(shape):
             raise ValueError(f"latents must be of shape {tuple(shape)}, got {latents.shape}")
+        manifest.check_identity(self._root)
         self._decoded[image] = decoded
-        shard = shards.encode(latents.astype(self._latents.dtype), checksums=self._checksums)
-        durable.write(self._directory / schema.LATENTS.key(image), shard)
+        picture = durable.read(self._root.path / schema.DECODED.name / schema.DECODED.key(image))
+        shard = shards.encode(
+            latents.astype(self._latents.dtype),
+            checksums=self._checksums,
+            head=hashlib.sha256(picture).digest(),
+        )
+        with durable.new_file(self._directory / schema.LATENTS.key(image)) as file:
+            file.write(shard)
 
 
 def stored_prompts(store: Path | Root) -> tuple[list[str], list[int]]:
@@ -176,18 +186,6 @@ def stored_prompts(store: Path | Root) -> tuple[list[str], list[int]]:
     return texts, [int(seed) for seed in seeds]
 
 
-def resize_images(members: Mapping[str, zarr.Array[Any]], num_images: int) -> None:
-    """Change the number of images of every array that has them."""
-    for member in members.values():
-        names = getattr(member.metadata, "dimension_names", None) or ()
-        if "image" in names:
-            extent = [
-                num_images if name == "image" else size
-                for name, size in zip(names, member.shape, strict=True)
-            ]
-            member.resize(tuple(extent))
-
-
 def extend(
     path: Path, prompts: Sequence[str], seeds: Sequence[int], attributes: Mapping[str, Any]
 ) -> None:
@@ -201,18 +199,19 @@ def extend(
         seeds: likewise.
         attributes: the new manifest, of which ``schema.GROWING`` counts.
     """
-    with durable.locked(path):
-        root = manifest.read_root(path)
-        if len(prompts) <= root.num_images:
-            return  # another builder was faster
-        resize_images(dict(open_group(root).arrays()), len(prompts))
-        grown = open_group(root, consolidated=False)
-        array(grown, schema.PROMPT.name)[:] = np.asarray(prompts, dtype=object)
-        array(grown, schema.SEED.name)[:] = np.asarray(seeds, dtype=np.int64)
-        images = {schema.PROMPT.name: np.asarray(prompts), schema.SEED.name: np.asarray(seeds)}
-        backup.write_coordinates(path, images)
-        grown_attributes = {name: attributes[name] for name in schema.GROWING if name in attributes}
-        manifest.publish(path, grown_attributes, root.arrays)
+    if len(prompts) <= manifest.read_root(path).num_images:
+        return  # another builder was faster
+    with commit.change(path) as change:
+        if len(prompts) <= change.root.num_images:
+            return  # the same
+        group = change.group()
+        listed = change.root.arrays  # a user's own, too: xarray wants one size of a dimension
+        members = {name: group[name] for name in listed if name != copies.FOLDER}
+        found = {name: own for name, own in members.items() if isinstance(own, zarr.Array)}
+        arrays.resize_images(found, len(prompts))
+        array(group, schema.PROMPT.name)[:] = np.asarray(prompts, dtype=object)
+        array(group, schema.SEED.name)[:] = np.asarray(seeds, dtype=np.int64)
+        change.attributes |= {n: attributes[n] for n in schema.GROWING if n in attributes}
 
 
 def finish(path: Path) -> int:
@@ -221,39 +220,16 @@ def finish(path: Path) -> int:
     For one writer, when nobody else builds.
     """
     root = manifest.read_root(path)
-    marks = array(open_group(root), schema.COMPLETE.name)
-    complete = completed(path, marks.shape[0])
+    marks = np.asarray(array(open_group(root, mode="r"), schema.COMPLETE.name)[:])
+    complete = completed(path, root.num_images)
     n_completed = int(complete.sum())
-    if not np.array_equal(marks[:], complete):
-        marks[:] = complete
-    if root.attributes.get("n_completed") != n_completed:
-        manifest.update_attributes(path, {"n_completed": n_completed})
+    if not np.array_equal(marks, complete) or root.attributes.get("n_completed") != n_completed:
+        with commit.change(path) as change:
+            array(change.group(), schema.COMPLETE.name)[:] = complete
+            change.attributes["n_completed"] = n_completed
     return n_completed
 
 
 def remove_leftovers(path: Path) -> int:
     """Remove files that interrupted writes left behind, and no other; return how many."""
-    return durable.remove_abandoned(path.rglob("*.partial"))
-
-
-def open_group(
-    store: Path | Root, mode: Literal["r", "r+"] = "r+", *, consolidated: bool = True
-) -> zarr.Group:
-    """Open a store's root group; what is written is on the disk before its key appears.
-
-    Args:
-        store: its directory, or what its root said when it was read.
-        mode: ``r`` to read alone.
-        consolidated: whether arrays are as readers see them, or as their own metadata say.
-    """
-    root = as_root(store)
-    local = durable.DurableStore(root.path, known={manifest.FILE: root.content})
-    return zarr.open_group(local, mode=mode, zarr_format=3, use_consolidated=consolidated)
-
-
-def array(group: zarr.Group, name: str) -> zarr.Array[Any]:
-    """One variable; all its chunks are written, also those equal to the fill value."""
-    member = group[name]
-    if not isinstance(member, zarr.Array):
-        raise StoreError(f"{group.store} is damaged: {name} is a group, not an array")
-    return member.with_config({"write_empty_chunks": True, "order": "C"})
+    return durable.remove_abandoned(sorted(path.rglob("*.partial")))

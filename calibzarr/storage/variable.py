@@ -59,13 +59,11 @@ class Addition:
     Attributes:
         attribute: root attribute that tells of them; there if and only if they are.
         variables: all of them.
-        staged: directory of the store in which new ones wait until they are complete.
         title: what users know them as.
     """
 
     attribute: str
     variables: tuple[Variable, ...]
-    staged: str
     title: str
 
     @property

@@ -16,7 +16,7 @@ from calibzarr.quantization.expected_error import mean_power
 from calibzarr.statistics.histogram import BINS, LogBins, representative
 from calibzarr.statistics.running import Statistics
 from calibzarr.storage import collected
-from calibzarr.storage.manifest import update_attributes
+from calibzarr.storage.commit import update_attributes
 
 _PROJECTIONS = tuple(f"attn.{letter}_proj" for letter in "qkv")
 _LINEAR_KINDS = (

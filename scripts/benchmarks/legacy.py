@@ -13,7 +13,8 @@ from calibzarr import parallel
 from calibzarr.legacy.exporting import export_legacy
 from calibzarr.legacy.importing import import_legacy
 from calibzarr.storage import reading, schema, store
-from calibzarr.storage.manifest import prompts_sha256, update_attributes
+from calibzarr.storage.commit import update_attributes
+from calibzarr.storage.manifest import prompts_sha256
 
 _PEAK_OF_A_MOVE = """
 import resource, sys

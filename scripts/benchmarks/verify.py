@@ -11,7 +11,8 @@ from calibzarr.integrity import trajectory_checks
 from calibzarr.integrity.verification import verify
 from calibzarr.models.formulas import NOISE
 from calibzarr.storage import schema, store
-from calibzarr.storage.manifest import prompts_sha256, update_attributes
+from calibzarr.storage.commit import update_attributes
+from calibzarr.storage.manifest import prompts_sha256
 
 _VERIFICATION = """
 import sys

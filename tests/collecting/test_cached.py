@@ -21,9 +21,9 @@ from calibzarr.quantization.histograms import Histograms
 from calibzarr.quantization.levels import BITS
 from calibzarr.statistics.histogram import BINS
 from calibzarr.storage import reading, schema, store
-from calibzarr.storage.manifest import publish, read_root
+from calibzarr.storage.manifest import read_root
 from tests.support.replaying import dump
-from tests.support.stores import open_strictly, snapshot
+from tests.support.stores import open_strictly, snapshot, without_index
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("loaded_once")]
 
@@ -57,14 +57,13 @@ def cached(tiny):
 
 def as_older(path):
     """Take out of a store what an older version would not have put in."""
-    group, root = zarr.open_group(path), read_root(path)
+    group = zarr.open_group(path)
     observed = group[schema.OBSERVED.name][:]
     others = np.flatnonzero(observed.any(axis=0) & ~group[schema.COLLECTED.name][:])
     for variable in schema.STATISTICS:
         for step in others.tolist():
             group[variable.name][:, step] = np.nan if variable.dtype.startswith("float") else 0
-    shutil.rmtree(path / schema.OBSERVED.name)
-    publish(path, {}, [name for name in root.arrays if name != schema.OBSERVED.name])
+    without_index(path, [schema.OBSERVED.name])
 
 
 def test_the_layers_are_those_of_the_caching_pass(cached, tiny):

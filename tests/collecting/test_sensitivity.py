@@ -11,7 +11,7 @@ from calibzarr.errors import StoreError
 from calibzarr.models import registry
 from calibzarr.quantization.quantizers import QUANTIZERS
 from calibzarr.storage import schema
-from calibzarr.storage.manifest import update_attributes
+from calibzarr.storage.commit import update_attributes
 from tests.support.stores import open_strictly, snapshot
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("loaded_once")]
@@ -193,7 +193,7 @@ def interrupt(*_):
 def test_a_measurement_that_is_staged_is_put_in_its_place(path, measured, monkeypatch):
     about = open_strictly(measured).attrs["sensitivity"]
     with monkeypatch.context() as patch:
-        patch.setattr("calibzarr.storage.staging._install", interrupt)
+        patch.setattr("calibzarr.storage.commit._apply", interrupt)
         with pytest.raises(KeyboardInterrupt):
             measurement.write(path, measurement.read(measured, about), about)
     assert schema.SENSITIVITY not in open_strictly(path).attrs

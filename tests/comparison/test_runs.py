@@ -10,7 +10,7 @@ import calibzarr
 from calibzarr.collecting.sensitivity_plan import default_steps
 from calibzarr.errors import StoreError
 from calibzarr.models import registry
-from calibzarr.storage.manifest import update_attributes
+from calibzarr.storage.commit import update_attributes
 from tests.support.configurations import of_model
 
 NUM_STEPS = 3

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import warnings
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import calibzarr
 from calibzarr.errors import Call, OptionError, StoreError
 from calibzarr.integrity.repair import repair
 from calibzarr.integrity.verification import verify
-from calibzarr.storage import backup, collected, manifest, store
+from calibzarr.storage import commit, store
 from calibzarr.storage.manifest import read_root
 from tests.support import children
 from tests.support.stores import open_strictly, snapshot
@@ -66,7 +67,7 @@ def test_dry_run_tells_all_and_changes_nothing(path):
     assert snapshot(path) == before
     done = repair(path)
     assert told == done
-    assert len(done.actions) >= 6
+    assert len(done.actions) == 5
     assert done.set_aside == (1,)
     assert repair(path).actions == ()
 
@@ -115,8 +116,36 @@ def test_two_repairs_at_once_do_it_once(path, whole):
     xr.testing.assert_identical(values(path), values(whole))
 
 
+def test_a_seed_that_was_changed_is_not_taken_for_a_damaged_image(path, whole):
+    zarr.open_group(path, mode="r+")["seed"][1] = 1000
+    assert repair(path).set_aside == ()
+    xr.testing.assert_identical(values(path), values(whole))
+
+
+def test_a_manifest_lost_with_its_copy_is_rebuilt_with_the_model(path, whole):
+    original = read_root(whole).attributes
+    (path / "copies" / "root.json").unlink()
+    (path / "zarr.json").write_text("")
+    before = snapshot(path)
+    with pytest.raises(OptionError, match="say what it was built with, by model"):
+        repair(path)
+    with pytest.raises(ValueError, match="image 0 is not what tiny makes with guidance weight 7"):
+        repair(path, model="tiny", cfg_weight=7.0)
+    assert snapshot(path) == before
+    repair(path, model="tiny")
+    rebuilt = read_root(path).attributes
+    free = ("created", "libraries", "prompt_source", "n_completed", "integrity")
+    assert {k: v for k, v in rebuilt.items() if k not in free} == {
+        k: v for k, v in original.items() if k not in free
+    }
+    assert rebuilt["n_completed"] == 3
+    (path / "latents" / "c.0.0.0.0.0").unlink()
+    calibzarr.build(path, resume=True)
+    np.testing.assert_array_equal(values(path).latents, values(whole).latents)
+
+
 def test_lost_prompts_without_a_copy_come_from_their_file(path, whole):
-    shutil.rmtree(path / "prompt" / "backup")
+    (path / "copies" / "coordinates.json").unlink()
     for name in ("prompt", "seed"):
         (path / name / "c.0").unlink()
     result = repair(path)
@@ -129,86 +158,31 @@ def test_lost_prompts_without_a_copy_come_from_their_file(path, whole):
     result = repair(path, prompts=whole.parent / "p.csv")
     assert (result.needed, result.set_aside) == ((), ())
     xr.testing.assert_identical(values(path), values(whole))
-    assert backup.read_coordinates(path)["seed"].tolist() == [11, 5, 70]
+    assert verify(path).ok
+    assert repair(path).actions == ()
 
 
-def test_a_seed_that_was_changed_is_not_taken_for_a_damaged_image(path, whole):
-    zarr.open_group(path, mode="r+")["seed"][1] = 1000
-    assert repair(path).set_aside == ()
-    xr.testing.assert_identical(values(path), values(whole))
-
-
-def test_no_image_is_moved_when_it_must_be_the_seeds(path):
-    shutil.rmtree(path / "prompt" / "backup")
-    zarr.open_group(path, mode="r+")["seed"][:] = np.array([1, 2, 3])
-    result = repair(path)
-    assert result.set_aside == ()
-    assert "no image fits its seed" in result.needed[0]
-    assert store.completed(path, 3).all()
-
-
-def test_a_manifest_lost_with_its_copy_is_rebuilt_with_the_model(path, whole):
-    original = read_root(whole).attributes
-    shutil.rmtree(path / "prompt" / "backup")
-    (path / "zarr.json").write_text("")
-    before = snapshot(path)
-    with pytest.raises(OptionError, match="say what it was built with, by model"):
-        repair(path)
-    with pytest.raises(ValueError, match="image 0 is not what tiny makes with guidance weight 7"):
-        repair(path, model="tiny", cfg_weight=7.0)
-    assert snapshot(path) == before
-    repair(path, model="tiny")
-    rebuilt = read_root(path).attributes
-    free = ("created", "libraries", "prompt_source", "n_completed")
-    assert {k: v for k, v in rebuilt.items() if k not in free} == {
-        k: v for k, v in original.items() if k not in free
-    }
-    assert rebuilt["n_completed"] == 3
-    (path / "latents" / "c.0.0.0.0.0").unlink()
-    calibzarr.build(path, resume=True)
-    np.testing.assert_array_equal(values(path).latents, values(whole).latents)
-
-
-def test_metadata_lost_with_their_copies_are_those_of_the_schema(path, whole):
-    shutil.rmtree(path / "prompt" / "backup")
-    root = json.loads((path / "zarr.json").read_text())
-    del root["consolidated_metadata"]
-    (path / "zarr.json").write_text(json.dumps(root))
-    for name in ("latents", "seed", "decoded"):
-        (path / name / "zarr.json").unlink()
-    repair(path)
-    xr.testing.assert_identical(values(path), values(whole))
-    for name in ("latents", "seed", "decoded"):
-        first, second = (json.loads((p / name / "zarr.json").read_text()) for p in (path, whole))
-        assert first == second
-
-
-def test_staged_statistics_are_put_into_their_place(path, monkeypatch):
-    monkeypatch.setattr(collected, "install", lambda path: False)
+def test_an_interrupted_change_is_finished_or_kept_aside_if_it_is_damaged(path, monkeypatch):
+    monkeypatch.setattr(commit, "_apply", lambda *_: None)
     calibzarr.collect(path, num_images=2, steps=[0])
     monkeypatch.undo()
     assert "activations" not in read_root(path).attributes
+    assert verify(path).ok
+    assert verify(path).notes[0].startswith("a change was interrupted")
+    damaged = shutil.copytree(path, path.parent / "damaged.zarr")
     result = repair(path, dry_run=True)
-    assert result.actions == ("put new statistics into their place",)
+    assert result.actions == ("finished a change that was interrupted",)
     assert "activations" not in read_root(path).attributes
-    repair(path)
+    assert repair(path) == result
     assert values(path).collected_image.sum() == 2
     assert verify(path).ok
-
-
-def test_staged_statistics_that_are_damaged_are_kept_aside(path, whole, monkeypatch):
-    monkeypatch.setattr(collected, "install", lambda path: False)
-    calibzarr.collect(path, num_images=2, steps=[0])
-    monkeypatch.undo()
-    (path / "statistics.staged" / "zarr.json").write_text("{")
-    before = snapshot(path)
-    told = repair(path, dry_run=True)
-    assert snapshot(path) == before
-    assert told.actions[0].startswith("moved new statistics to latents/damaged, for they are dam")
-    assert repair(path) == told
-    assert (path / "latents" / "damaged" / "statistics.staged" / "zarr.json").read_text() == "{"
-    assert verify(path).ok
-    xr.testing.assert_identical(values(path), values(whole))
+    assert repair(path).actions == ()
+    before = values(damaged)
+    (damaged / "copies" / "next" / "plan.json").write_text("{")
+    (action,) = repair(damaged).actions
+    assert action.startswith("moved a change that was interrupted to latents/damaged")
+    assert verify(damaged).ok
+    xr.testing.assert_identical(values(damaged), before)
 
 
 def test_variables_of_version_0_1_that_the_format_no_longer_knows_stay(path):
@@ -217,7 +191,8 @@ def test_variables_of_version_0_1_that_the_format_no_longer_knows_stay(path):
     shape, dims = group["weight_feature_max"].shape, ("layer", "feature")
     group.create_array("recommended_shift", data=np.ones(shape, "f4"), dimension_names=dims)
     group.attrs["recommended"] = {"smoothquant_alpha": 0.5}
-    with pytest.warns(UserWarning, match="Consolidated metadata"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of consolidated metadata, and of files beside arrays
         zarr.consolidate_metadata(path)
     before = snapshot(path)
     assert verify(path).ok
@@ -242,7 +217,7 @@ def test_a_dry_run_fails_as_the_repair_would(path, monkeypatch):
     monkeypatch.setattr(store, "remove_leftovers", lambda path: json.loads("{"))
     with pytest.raises(ValueError, match="Expecting property name"):
         repair(path, dry_run=True)
-    shutil.rmtree(path / "prompt" / "backup")
+    (path / "copies" / "root.json").unlink()
     (path / "zarr.json").write_text("")
     with pytest.raises(OptionError, match=f"{path} has lost its manifest .*, by model, and by"):
         repair(path, dry_run=True)
@@ -255,17 +230,6 @@ def test_what_a_live_builder_writes_stays(path):
         children.make_leftovers_old(path)
         assert repair(path).actions == ()
     assert repair(path).actions == ("removed 1 leftovers of interrupted writes",)
-
-
-def test_an_unfinished_extension_stays_unfinished(path, whole, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(manifest, "publish", lambda *args: None)
-        texts, seeds = store.stored_prompts(path)
-        store.extend(path, [*texts, "new"], [*seeds, 4], {"num_images": 4})
-    result = repair(path)
-    assert (result.num_images, result.set_aside) == (3, ())
-    assert verify(path).ok
-    xr.testing.assert_identical(values(path), values(whole))
 
 
 def test_command_tells_what_was_done_and_what_is_next(run, path):

@@ -12,6 +12,7 @@ from calibzarr.integrity import trajectory_checks
 from calibzarr.integrity.verification import verify
 from calibzarr.models.formulas import NOISE
 from calibzarr.storage import arrays, schema, shards, store
+from calibzarr.storage.commit import update_attributes
 from calibzarr.storage.manifest import read_root
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
@@ -119,10 +120,7 @@ def test_the_sample_is_chosen_by_its_seed(whole):
 
 def test_other_weights_are_told_before_anything_is_made(tmp_path, whole):
     path = shutil.copytree(whole, tmp_path / "a.zarr")
-    (path / "prompt" / "backup" / "root.json").unlink()
-    text = (path / "zarr.json").read_text()
-    fingerprint = json.loads(text)["attributes"]["model_fingerprint"]
-    (path / "zarr.json").write_text(text.replace(fingerprint, "0" * 32))
+    update_attributes(path, {"model_fingerprint": "0" * 32})
     (finding,) = verify(path, model=True).findings
     assert finding.check == "model"
     assert "nothing was made again" in finding.message
@@ -144,7 +142,7 @@ def test_a_newer_format_is_refused_but_a_changed_version_is_damage(tmp_path, who
     text = (path / "zarr.json").read_text()
     (path / "zarr.json").write_text(text.replace('"format_version": 1', '"format_version": 7'))
     assert [finding.check for finding in verify(path).findings] == ["manifest"]
-    (path / "prompt" / "backup" / "root.json").unlink()
+    (path / "copies" / "root.json").unlink()
     with pytest.raises(ValueError, match="Upgrade calibzarr"):
         verify(path)
 

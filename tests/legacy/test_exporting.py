@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 from PIL import Image
 
-from calibzarr.storage.manifest import update_attributes
+from calibzarr.storage.commit import update_attributes
 from tests.support import children, old_directory
 from tests.support.moving import NUM_STEPS, SIZE, made_up_store, take_out
 

@@ -18,7 +18,8 @@ from calibzarr.prompts.lists import shape_captions
 from calibzarr.sampling import builder
 from calibzarr.sampling.sampler import euler_states
 from calibzarr.storage import durable, store
-from calibzarr.storage.manifest import read_root, update_attributes
+from calibzarr.storage.commit import update_attributes
+from calibzarr.storage.manifest import read_root
 from tests.support import children
 from tests.support.stores import open_strictly, snapshot
 
@@ -39,7 +40,7 @@ def assert_same_dataset(actual, expected):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         first, second = (xr.open_zarr(path).load() for path in (actual, expected))
-    created = {"created": None}
+    created = {"created": None, "integrity": None}  # the latter says when it was made, too
     xr.testing.assert_identical(first.assign_attrs(created), second.assign_attrs(created))
     assert snapshot(actual).keys() == snapshot(expected).keys()
 
@@ -184,17 +185,17 @@ def test_resume_refuses_changed_weights(tmp_path, tiny):
 @pytest.mark.parametrize("full", ["decoded/c.2.0.0.0", "latents/c.2.0.0.0.0"])
 def test_full_disk_keeps_what_is_complete(whole, tmp_path, monkeypatch, full):
     path = tmp_path / "a.zarr"
-    write = durable.write
+    new_file = durable.new_file
 
-    def write_until_full(file, data):
+    def new_file_until_full(file):
         if str(file).endswith(full):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write(file, data)
+        return new_file(file)
 
-    monkeypatch.setattr(durable, "write", write_until_full)
+    monkeypatch.setattr(durable, "new_file", new_file_until_full)
     with pytest.raises(OSError, match=r"full: 2 of 4 images are complete and stay; .*resume=True"):
         calibzarr.build(path, **SMALL)
-    monkeypatch.setattr(durable, "write", write)
+    monkeypatch.setattr(durable, "new_file", new_file)
     assert calibzarr.open_store(path).complete.values.tolist() == [True, True, False, False]
     calibzarr.build(path, resume=True)
     assert_same_dataset(path, whole)

@@ -1,7 +1,8 @@
+import fcntl
 import os
-import time
 
 import pytest
+import zarr
 
 from calibzarr.storage import durable
 from tests.support import children
@@ -59,12 +60,51 @@ def test_only_files_of_dead_writers_are_removed(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_is_just_being_made_is_left_alone(tmp_path):
-    new, old = (durable.partial_path(tmp_path / "key") for _ in range(2))
-    for partial in (new, old):
-        partial.touch()
-    later = time.time() + 3600  # however slow this is, it is new then
-    os.utime(new, (later, later))
-    os.utime(old, (0, 0))
-    assert durable.remove_abandoned(tmp_path.glob("*.partial")) == 1
-    assert list(tmp_path.iterdir()) == [new]
+def test_a_file_taken_for_abandoned_before_it_was_claimed_is_made_again(tmp_path, monkeypatch):
+    flock, taken = fcntl.flock, []
+
+    def remove_first(descriptor, operation):
+        if not taken:
+            taken.append(True)
+            assert durable.remove_abandoned(tmp_path.glob("*.partial")) == 1
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", remove_first)
+    durable.write(tmp_path / "key", b"whole")
+    assert taken
+    assert (tmp_path / "key").read_bytes() == b"whole"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["key"]
+
+
+def test_only_what_a_writer_made_is_taken_for_a_leftover(tmp_path):
+    names = [f"key.{'0' * 32}.partial", f"pipe.{'1' * 32}.partial", f"link.{'2' * 32}.partial"]
+    (tmp_path / names[0]).touch()
+    os.mkfifo(tmp_path / names[1])
+    (tmp_path / names[2]).symlink_to("/dev/zero")
+    (tmp_path / "my.partial").touch()
+    assert durable.remove_abandoned(tmp_path.glob("*.partial")) == 3
+    assert [entry.name for entry in tmp_path.iterdir()] == ["my.partial"]
+
+
+def test_only_regular_files_are_read_and_none_that_is_too_large(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    (tmp_path / "large").write_bytes(b"12345")
+    for name in ("pipe", "zero"):
+        with pytest.raises(OSError, match="no regular file"):
+            durable.read(tmp_path / name)
+    with pytest.raises(OSError, match="5 bytes, more than the 4"):
+        durable.read(tmp_path / "large", 4)
+    assert durable.read(tmp_path / "large", 5) == b"12345"
+
+
+def test_a_directory_that_was_moved_away_is_not_made_again(tmp_path):
+    path = tmp_path / "store"
+    path.mkdir()
+    group = zarr.create_group(durable.DurableStore(path), zarr_format=3)
+    path.rename(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError):
+        group.create_array("x", shape=(1,), dtype="int8")
+    with pytest.raises(FileNotFoundError), durable.new_file(path / "key"):
+        pass
+    assert not path.exists()

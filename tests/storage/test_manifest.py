@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import re
 from importlib.metadata import version
 
@@ -7,9 +8,10 @@ import pytest
 import xarray as xr
 
 import calibzarr
-from calibzarr.storage import durable, manifest
+from calibzarr.errors import StoreError
+from calibzarr.storage import commit, manifest
 from calibzarr.storage.manifest import prompts_sha256, read_root
-from tests.support.stores import create
+from tests.support.stores import create, without_index
 
 
 @pytest.fixture
@@ -30,25 +32,55 @@ def test_what_is_no_store_is_refused_with_the_reason(tmp_path, path):
         read_root(tmp_path / "nothing")
     with pytest.raises(ValueError, match="is a file"):
         read_root(file)
-    with pytest.raises(ValueError, match=r"not a calibzarr store: it has no zarr\.json"):
+    with pytest.raises(ValueError, match=r"not a calibzarr store: its zarr\.json is missing"):
         read_root(empty)
-    with pytest.raises(ValueError, match="not a calibzarr store: its format is None"):
+    with pytest.raises(ValueError, match=r"not a calibzarr store: its zarr\.json says format None"):
         read_root(other)
-    metadata = (path / "zarr.json").read_text()
-    for nonsense in ("[]", '"x"', '{"attributes": null}', "{}"):
-        (path / "zarr.json").write_text(nonsense)
-        with pytest.raises(ValueError, match="not a calibzarr store"):
+
+
+def test_what_is_not_what_was_written_is_refused_with_the_remedy(path):
+    file = path / "zarr.json"
+    metadata = file.read_text()
+    for nonsense in ("[]", '"x"', '{"attributes": null}', "{}", metadata[:100], "[" * 10**5):
+        file.write_text(nonsense)
+        with pytest.raises(StoreError, match=r"damaged: its zarr\.json .*calibzarr\.repair"):
             read_root(path)
-    (path / "zarr.json").write_text(metadata.replace('"consolidated_metadata"', '"other"'))
-    with pytest.raises(ValueError, match="damaged: it lacks the variable sigma"):
-        read_root(path)
-    (path / "zarr.json").write_text(metadata[:100])
-    with pytest.raises(ValueError, match="damaged"):
+    for old, new in (("latent_dtype", "latent_dtypf"), ('"inline"', '"inlinf"'), ("zstd", "zrtd")):
+        file.write_text(metadata.replace(old, new, 1))
+        with pytest.raises(StoreError, match="is not what was written"):
+            read_root(path)
+    file.write_text(json.dumps(json.loads(metadata)))  # the same in other words
+    assert read_root(path).num_images == 3
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(StoreError, match="is no regular file"):
         read_root(path)
     newer = metadata.replace('"format_version": 1', '"format_version": 2')
-    (path / "zarr.json").write_text(newer)
-    with pytest.raises(ValueError, match=r"format version 2; .* reads version 1. Upgrade"):
+    for copy in (file, path / "copies" / "root.json"):
+        copy.unlink()
+        copy.write_text(newer)
+    with pytest.raises(StoreError, match=r"format version 2; .* reads version 1. Upgrade"):
         calibzarr.open_store(path)
+
+
+@pytest.mark.parametrize("value", [None, True, "x", 1.5, [], {}, 10**30, -1])
+def test_a_root_without_a_digest_is_held_to_its_types(path, value):
+    without_index(path)
+    metadata = json.loads((path / "zarr.json").read_text())
+    arrays = metadata["consolidated_metadata"]["metadata"]
+    for name in ("activations", "num_images", "libraries"):
+        if isinstance(value, int if name == "num_images" else dict) and value is not True:
+            continue
+        changed = {**metadata, "attributes": {**metadata["attributes"], name: value}}
+        (path / "zarr.json").write_text(json.dumps(changed))
+        with pytest.raises(StoreError, match=f"says {name}"):
+            read_root(path)
+    for name, key in (("seed", "shape"), ("latents", "codecs"), ("latents", "shape")):
+        changed = {**arrays, name: {**arrays[name], key: value}}
+        metadata["consolidated_metadata"]["metadata"] = changed
+        (path / "zarr.json").write_text(json.dumps(metadata))
+        with pytest.raises(StoreError, match=r"damaged: its zarr\.json (says|describes)"):
+            read_root(path)
 
 
 def test_hash_of_prompts_tells_their_boundaries():
@@ -62,20 +94,9 @@ def test_a_root_is_what_the_file_said(path):
     assert root.attributes == said["attributes"]
     assert root.arrays == said["consolidated_metadata"]["metadata"]
     assert root.num_images == 3
-    manifest.update_attributes(path, {"n_completed": 2})
+    commit.update_attributes(path, {"n_completed": 2})
     assert root.attributes["n_completed"] == 0
     assert read_root(path).attributes["n_completed"] == 2
-
-
-def test_publishing_changes_what_is_named_and_nothing_else(path):
-    before = read_root(path)
-    with durable.locked(path):
-        manifest.publish(path, {"latent_dtype": None, "new": [1]}, ["seed", "latents"])
-    said = json.loads((path / "zarr.json").read_text())
-    expected = {**before.attributes, "new": [1]}
-    del expected["latent_dtype"]
-    assert said["attributes"] == expected
-    assert list(said["consolidated_metadata"]["metadata"]) == ["latents", "seed"]
 
 
 def test_a_stamp_names_versions_and_the_moment():

@@ -8,10 +8,10 @@ import xarray as xr
 from calibzarr.errors import StoreError
 from calibzarr.integrity.verification import verify
 from calibzarr.storage import reading, schema, store
-from calibzarr.storage.manifest import publish, read_root
+from calibzarr.storage.manifest import read_root
 from calibzarr.storage.reading import open_store
 from tests.support.files import EXAMPLE, reads_of
-from tests.support.stores import create, open_strictly, random_image
+from tests.support.stores import create, open_strictly, random_image, without_index
 
 ADDED = ("input_group", "tied_group", "follows", "text_only")
 
@@ -21,10 +21,7 @@ def older(replayed, tmp_path):
     """The same store as an older version would have left it."""
     path = tmp_path / "older.zarr"
     shutil.copytree(replayed.path, path)
-    for name in ADDED:
-        shutil.rmtree(path / name)
-    publish(path, {}, [name for name in read_root(path).arrays if name not in ADDED])
-    return path
+    return without_index(path, ADDED)
 
 
 def test_coordinates_of_layers_are_coordinates_to_any_reader(replayed):
@@ -100,3 +97,20 @@ def test_a_dataset_is_that_of_xarray(path):
     for name, variable in expected.variables.items():
         if name not in ("latents", "complete"):
             assert dataset[name].encoding == variable.encoding
+
+
+def test_a_description_is_what_the_files_are():
+    described = reading.describe(EXAMPLE)
+    files = [file for file in EXAMPLE.rglob("*") if file.is_file()]
+    assert described["files"] == len(files)
+    assert sum(described["bytes"].values()) == sum(file.stat().st_size for file in files)
+    latents = (EXAMPLE / "latents").glob("c.*")
+    assert described["bytes"]["latents"] == sum(file.stat().st_size for file in latents)
+    assert described["num_images"] == described["manifest"]["num_images"]
+    assert described["n_completed"] == len(list((EXAMPLE / "latents").glob("c.*")))
+    assert described["collected"] == described["manifest"]["activations"]
+
+
+def test_what_is_no_store_is_not_described(tmp_path):
+    with pytest.raises(StoreError, match="is not a calibzarr store"):
+        reading.describe(tmp_path)

@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import numpy as np
@@ -27,7 +28,17 @@ def test_bytes_are_those_that_zarr_writes(path, tmp_path):
     group = zarr.open_group(path, mode="r+")
     own = (path / "latents" / schema.LATENTS.key(2)).read_bytes()
     group["latents"][1] = group["latents"][2]
-    assert (path / "latents" / schema.LATENTS.key(1)).read_bytes() == own
+    head, states = own[:32], own[32:]
+    picture = (path / "decoded" / schema.DECODED.key(2)).read_bytes()
+    assert head == hashlib.sha256(picture).digest()
+    written = (path / "latents" / schema.LATENTS.key(1)).read_bytes()
+    assert shards.picture_sha256(path / "latents" / schema.LATENTS.key(1), 5) is None
+    index = -16 * 5 - 4  # offsets and lengths of the states, and a checksum
+    assert written[:index] == states[:index]
+    offsets, own_offsets = (
+        np.frombuffer(data[index:-4], "<u8").reshape(5, 2) for data in (written, own)
+    )
+    np.testing.assert_array_equal(own_offsets, offsets + np.array([32, 0], "<u8"))
     (path / "latents" / schema.LATENTS.key(1)).unlink()
 
 
@@ -74,7 +85,7 @@ def test_damage_is_told_with_the_file(path, damage):
     if damage == "index":
         spoilt[-20] ^= 1
     elif damage == "chunk":
-        spoilt[8] ^= 0x7F  # within the first state's header
+        spoilt[40] ^= 0x7F  # within the first state's header
     file.write_bytes({"truncated": whole[:-7], "empty": b""}.get(damage, bytes(spoilt)))
     latents = calibzarr.open_store(path).latents
     with pytest.raises(ValueError, match=r"c\.0\.0\.0\.0\.0 is damaged"):

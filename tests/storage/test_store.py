@@ -31,7 +31,7 @@ def path(tmp_path):
 
 
 def test_layout_is_the_published_format(path):
-    assert {entry.name for entry in path.iterdir()} == {*FORMAT_1, "zarr.json"}
+    assert {entry.name for entry in path.iterdir()} == {*FORMAT_1, "copies", "zarr.json"}
     for name, (dims, dtype, chunk, inner) in FORMAT_1.items():
         metadata = json.loads((path / name / "zarr.json").read_text())
         assert " ".join(metadata["dimension_names"]) == dims

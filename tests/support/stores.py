@@ -1,6 +1,8 @@
 """Stores to test with, and what is asked of any."""
 
 import hashlib
+import json
+import shutil
 import warnings
 
 import numpy as np
@@ -41,7 +43,21 @@ def open_strictly(path):
     """As any user would, with no warning allowed."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return xr.open_zarr(path)
+        dataset = xr.open_zarr(path)
+    dataset.attrs.pop("integrity", None)  # how often it was changed, and by what files
+    return dataset
+
+
+def without_index(path, names=()):
+    """Make a store one of 0.1, without an index, and without some variables."""
+    root = json.loads((path / "zarr.json").read_text())
+    root["attributes"].pop("integrity", None)
+    for name in names:
+        root["consolidated_metadata"]["metadata"].pop(name)
+        shutil.rmtree(path / name, ignore_errors=True)
+    (path / "zarr.json").write_text(json.dumps(root))
+    shutil.rmtree(path / "copies", ignore_errors=True)
+    return path
 
 
 def shrunk(source, target):

@@ -1,6 +1,7 @@
-"""Whether the statistics of a store fit each other, step by step."""
+"""Whether a store without an index, of 0.1, contradicts itself: in metadata, copies, statistics."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -9,10 +10,9 @@ import numpy as np
 import zarr
 
 from calibzarr.errors import StoreError
-from calibzarr.integrity.findings import Tally
-from calibzarr.integrity.opened import codec_errors_named
 from calibzarr.statistics.histogram import LogBins
-from calibzarr.storage import schema, store
+from calibzarr.storage import arrays, copies, schema
+from calibzarr.storage.manifest import FILE, Root, prompts_sha256
 
 _ROUNDING = 1e-5  # of means that were kept in float32, relative to the range
 _LARGE = tuple(  # the others fit into the memory whole
@@ -22,47 +22,82 @@ _LARGE = tuple(  # the others fit into the memory whole
 )
 
 
-def check(group: zarr.Group, attributes: Mapping[str, Any], complete: np.ndarray) -> Tally:
-    """Check the statistics of a store.
-
-    Args:
-        group: its root group.
-        attributes: its manifest, with statistics.
-        complete: which images are complete, shape (image,).
-    """
-    tally = Tally()
+def errors(root: Root) -> list[str]:
+    """What contradicts each other in a store of 0.1, in words."""
+    found = list(_metadata_errors(root))
+    if found:
+        return found  # values would mean nothing
     try:
-        with codec_errors_named():  # of an attribute that is no object, too
-            small = {
-                variable.name: _read(group, variable.name)
-                for variable in schema.collected_variables(set(group.array_keys()))
-                if variable not in (*_LARGE, *schema.WEIGHT_STATISTICS)
-            }
-            weights = {
-                variable.name: _read(group, variable.name) for variable in schema.WEIGHT_STATISTICS
-            }
-            tally.record("statistics", _extent_errors(small, attributes[schema.ACTIVATIONS]))
-            tally.record("statistics", _weight_errors(small, weights))
-    except StoreError as error:
-        tally.record("statistics", [f"they cannot be read: {error}"])
-        return tally
-    images = np.flatnonzero(small[schema.COLLECTED_IMAGE.name])
-    for image in images[~complete[images]]:
-        tally.record("statistics", ["they cover it, but it is not complete"], int(image))
+        group = arrays.open_group(root, mode="r")
+        found += _coordinate_errors(root, group)
+        for name in root.arrays.keys() & {own.name for own in schema.SENSITIVITY_VARIABLES}:
+            _read(group, name)
+    except Exception as error:  # noqa: BLE001 - whatever zarr or a codec raises
+        found.append(f"it cannot be read: {error}")
+    return found + statistics_errors(root)
+
+
+def statistics_errors(root: Root) -> list[str]:
+    """What contradicts each other in the statistics of a store of 0.1, in words."""
+    if schema.ACTIVATIONS not in root.attributes:
+        return []
+    try:
+        group = arrays.open_group(root, mode="r")
+        return list(_statistics_errors(group, root.attributes[schema.ACTIVATIONS]))
+    except Exception as error:  # noqa: BLE001 - whatever zarr or a codec raises
+        return [f"the statistics cannot be read: {error}"]
+
+
+def _metadata_errors(root: Root) -> Iterator[str]:
+    """Arrays whose own metadata are not what the root says of them."""
+    for name in sorted(root.arrays.keys() & schema.NAMES):
+        stored = None
+        with suppress(OSError, StoreError):
+            stored = copies.parse(root.path / name / FILE)
+        if stored != root.arrays[name]:
+            yield f"{name}/{FILE} is not what the root says of it"
+
+
+def _coordinate_errors(root: Root, group: zarr.Group) -> Iterator[str]:
+    """What is wrong with prompts, seeds and noise levels."""
+    values = {
+        variable.name: _read(group, variable.name)
+        for variable in schema.BUILD_VARIABLES
+        if variable.coordinate
+    }
+    sigma, final = values[schema.SIGMA.name], values[schema.FINAL.name]
+    if prompts_sha256(list(map(str, values["prompt"]))) != root.attributes["prompts_sha256"]:
+        yield "the prompts do not have the SHA-256 of the manifest"
+    if (values[schema.SEED.name] < 0).any():
+        yield "an image has no seed"
+    if not (np.isfinite(sigma).all() and sigma[-1] == 0 and (np.diff(sigma) < 0).all()):
+        yield "sigma does not fall to 0"
+    if not np.array_equal(final, np.arange(len(final)) == len(final) - 1):
+        yield "final is not true for the last state alone"
+    for name, copy in copies.read_old(root.path, "coordinates.json").items():
+        if name in values and values[name].tolist() != copy:
+            yield f"{name} is not what its copy says"
+    old = copies.read_old(root.path, "root.json").get("attributes", {})
+    for name in (*schema.FINGERPRINT, *schema.FORMULAS, "prompts_sha256"):
+        if old.get(name) not in (None, root.attributes.get(name)):
+            yield f"{name} is not what its copy says"
+
+
+def _statistics_errors(group: zarr.Group, about: Mapping[str, Any]) -> Iterator[str]:
+    """What contradicts each other in statistics; ``about``: their attribute."""
+    small = {
+        variable.name: _read(group, variable.name)
+        for variable in schema.collected_variables(set(group.array_keys()))
+        if variable not in (*_LARGE, *schema.WEIGHT_STATISTICS)
+    }
+    yield from _extent_errors(small, about)
+    weights = (_read(group, variable.name) for variable in schema.WEIGHT_STATISTICS)
+    yield from _weight_errors(small, *weights)
     observed = _observed(small)
     for step in np.flatnonzero(observed.any(axis=0)).tolist():
-        try:
-            with codec_errors_named():
-                large = {
-                    variable.name: _read(group, variable.name, (slice(None), step))
-                    for variable in _LARGE
-                }
-        except StoreError as error:
-            tally.record("statistics", [f"those of step {step} cannot be read: {error}"])
-            continue
-        errors = _step_errors({**_at_step(small, step), **large}, observed[:, step])
-        tally.record("statistics", [f"step {step}: {error}" for error in errors])
-    return tally
+        large = {own.name: _read(group, own.name, (slice(None), step)) for own in _LARGE}
+        for error in _step_errors({**_at_step(small, step), **large}, observed[:, step]):
+            yield f"statistics of step {step}: {error}"
 
 
 def _observed(small: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -91,7 +126,7 @@ def _step_errors(values: Mapping[str, np.ndarray], observed: np.ndarray) -> list
 
 
 def _read(group: zarr.Group, name: str, selection: Any = slice(None)) -> np.ndarray:
-    return np.asarray(store.array(group, name).oindex[selection])
+    return np.asarray(arrays.array(group, name).oindex[selection])
 
 
 def _at_step(small: Mapping[str, np.ndarray], step: int) -> dict[str, np.ndarray]:
@@ -100,7 +135,7 @@ def _at_step(small: Mapping[str, np.ndarray], step: int) -> dict[str, np.ndarray
     return {name: values[:, step] if name in by_step else values for name, values in small.items()}
 
 
-def _extent_errors(small: dict[str, np.ndarray], activations: dict[str, Any]) -> list[str]:
+def _extent_errors(small: dict[str, np.ndarray], activations: Mapping[str, Any]) -> list[str]:
     """What the small arrays and the attribute ``activations`` contradict each other in."""
     errors = []
     steps = np.flatnonzero(small[schema.COLLECTED.name])
@@ -146,9 +181,10 @@ def _observed_errors(small: Mapping[str, np.ndarray]) -> list[str]:
     return errors
 
 
-def _weight_errors(small: dict[str, np.ndarray], weights: dict[str, np.ndarray]) -> list[str]:
+def _weight_errors(
+    small: dict[str, np.ndarray], counts: np.ndarray, greatest: np.ndarray
+) -> list[str]:
     """What is wrong with the statistics of weights."""
-    counts, greatest = weights["weight_histogram"], weights["weight_feature_max"]
     features, linear = small["features"], small["role"] == "input"
     inside = (np.arange(greatest.shape[1]) < features[:, None]) & linear[:, None]
     totals = counts.sum(axis=1)
