@@ -1,6 +1,7 @@
 """What is known of every layer before its bits are chosen."""
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -9,7 +10,7 @@ import xarray as xr
 from calibzarr.advice import observed as observations
 from calibzarr.advice.methods.base import Candidates, Evidence, Method
 from calibzarr.advice.options import Options
-from calibzarr.errors import Call, Option, OptionError, StoreError, check_known
+from calibzarr.errors import Call, Option, OptionError, StoreError
 from calibzarr.quantization import costs
 from calibzarr.quantization.choices import Clip
 from calibzarr.quantization.clipping import clipping_range
@@ -88,8 +89,13 @@ def kept_layers(
     for pattern in patterns:
         matches = np.array([fnmatchcase(str(name), pattern) for name in names], bool) & linear
         if not matches.any():
-            patterns_of_kinds = [f"*{kind}" for kind in dict.fromkeys(kinds[linear].tolist())]
-            check_known("layer", pattern, [*names[linear].tolist(), *patterns_of_kinds])
+            of_kinds = [f"*{kind}" for kind in dict.fromkeys(kinds[linear].tolist())]
+            near = get_close_matches(pattern, [*names[linear].tolist(), *of_kinds], cutoff=0.5)
+            raise OptionError(
+                Option("keep"),
+                f" {pattern!r} matches no linear layer; "
+                f"give the name of one, or a pattern such as {', '.join(near or of_kinds)}",
+            )
         kept |= matches
     return kept
 

@@ -81,7 +81,10 @@ def build_command(store: Path | None, **options: Any) -> None:
         tell("stopped; go on with: ", builder.resume_call(plan))
         sys.exit(INTERRUPTED)
     if result.n_completed == result.num_images:
-        tell("look at it with: ", Call("info", (result.path,)))
+        if plan.run is None:
+            tell("look at it with: ", Call("info", (result.path,)))
+        else:
+            tell("compare it with: ", Call("compare", (plan.run.reference["path"], result.path)))
     elif len(plan.images) == plan.num_images:
         tell("go on with: ", builder.resume_call(plan))
     else:

@@ -117,7 +117,7 @@ def test_without_sensitivities_relative_noise_decides(replayed):
     assert "calibzarr.sensitivity" in str(chosen.attrs["warnings"][0])
     observed = recommendation.observed.activations(reading.open_statistics(replayed.path))
     low, _ = clipping_range("lp", observed.overall, (int(chosen.activation_bits[6]),))
-    assert chosen.clip_min.values[6] == low[6, 0]
+    assert chosen.clip_min.values[6] == pytest.approx(low[6, 0], rel=1e-5)  # searched in float32
 
 
 def test_by_token_ranges_are_the_extremes(measured):
@@ -154,7 +154,7 @@ def test_what_does_not_fit_the_sensitivities_is_refused(measured, replayed, tmp_
         calibzarr.recommend(measured, clip="mse")
     with pytest.raises(OptionError, match="by_phase needs sensitivities"):
         calibzarr.recommend(replayed.path, by_phase=True)
-    with pytest.raises(OptionError, match=r"no layer 'mm_block_9\.\*'; did you mean"):
+    with pytest.raises(OptionError, match=r"keep 'mm_block_9\.\*' matches no linear layer; give"):
         calibzarr.recommend(replayed.path, keep=["mm_block_9.*"])
     other = tmp_path / "a.zarr"
     shutil.copytree(measured, other)

@@ -104,7 +104,7 @@ def test_a_store_is_found_from_within(run, place, monkeypatch):
         (f"{EXPORT} --method target", 2, "the method target needs --output-db; give it"),
         (f"{EXPORT} --method target --output-db 9", 1, "calibzarr sensitivity STORE"),
         (f"{EXPORT} --by-phase", 2, "--by-phase needs sensitivities with a measured call"),
-        (f"{EXPORT} --keep mlp.fc3", 2, "no layer 'mlp.fc3'; did you mean"),
+        (f"{EXPORT} --keep mlp.fc3", 2, "--keep 'mlp.fc3' matches no linear layer; give"),
         (f"{EXPORT} --format mlx --weight-quantizer row", 2, "--weight-quantizer must be mlx"),
         (f"{EXPORT} --method sqrn", 2, "'sqrn' is not one of"),
         (f"{EXPORT} --clip max", 2, "'max' is not one of"),

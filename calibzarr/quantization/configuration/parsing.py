@@ -72,8 +72,9 @@ def parse(content: Any) -> Configuration:
 
 
 def _phases(said: Mapping[str, Any]) -> tuple[Phase, ...]:
-    """The phases, which cover every noise level once, the greatest first."""
-    phases = tuple(Phase(name, own["sigma_min"], own["sigma_max"]) for name, own in said.items())
+    """The phases, which cover every noise level once, the greatest first, in whatever order."""
+    in_any_order = [Phase(name, of["sigma_min"], of["sigma_max"]) for name, of in said.items()]
+    phases = tuple(sorted(in_any_order, key=_greatest_first))
     bounds: list[tuple[float | None, Phase, str]] = []
     if phases:
         bounds = [(None, phases[0], "sigma_max"), (None, phases[-1], "sigma_min")]
@@ -93,6 +94,10 @@ def _phases(said: Mapping[str, Any]) -> tuple[Phase, ...]:
                 f"phases.{phase.name}.sigma_min is {low} and must be below sigma_max, {high}"
             )
     return phases
+
+
+def _greatest_first(phase: Phase) -> float:
+    return -np.inf if phase.sigma_max is None else -phase.sigma_max
 
 
 def _layer(

@@ -54,6 +54,15 @@ def test_it_reads_what_the_file_says(tmp_path):
     assert chosen == [4, 5, 5, 6, 6]
 
 
+def test_phases_may_stand_in_any_order():
+    said = content()
+    sorted_keys = json.loads(json.dumps(said, sort_keys=True))
+    assert parse(sorted_keys).phases == parse(said).phases
+    assert {layer.name: layer for layer in parse(sorted_keys).layers} == {
+        layer.name: layer for layer in parse(said).layers
+    }
+
+
 def test_equal_contents_have_one_hash_whatever_their_order(tmp_path):
     said = content()
     backwards = dict(reversed(said.items()))
@@ -116,11 +125,10 @@ def test_what_makes_no_sense_is_named_in_one_line(options, path, value, message)
 
 def test_phases_that_do_not_fall_are_refused():
     said = content()
-    said["phases"]["mid"] |= {"sigma_min": 0.8}
-    said["phases"]["late"] |= {"sigma_max": 0.8}
-    with pytest.raises(
-        StoreError, match=r"phases.mid.sigma_min is 0.8 and must be below sigma_max"
-    ):
+    high = said["phases"]["mid"]["sigma_max"]
+    said["phases"]["mid"] |= {"sigma_min": high}
+    said["phases"]["late"] |= {"sigma_max": high}
+    with pytest.raises(StoreError, match=rf"sigma_min is {high} and must be below sigma_max"):
         parse(said)
 
 
