@@ -122,6 +122,7 @@ def _run(plan: CollectionPlan, console: Console) -> CollectionResult:
     if not plan.replays and not checkpoint.exists(root, BINS):
         statistics = collected.read(root, BINS)
         if statistics is not None:
+            checkpoint.remove(plan.path)  # of a collection that a kill ended after it was written
             return _result(plan, statistics, interrupted=False)
     check_known(plan.path, root.attributes)
     model = registry.load(root.attributes["model"])

@@ -117,6 +117,7 @@ def run(plan: SensitivityPlan, console: Console) -> SensitivityResult:
 def _run(plan: SensitivityPlan, console: Console) -> SensitivityResult:
     found = plan.start
     if schema.SENSITIVITY in plan.root.attributes and not plan.force and found.complete:
+        measurement.remove_checkpoint(plan.path)
         return _result(plan, found, interrupted=False)
     check_known(plan.path, plan.root.attributes)
     model = registry.load(plan.root.attributes["model"])

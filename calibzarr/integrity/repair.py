@@ -173,8 +173,9 @@ def _kept(root: Root, file: str, coordinates: Mapping[str, bytes]) -> bytes | No
 
 def _replace(root: Root, file: str, content: bytes) -> None:
     """Write a file in the place of a damaged one, which is kept."""
-    set_aside.move(root.path, root.path / file)
-    durable.write(root.path / file, content)
+    target = root.path / file
+    set_aside.move(root.path, target if target.parent.is_dir() else target.parent)
+    durable.write(target, content)
 
 
 def _restore_index(root: Root) -> list[str]:

@@ -115,7 +115,7 @@ def _differ(root: Root, copy: Root) -> bool:
 def _replace(path: Path, file: str, content: bytes) -> list[str]:
     """Write a file in the place of a damaged one, which is kept."""
     target = path / file
-    if not set_aside.copy(path, target):
+    if not (target.is_file() and set_aside.copy(path, target)):
         set_aside.move(path, target)  # what is no file
     durable.write(target, content)
     return []

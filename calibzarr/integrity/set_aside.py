@@ -1,5 +1,6 @@
 """Damaged files are kept, where no reader of a store looks: in ``latents/damaged``."""
 
+import os
 from pathlib import Path
 
 from calibzarr.storage import durable, schema
@@ -12,7 +13,7 @@ def directory(path: Path) -> Path:
 
 def move(path: Path, file: Path) -> bool:
     """Move a file of a store there, named after its place; return whether there was one."""
-    if not file.exists():
+    if not os.path.lexists(file):
         return False
     target = _free_name(path, file)
     target.parent.mkdir(exist_ok=True)

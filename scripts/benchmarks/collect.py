@@ -17,7 +17,7 @@ from calibzarr.sampling import builder
 from calibzarr.statistics.histogram import BINS, quantile
 from calibzarr.statistics.running import Statistics
 from calibzarr.statistics.steps import key_steps
-from calibzarr.storage import collected, info, schema
+from calibzarr.storage import collected, reading, schema
 
 
 def observe_tiny(settings: Settings) -> list[Figure]:
@@ -183,7 +183,7 @@ def _write(path: Path, statistics: Statistics, layers: Sequence[Layer]) -> None:
 
 
 def _bytes_of_statistics(path: Path) -> int:
-    sizes = info.bytes_on_disk(path)
+    sizes = reading.bytes_on_disk(path)
     return sum(sizes[variable.name] for variable in schema.COLLECTED_VARIABLES)
 
 

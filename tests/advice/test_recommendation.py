@@ -9,7 +9,7 @@ from calibzarr.errors import OptionError, StoreError
 from calibzarr.quantization.clipping import clipping_range
 from calibzarr.quantization.quantizers import QUANTIZERS
 from calibzarr.storage import reading
-from calibzarr.storage.manifest import update_attributes
+from calibzarr.storage.commit import update_attributes
 from tests.support.measuring import measure
 
 pytestmark = pytest.mark.slow
