@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 
 import pytest
 
@@ -9,6 +10,7 @@ from tests.support.commands import (
     assert_help_is_complete,
     assert_refused,
 )
+from tests.support.measuring import measure
 from tests.support.stores import snapshot
 
 COMMAND = cli.cli.commands["analyze"]
@@ -34,21 +36,51 @@ def test_analyze_prints_every_layer_then_what_it_comes_to(run, replayed, monkeyp
     assert [line.split()[0] for line in table[1:]] == analyzed.layer.values.tolist()
     headings = re.split(r"\s{2,}", table[0].strip())
     assert headings == [
-        *("layer", "range", "p01-p99", "outliers", "sigma", "asymmetry"),
-        *("8 bits dB", "6 bits dB", "4 bits dB", "bits", "weights"),
+        *("layer", "bits", "weights", "range", "p01-p99", "outliers", "sigma", "asymmetry"),
+        *("8 bits dB", "6 bits dB", "4 bits dB"),
     ]
     for line in table[1:]:
         name, *cells = line.split()
         own, advice = analyzed.sel(layer=name), recommended.sel(layer=name)
-        assert float(cells[0]) == pytest.approx(float(own.value_range), rel=5.1e-3)
-        assert int(cells[-2]), int(cells[-1]) == (advice.activation_bits, advice.weight_bits)
-        for place, bits in ((-5, 8), (-4, 6), (-3, 4)):
+        assert float(cells[2]) == pytest.approx(float(own.value_range), rel=5.1e-3)
+        bits = (advice.activation_bits, advice.weight_bits)
+        assert (int(cells[0]), int(cells[1])) == bits
+        for place, bits in ((-3, 8), (-2, 6), (-1, 4)):
             assert float(cells[place]) == pytest.approx(
                 float(own.sqnr_db.sel(bits=bits)), abs=0.051
             )
     for sentence in summary.sentences(summary.describe(analyzed, recommended)):
         assert sentence in rest
     assert f"calibzarr export-config {replayed.path} a.json" in rest[-1]
+
+
+@pytest.mark.slow
+def test_with_sensitivities_it_says_what_bits_do_to_the_output(
+    run, replayed, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "160")
+    path = shutil.copytree(replayed.path, tmp_path / "a.zarr")
+    measure(path, images=2, probes=2, steps=[0, 1, 2])
+    content = json.loads(run("analyze", path, "--json")[1])
+    code, out, err = run("analyze", path)
+    assert (code, err) == (0, "")
+    lines = [line.split() for line in table_of(out)[0]]
+    assert {"A4", "W4", "A8", "gain"} <= set(lines[0])
+    rows = {row["layer"]: row for row in content["layers"]}
+    for name, *cells in lines[1 : len(rows) + 1]:
+        assert {"activation_output_db_4", "weight_output_db_8", "reason"} <= set(rows[name])
+        if rows[name]["weight_output_db_4"] is not None:
+            assert f"{rows[name]['weight_output_db_4']:.1f}" in cells
+            by_phase = [n for key, n in rows[name].items() if key.startswith("phase_bits_")]
+            assert "/".join(map(str, by_phase)) in cells
+    told = lines[len(rows) + 3 :]
+    assert [row[:2] for row in told] == [
+        [what, bits] for what, of_bits in content["by_bits"].items() for bits in of_bits
+    ]
+    for what, bits, *figures in told:
+        found = content["by_bits"][what][bits]
+        expected = (found[name]["output_sqnr_db"] for name in ("uniform", "budget"))
+        assert [float(figure) for figure in figures[:2]] == pytest.approx([*expected], abs=0.051)
 
 
 @pytest.mark.parametrize("columns", [40, 60, 80, 100, 200])
