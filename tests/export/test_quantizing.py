@@ -53,6 +53,7 @@ def test_what_was_asked_for_is_reached_and_never_exceeded(made, store):
     assert bits / number == pytest.approx(made.allocation.bits_per_weight)
 
 
+@pytest.mark.slow
 def test_levels_are_those_of_gptq_with_hessians_of_replayed_inputs(made, store, tiny):
     weights = mx.load(str(made.path / "model.safetensors"))
     layers = {layer.name: layer for layer in tiny.layers() if layer.role == "input"}
@@ -112,6 +113,7 @@ def test_the_card_says_what_was_measured_and_how_to_load_it(made):
     assert made.memory["mmdit"] == (made.path / "model.safetensors").stat().st_size
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_bytes(made, store, tmp_path, monkeypatch):
     calls, original = [], quantizing.gptq
 
