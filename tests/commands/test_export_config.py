@@ -38,7 +38,8 @@ def test_it_says_what_it_wrote_and_what_was_reached(run, place):
     code, out, err = run("export-config", "a.zarr", "m.json", "--format", "mlx")
     assert code == 0
     assert "mlx.nn.quantize" in out
-    assert len(read_json(place / "m.json")) == len(linear)
+    by_path = [own for own in read_json(place / "m.json").values() if isinstance(own, dict)]
+    assert len(by_path) == len(linear)
     assert snapshot(place / "a.zarr") == before
 
 
