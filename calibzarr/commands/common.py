@@ -86,6 +86,8 @@ def _typed(name: str, value: object) -> list[str]:
         return [option]
     if value is ...:
         return [option, option[2:].rpartition("-")[2].upper()]
+    if isinstance(value, tuple) and all(isinstance(one, str) for one in value):
+        return [word for one in value for word in (option, shlex.quote(one))]  # a repeatable one
     if isinstance(value, tuple):
         return [option, "{}:{}".format(*value)]
     if isinstance(value, list):

@@ -90,8 +90,9 @@ def quantize_command(
     gigabytes = None if memory is None else memory * 10**9
     result = quantizing.run(plan, console, rounding=rounding, memory=gigabytes)
     if result.interrupted:
-        same = {name: value for name, value in options.items() if value}
-        tell(f"{out}: stopped; go on with: ", Call("quantize", (store, out), same))
+        same = {**options, "rounding": rounding, "memory": memory}
+        given = {name: value for name, value in same.items() if value}
+        tell(f"{out}: stopped; go on with: ", Call("quantize", (store, out), given))
         sys.exit(INTERRUPTED)
     click.echo(f"{out}: {card.summary(result.allocation)}")
     for line in card.quality(result.allocation, result.output_sqnr_db):

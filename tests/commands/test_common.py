@@ -28,6 +28,10 @@ def test_calls_are_commands_that_can_be_pasted():
     assert command_line(Call("collect", ("a.zarr",), keywords)) == (
         "calibzarr collect a.zarr --force --images 0:4 --steps 0,25"
     )
+    repeated = {"keep": ("final layer", "*.mlp.fc1")}
+    assert command_line(Call("quantize", ("a.zarr", "out"), repeated)) == (
+        "calibzarr quantize a.zarr out --keep 'final layer' --keep '*.mlp.fc1'"
+    )
 
 
 def test_calls_are_typed_as_the_program_was(monkeypatch):
