@@ -105,6 +105,7 @@ def _repair(path: Path, lost: Lost, prompts: Path | None, console: Console) -> R
         actions = [*_go_on(path), *repair_root(path, lost)]
         root = read_root(path)
         unmended, done = _put_files_back(root)
+        root = read_root(path)  # the index may have another name
         actions += done
     removed = store.remove_leftovers(path)
     if removed:
@@ -140,6 +141,7 @@ def _put_files_back(root: Root) -> tuple[set[str], list[str]]:
     if not root.indexed:
         return _put_metadata_back(root)
     path, done = root.path, _restore_index(root)
+    root = read_root(path)
     wrong, index = files.differences(root), files.expected(root)
     surplus = [file for file in wrong if file not in index]
     for file in surplus:
@@ -193,7 +195,8 @@ def _restore_index(root: Root) -> list[str]:
     contradictions = identities.errors(root)
     if contradictions:
         raise StoreError(f"{root.path} has lost the index of its files, and {contradictions[0]}")
-    _replace(root, copies.index_file(copies.sha256(content)), content)
+    with commit.changing(root, files_now):
+        pass  # root, index and copies anew
     return ["made the index of files anew, for nothing contradicts itself"]
 
 

@@ -198,13 +198,19 @@ def change(store: Path | Root) -> Iterator[Change]:
             check_identity(store)
         go_on(path)
         root = read_root(path)
-        index = _index(root)
-        (path / copies.FOLDER).mkdir(exist_ok=True)
-        with durable.new_directory(path / NEXT) as directory:
-            made = Change(root, directory)
+        with changing(root, _index(root)) as made:
             yield made
-            made.finish(index)
-        _apply(path, read_plan(path))
+
+
+@contextmanager
+def changing(root: Root, index: dict[str, str]) -> Iterator[Change]:
+    """The same, for who holds the lock and knows what the index is to say of files as they are."""
+    (root.path / copies.FOLDER).mkdir(exist_ok=True)
+    with durable.new_directory(root.path / NEXT) as directory:
+        made = Change(root, directory)
+        yield made
+        made.finish(index)
+    _apply(root.path, read_plan(root.path))
 
 
 def update_attributes(store: Path | Root, attributes: Mapping[str, Any]) -> None:

@@ -122,6 +122,14 @@ def test_a_seed_that_was_changed_is_not_taken_for_a_damaged_image(path, whole):
     xr.testing.assert_identical(values(path), values(whole))
 
 
+def test_copies_that_are_lost_whole_are_made_again(path):
+    shutil.rmtree(path / "copies")
+    assert not verify(path).ok
+    assert "made the index of files anew, for nothing contradicts itself" in repair(path).actions
+    assert verify(path).ok
+    assert not repair(path).actions
+
+
 def test_a_manifest_lost_with_its_copy_is_rebuilt_with_the_model(path, whole):
     original = read_root(whole).attributes
     (path / "copies" / "root.json").unlink()

@@ -222,7 +222,7 @@ def test_an_interrupted_export_goes_on_to_the_same_files(tmp_path, how):
 def test_the_command_says_what_it_wrote_and_errors_are_one_line(path, tmp_path):
     old = tmp_path / "old"
     command = (children.command, "export-legacy", path, old, "--only")
-    result = children.run(*command, "manifest,latents")
+    result = children.run(*command, "samples,manifest,latents")
     assert result.code == 0
     assert "1 images are not complete, and left out" in result.stderr
     assert f"{old}: 3 images of {path}" in result.stdout
