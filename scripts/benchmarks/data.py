@@ -1,5 +1,6 @@
 """Trajectories like those of a real model, at any size, without one."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,11 @@ def _smooth(random: np.random.Generator, shape: tuple[int, int, int]) -> np.ndar
 
 
 def create_store(
-    path: Path, num_images: int, shape: tuple[int, ...], latent_dtype: str = "float32"
+    path: Path,
+    num_images: int,
+    shape: tuple[int, ...],
+    latent_dtype: str = "float32",
+    prompts: Sequence[str] | None = None,
 ) -> None:
     """Create a store without an image, for trajectories of shape (step, channel, height, width)."""
     num_states, *latent_shape = shape
@@ -55,7 +60,7 @@ def create_store(
         schema.SIGMA.name: levels,
         schema.TIMESTEP.name: 1000 * levels,
         schema.FINAL.name: levels == 0,
-        schema.PROMPT.name: np.full(num_images, "", dtype=object),
+        schema.PROMPT.name: np.array(prompts or [""] * num_images, dtype=object),
         schema.SEED.name: np.arange(num_images),
     }
     store.create(path, sizes, coordinates, {"latent_dtype": latent_dtype})

@@ -12,7 +12,7 @@ from benchmarks.measure import Entry, Figure, Settings, interleave
 from calibzarr import parallel
 from calibzarr.legacy.exporting import export_legacy
 from calibzarr.legacy.importing import import_legacy
-from calibzarr.storage import reading, schema, store
+from calibzarr.storage import reading, store
 from calibzarr.storage.commit import update_attributes
 from calibzarr.storage.manifest import prompts_sha256
 
@@ -134,20 +134,18 @@ def _peak(command: str, source: Path, target: Path) -> int:
 
 def _make_store(path: Path, num_images: int, num_steps: int, size: int) -> None:
     shape = (num_steps + 1, data.CHANNELS, size, size)
-    data.create_store(path, num_images, shape)
+    prompts = [f"picture {image}" for image in range(num_images)]
+    data.create_store(path, num_images, shape, prompts=prompts)
     attributes = {
         "model": "sd3-medium",
         "num_steps": num_steps,
         "cfg_weight": 7.5,
         "image_size": 8 * size,
         "seed": 0,
-        "prompts_sha256": prompts_sha256([""] * num_images),
+        "prompts_sha256": prompts_sha256(prompts),
         "prompt_source": "none",
     }
-    group = store.open_group(path)
-    prompts = [f"picture {image}" for image in range(num_images)]
-    store.array(group, schema.PROMPT.name)[:] = np.asarray(prompts, dtype=object)
-    update_attributes(path, {**attributes, "prompts_sha256": prompts_sha256(prompts)})
+    update_attributes(path, attributes)
     writer = store.ImageWriter(path)
     for image in range(num_images):
         writer.write(image, data.trajectory(image, size, num_steps), data.picture(image, 8 * size))

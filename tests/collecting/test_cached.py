@@ -256,6 +256,8 @@ def test_wrong_values_at_other_calls_are_found(path, change, message):
     assert not verify(path).findings
     row = open_strictly(path).layer.values.tolist().index(NAMED[0])
     change(store.open_group(path, mode="r+"), row)
+    assert [finding.check for finding in verify(path).findings] == ["files"]
+    without_index(path)  # nothing but the values themselves tells then
     findings = [str(finding) for finding in verify(path).findings]
     assert any(message in finding for finding in findings), findings
     repair(path)
