@@ -182,8 +182,6 @@ def test_ranges_over_all_steps_are_of_every_call(collected, dumped, cached):
     assert statistics.cached_step.values.tolist() == OTHERS
     activations = observed.activations(statistics)
     assert activations.value_min.shape == (statistics.sizes["layer"], len(STEPS))
-    phases = observed.phases_of(statistics)
-    by_phase = activations.over_phases(phases)
     analyzed = analysis.of_statistics(statistics, activations)
     for row, layer in enumerate(statistics.layer.values):
         known = sorted(OTHERS + STEPS) if layer in cached else STEPS
@@ -195,14 +193,6 @@ def test_ranges_over_all_steps_are_of_every_call(collected, dumped, cached):
         np.testing.assert_allclose(whole.mean[row], every.mean(dtype=float), atol=1e-6)
         np.testing.assert_allclose(whole.std[row], every.astype(float).std(), rtol=1e-5)
         assert analyzed.value_range[row] == float(every.max()) - float(every.min())
-        for index, steps in enumerate(phases.values()):
-            inside = [values[step].ravel() for step in steps if step in values]
-            if not set(steps) & set(STEPS):
-                assert not by_phase.counts[row, index].any()
-                continue
-            inside = np.concatenate(inside)
-            np.testing.assert_array_equal(by_phase.counts[row, index], BINS.counts(inside))
-            assert by_phase.value_max[row, index] == inside.max()
 
 
 def test_the_key_steps_alone_would_miss_some_of_the_range(collected, cached):
