@@ -10,6 +10,7 @@ import click
 from calibzarr.commands.common import (
     INTERRUPTED,
     images_option,
+    integers,
     make_console,
     one_line_errors,
     quiet_option,
@@ -26,10 +27,7 @@ def _steps(text: str) -> str | list[int]:
     """Parse ``key``, ``all``, or indices with commas between; the store knows which there are."""
     if text in ("key", "all"):
         return text
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() for part in parts):
-        raise click.BadParameter(f"{text!r} is not key, all, or indices such as 0,25,50")
-    return [int(part) for part in parts]
+    return integers(text, "key, all, or indices such as 0,25,50")
 
 
 @click.command(name="collect")

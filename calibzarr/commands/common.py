@@ -95,6 +95,18 @@ def _typed(name: str, value: object) -> list[str]:
     return [option, shlex.quote(str(value))]
 
 
+def integers(text: str, expected: str) -> list[int]:
+    """Parse numbers with commas between.
+
+    Raises:
+        click.BadParameter: if it is none; says what was expected.
+    """
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise click.BadParameter(f"{text!r} is not {expected}")
+    return [int(part) for part in parts]
+
+
 def program() -> str:
     """What was typed to run this command line, up to the command."""
     if os.environ.get("UV_RUN_RECURSION_DEPTH"):

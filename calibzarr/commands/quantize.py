@@ -9,6 +9,7 @@ import click
 
 from calibzarr.commands.common import (
     INTERRUPTED,
+    integers,
     make_console,
     one_line_errors,
     quiet_option,
@@ -31,10 +32,7 @@ def _bytes(text: str) -> float:
 
 def _groups(text: str) -> list[int]:
     """Parse ``32,64``."""
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() for part in parts):
-        raise click.BadParameter(f"{text!r} is not a list of groups such as 32,64,128")
-    return [int(part) for part in parts]
+    return integers(text, "a list of groups such as 32,64,128")
 
 
 @click.command(name="quantize")

@@ -8,6 +8,7 @@ import click
 
 from calibzarr.commands.common import (
     INTERRUPTED,
+    integers,
     make_console,
     one_line_errors,
     quiet_option,
@@ -25,10 +26,7 @@ def _steps(text: str) -> str | int | list[int]:
     """Parse ``6``, ``key``, or indices with commas between; the store knows which there are."""
     if text == "key":
         return text
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() for part in parts):
-        raise click.BadParameter(f"{text!r} is not 6, key, or calls such as 4,12,20")
-    numbers = [int(part) for part in parts]
+    numbers = integers(text, "6, key, or calls such as 4,12,20")
     return numbers[0] if text == "6" else numbers
 
 
