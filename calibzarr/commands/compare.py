@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from calibzarr.commands.common import (
     quiet_option,
     spelled,
     table_console,
+    tell,
 )
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ def compare_command(
     Columns: PSNR and SSIM of pictures, and their Frechet distance; SQNR of final latents; SQNR of
     the model's output where every call starts from REFERENCE's state, which is what the model
     itself loses. FUNCTION gets uint8 pictures (image, row, column, rgb) and gives floats (image,
-    feature).
+    feature). Of the run of a quantized checkpoint, figures go into the checkpoint's README.md.
 
     \b
     calibzarr compare stores/tiny.zarr stores/w4.zarr
@@ -74,6 +76,7 @@ def compare_command(
     from calibzarr.comparison import comparing
     from calibzarr.comparison.plan import plan
     from calibzarr.export import comparison as files
+    from calibzarr.export import measured
     from calibzarr.export.destination import check_free
     from calibzarr.storage import durable
 
@@ -90,6 +93,8 @@ def compare_command(
         if file is not None:
             durable.write(file, content(found))
             click.echo(f"{file}: {len(found.runs)} runs, {len(found.images)} images")
+    for message in measured.write_cards(found, datetime.now(UTC).date()):
+        tell(message)
 
 
 def _print(found: "Comparison") -> None:

@@ -97,27 +97,29 @@ def rows(comparison: Comparison) -> list[list[str]]:
     found = []
     for name, run in zip(names(comparison), comparison.runs, strict=True):
         for label, part in ((name, "value"), ("  95 % from", "low"), ("  95 % to", "high")):
-            found.append([label, *(_cell(getattr(f, part), form) for f, form in _figures(run))])
+            found.append([label, *(cell(getattr(f, part), form) for f, form in figures(run))])
         if run.predicted is not None:
             psnr, output = run.predicted.picture_psnr_db, run.predicted.output_sqnr_db
-            found.append(["  predicted", _cell(psnr, ".1f"), "", "", "", _cell(output, ".1f")])
+            found.append(["  predicted", cell(psnr, ".1f"), "", "", "", cell(output, ".1f")])
     return found
 
 
-def _figures(run: RunComparison) -> list[tuple[Figure, str]]:
+def figures(run: RunComparison) -> list[tuple[Figure, str]]:
+    """Figures under ``HEADINGS`` but the first, each with its format; NaN where one is missing."""
     missing = Figure(nan)
-    figures = (
+    found = (
         run.pictures.psnr if run.pictures else missing,
         run.pictures.mean_ssim if run.pictures else missing,
         run.distance.figure if run.distance else missing,
         run.states.figure(-1),
         run.teacher_forced.output_sqnr if run.teacher_forced else missing,
     )
-    return list(zip(figures, _FORMATS, strict=True))
+    return list(zip(found, _FORMATS, strict=True))
 
 
-def _cell(value: float, form: str) -> str:
-    if isnan(value):  # not known
+def cell(value: float, form: str) -> str:
+    """A figure in words; empty where it is not known."""
+    if isnan(value):
         return ""
     return "infinite" if isinf(value) else format(value, form)
 
@@ -146,7 +148,7 @@ def _about_pictures(comparison: Comparison, run: RunComparison) -> str:
     quoted = prompt if len(prompt) <= _PROMPT else f"{prompt[:_PROMPT].rstrip()} ..."
     median = run.pictures.median_psnr.value
     return (
-        f"median PSNR {_cell(median, '.1f')} dB, SSIM {run.pictures.median_ssim.value:.3f}; worst "
+        f"median PSNR {cell(median, '.1f')} dB, SSIM {run.pictures.median_ssim.value:.3f}; worst "
         f"is image {comparison.images[worst]}, {psnr[worst]:.1f} dB, SSIM "
         f"{run.pictures.ssim[worst]:.3f}: {quoted!r}"
     )
@@ -162,7 +164,7 @@ def _about_gain(gain: Figure, first: str) -> str:
 def _about_states(run: RunComparison) -> str:
     sqnr = run.states.sqnr_db
     steps = np.unique(np.linspace(0, len(sqnr) - 1, _NUM_STATES).round().astype(int))
-    listed = ", ".join(f"{step}: {_cell(sqnr[step], '.1f')}" for step in steps)
+    listed = ", ".join(f"{step}: {cell(sqnr[step], '.1f')}" for step in steps)
     return f"SQNR of the states, free-running, dB, at step {listed}"
 
 

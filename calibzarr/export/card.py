@@ -7,8 +7,13 @@ from typing import Any
 
 from calibzarr.export.checkpoint_allocation import Allocation
 from calibzarr.export.checkpoint_plan import CheckpointPlan
+from calibzarr.export.measured import between_marks
 
 _GIGABYTE = 10**9
+_NOT_COMPARED = """\
+Pictures are compared with `calibzarr build RUN --reference STORE --model .` and
+`calibzarr compare STORE RUN`, which writes here what it measured.
+"""
 _TEXT = """\
 # {model}, quantized
 
@@ -18,7 +23,8 @@ _TEXT = """\
 
 Output SQNR: power of the guided output over that of its error, at states of the unquantized model,
 mean over {calls} calls. Predictions are of rounding to the nearest level, from the sensitivities.
-Pictures are compared with `calibzarr build --reference STORE --model .` and `calibzarr compare`.
+
+{measured}
 
 ## Loading
 
@@ -88,6 +94,7 @@ def card(
         summary=summary(allocation),
         quality="\n".join(f"- {line}" for line in quality(allocation, measured)),
         calls=len(plan.measured.steps),
+        measured=between_marks(_NOT_COMPARED).rstrip(),
         name=plan.out.name,
         memory=memory_in_words(memory),
         fingerprint=plan.root.attributes["model_fingerprint"],

@@ -9,6 +9,7 @@ import xarray as xr
 import calibzarr
 from calibzarr.errors import OptionError, StoreError, TakenError
 from calibzarr.export import quantizing
+from calibzarr.export.measured import END, START
 from calibzarr.models.diffusionkit import DiffusionKitModel
 from calibzarr.quantization.gptq import gptq
 from calibzarr.quantization.packing import packed
@@ -110,6 +111,8 @@ def test_the_card_says_what_was_measured_and_how_to_load_it(made):
     assert f"{made.allocation.bits_per_weight:.3f} bits per weight" in card
     assert "4 bits in groups of 64 everywhere" in card
     assert 'calibzarr.load_pipeline("out")' in card
+    assert f"\n\n{START}" in card
+    assert f"writes here what it measured.\n{END}\n## Loading\n" in card
     assert made.memory["mmdit"] == (made.path / "model.safetensors").stat().st_size
 
 
