@@ -66,6 +66,12 @@ def _groups(text: str) -> list[int]:
 @click.option(
     "--memory", type=click.FloatRange(0), help="GB for Hessians.  [default: half of what is free]"
 )
+@click.option(
+    "--tune",
+    type=float,
+    metavar="MINUTES",
+    help="Then tune scales and biases until outputs are those of the store.",
+)
 @quiet_option
 @one_line_errors
 def quantize_command(

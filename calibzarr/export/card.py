@@ -84,6 +84,7 @@ def card(
     rounding: str,
     measured: Mapping[int, float],
     memory: Mapping[str, int],
+    tuned: str = "",
 ) -> str:
     """The text of a checkpoint's ``README.md``."""
     calibration = ""
@@ -92,7 +93,7 @@ def card(
     return _TEXT.format(
         model=plan.root.attributes["model"],
         summary=summary(allocation),
-        quality="\n".join(f"- {line}" for line in quality(allocation, measured)),
+        quality="\n".join(f"- {line}" for line in [*quality(allocation, measured), tuned] if line),
         calls=len(plan.measured.steps),
         measured=between_marks(_NOT_COMPARED).rstrip(),
         name=plan.out.name,

@@ -22,6 +22,9 @@ DEFAULTS = {"group_size": 64, "bits": 4}  # mlx-lm wants some; every path says i
 Levels = Callable[[Layer], np.ndarray]
 """``levels(layer)``: shape (output, feature), uint8."""
 
+Scales = Callable[[Layer], tuple[np.ndarray, np.ndarray]]
+"""``scale, bias = scales(layer)``: shape (output, group), float32 of values of 16 bits."""
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -101,6 +104,7 @@ def write(
     levels: Levels,
     config: Mapping[str, Any],
     card: Callable[[Path], str],
+    scales: Scales | None = None,
 ) -> None:
     """Write a checkpoint aside, and give it its name when it is whole.
 
@@ -111,6 +115,7 @@ def write(
         levels: gives those of the layers that are quantized.
         config: what ``config.json`` is to say beside ``quantization``.
         card: gives the text of ``README.md``; called with the directory, which holds all the rest.
+        scales: gives scales and biases of those layers; None for those of ``mx.quantize``.
 
     Raises:
         TakenError: if something stands there.
@@ -122,7 +127,7 @@ def write(
     consequence = Message(f"nothing of {path} is left; make room, then go on")
     with disk_full_named(lambda: consequence), durable.new_directory(path) as directory:
         with (directory / WEIGHTS).open("xb") as file:
-            tensors.write(file, expected, _tensors(model, choice, levels), METADATA)
+            tensors.write(file, expected, _tensors(model, choice, levels, scales), METADATA)
         content = {**config, "quantization": choice.entry()}
         (directory / CONFIG).write_bytes(as_json(content))
         (directory / CARD).write_text(card(directory), encoding="utf-8")
@@ -131,7 +136,7 @@ def write(
 
 
 def _tensors(
-    model: CheckpointableModel, choice: Choice, levels: Levels
+    model: CheckpointableModel, choice: Choice, levels: Levels, scales: Scales | None
 ) -> Iterator[tuple[str, np.ndarray]]:
     quantized = {f"{pair[0].module}.weight": pair for pair in choice.quantized()}
     for path, (dtype, _) in model.parameters().items():
@@ -140,7 +145,10 @@ def _tensors(
             continue
         layer, quantizer = quantized[path]
         assert quantizer.group_size is not None
-        _, *parts = model.levels_of_weight(layer, quantizer.group_size, quantizer.bits)
+        if scales is None:
+            _, *parts = model.levels_of_weight(layer, quantizer.group_size, quantizer.bits)
+        else:
+            parts = list(scales(layer))
         yield path, packed(levels(layer), quantizer.bits)
         for name, values in zip(("scales", "biases"), parts, strict=True):
             yield path.removesuffix("weight") + name, sixteen_bits(values, dtype)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from calibzarr.collecting import measured as measurements
 from calibzarr.collecting.layer_inputs import choose_calls, choose_images
-from calibzarr.errors import Call, Message, Option, OptionError, at_least
+from calibzarr.errors import Call, Message, Option, OptionError, StoreError, at_least
 from calibzarr.export import checkpoint
 from calibzarr.quantization.prediction import Measured
 from calibzarr.quantization.quantizers import MLX_GROUPS
@@ -31,6 +31,8 @@ class CheckpointPlan:
         images: that Hessians are of.
         held_out: other images, for measuring; none where the store has too few.
         steps: calls that Hessians are of.
+        tune: minutes of tuning; or None.
+        training: images to tune on: all that are not held out.
         notes: what the user has to know.
     """
 
@@ -45,6 +47,8 @@ class CheckpointPlan:
     held_out: tuple[int, ...]
     steps: tuple[int, ...]
     notes: tuple[Message, ...]
+    tune: float | None = None
+    training: tuple[int, ...] = ()
 
 
 def plan(
@@ -56,6 +60,7 @@ def plan(
     groups: Sequence[int],
     keep: Sequence[str],
     images: int,
+    tune: float | None = None,
 ) -> CheckpointPlan:
     """Check what can be checked without the model; see :func:`calibzarr.quantize`.
 
@@ -69,11 +74,15 @@ def plan(
     checkpoint.check_free(Path(out))
     check_known(root.path, root.attributes)
     refuse_runs(root.path, root.attributes, "quantize")
+    if tune is not None:
+        _check_tunable(root, tune)
     measured = measurements.read(root)
     complete = choose_images(root, root.num_images)
     held_out: tuple[int, ...] = ()
     if len(complete) >= _LEAST_IMAGES:
         held_out = tuple(complete[i * len(complete) // NUM_HELD_OUT] for i in range(NUM_HELD_OUT))
+    elif tune is not None:
+        raise StoreError(_too_few(root.path, len(complete)))
     others = [image for image in complete if image not in held_out]
     count = min(images, len(others))
     fitted = tuple(others[i * len(others) // count] for i in range(count))
@@ -89,6 +98,8 @@ def plan(
         held_out=held_out,
         steps=choose_calls("key", root.attributes["num_steps"]),
         notes=() if held_out else (_too_few(root.path, len(complete)),),
+        tune=tune,
+        training=tuple(others),
     )
 
 
@@ -105,6 +116,15 @@ def _check_options(
         wanted = ", ".join(map(str, groups)) or "none"
         raise OptionError(
             Option("groups"), f" must be of {', '.join(map(str, MLX_GROUPS))}, got {wanted}"
+        )
+
+
+def _check_tunable(root: Root, tune: float) -> None:
+    if not 0 < tune < float("inf"):
+        raise OptionError(Option("tune"), f" must be minutes above 0, got {tune}")
+    if (dtype := root.attributes["latent_dtype"]) != "float32":
+        raise StoreError(
+            f"{root.path} holds states in {dtype}, too coarse to tune by; build a store in float32"
         )
 
 

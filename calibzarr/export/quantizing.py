@@ -2,8 +2,11 @@
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 import numpy as np
@@ -13,12 +16,15 @@ from calibzarr.collecting.hessians import free_memory, hessians, replays
 from calibzarr.collecting.layer_inputs import load_replayable
 from calibzarr.collecting.replay import Replay
 from calibzarr.errors import Option, OptionError, StoreError, disk_full_named
-from calibzarr.export import card, checkpoint, checkpoint_plan
+from calibzarr.export import card, checkpoint, checkpoint_plan, tuning
 from calibzarr.export.checkpoint_allocation import Allocation, allocation_of
 from calibzarr.export.checkpoint_plan import CheckpointPlan
+from calibzarr.export.measuring import outputs, sqnr_by_call
+from calibzarr.export.tuning import Tuned
 from calibzarr.export.writing import as_json
 from calibzarr.long_run import LongRun, long_run
-from calibzarr.models.base import CheckpointableModel, Layer, Model
+from calibzarr.models.base import CheckpointableModel, Layer
+from calibzarr.models.quantized.tunable import Grid, TunableModel
 from calibzarr.progress import progress_console
 from calibzarr.quantization.gptq import DAMPING, gptq
 from calibzarr.quantization.quantizers import MLX_GROUPS
@@ -43,6 +49,7 @@ class QuantizeResult:
             too few.
         memory: bytes of the weights of the whole pipeline, by module.
         interrupted: whether the user stopped it; what is rounded so far is kept for the next time.
+        tuned: what tuning did; None without.
     """
 
     path: Path
@@ -50,6 +57,7 @@ class QuantizeResult:
     output_sqnr_db: dict[int, float] | None
     memory: dict[str, int]
     interrupted: bool
+    tuned: Tuned | None = None
 
 
 def quantize(
@@ -63,6 +71,7 @@ def quantize(
     rounding: Rounding = "gptq",
     images: int = 48,
     memory: float | None = None,
+    tune: float | None = None,
     progress: bool | None = None,
 ) -> QuantizeResult:
     """Write a quantized checkpoint of a store's model, with bits where they count.
@@ -81,6 +90,9 @@ def quantize(
         rounding: ``gptq``, or ``nearest`` for what ``mx.quantize`` does.
         images: that the Hessians are of, beside those that quality is measured on.
         memory: bytes that Hessians may take; None for half of what is free.
+        tune: minutes for tuning scales and biases by Adam until the model's outputs are those of
+            the store's states, on all images that quality is not measured on; it is measured
+            before and after, and the better is kept. None for none.
         progress: whether to show it; if None, only on a terminal.
 
     Returns:
@@ -100,6 +112,7 @@ def quantize(
         groups=groups,
         keep=keep,
         images=images,
+        tune=tune,
     )
     return run(plan, progress_console(progress), rounding=rounding, memory=memory)
 
@@ -112,31 +125,48 @@ def run(
         raise OptionError(Option("rounding"), f" must be gptq or nearest, got {rounding!r}")
     if memory is not None and not memory > 0:
         raise OptionError(Option("memory"), f" must be above 0, got {memory}")
-    model = load_replayable(plan.root)
-    if not isinstance(model, CheckpointableModel):
-        raise StoreError(f"{model.name} is no model that mlx.nn.quantize can quantize")
+    model = _loaded(plan)
     allocation = allocation_of(plan, model)
     console.print(card.summary(allocation))
     work = _Work(plan, model, allocation, rounding)
     parts = work.parts(free_memory() // 2 if memory is None else int(memory))
     calls = len(parts) * len(plan.images) * len(plan.steps)
-    measuring = 2 * len(plan.held_out) * len(plan.measured.steps)
+    measuring = (2 if plan.tune is None else 3) * len(plan.held_out) * len(plan.measured.steps)
     if calls:
         console.print(
             f"{len(parts)} replays of {len(plan.images)} images at {len(plan.steps)} calls"
         )
-    with (
-        disk_full_named(lambda: "what is rounded so far stays; make room, then go on"),
-        long_run(
-            console, "quantize", "call", calls + measuring, stopping="after the call in work"
-        ) as run,
-    ):
-        if work.round(parts, run):
-            found = work.write(run)
-            return QuantizeResult(
-                plan.out, allocation, found, work.memory(), interrupted=run.interrupted
-            )
-    return QuantizeResult(plan.out, allocation, None, {}, interrupted=True)
+
+    def working(total: int) -> AbstractContextManager[LongRun]:
+        return long_run(console, "quantize", "call", total, stopping="after the call in work")
+
+    interrupted = QuantizeResult(plan.out, allocation, None, {}, interrupted=True)
+    with disk_full_named(lambda: "what is rounded so far stays; make room, then go on"):
+        if plan.tune is not None:
+            with working(calls) as run:
+                work.round(parts, run)
+            parts = []
+            if run.interrupted or not work.tune(console):
+                return interrupted
+            calls = 0
+        with working(calls + measuring) as run:
+            if work.round(parts, run):
+                found = work.write(run)
+                if work.tuned is not None:
+                    console.print(work.tuned.in_words())
+                return QuantizeResult(
+                    plan.out, allocation, found, work.memory(), run.interrupted, work.tuned
+                )
+    return interrupted
+
+
+def _loaded(plan: CheckpointPlan) -> CheckpointableModel:
+    model = load_replayable(plan.root)
+    if not isinstance(model, CheckpointableModel):
+        raise StoreError(f"{model.name} is no model that mlx.nn.quantize can quantize")
+    if plan.tune is not None and not isinstance(model, TunableModel):
+        raise StoreError(f"{model.name} is no model whose quantized weights can be tuned")
+    return model
 
 
 class _Work:
@@ -156,10 +186,13 @@ class _Work:
         self._replay = Replay.of(plan.root, model)
         self._directory = plan.out.with_name(f"{plan.out.name}.rounded")
         self._quantizers = dict(allocation.choice.quantized())
+        self._scales: tuning.Scales | None = None
+        self._num_steps = 0  # of tuning
+        self.tuned: Tuned | None = None
 
     def parts(self, memory: int) -> list[list[int]]:
         """Layers to round, those of one replay together; prepares the directory."""
-        if self._rounding == "nearest":
+        if self._rounding == "nearest" and self._plan.tune is None:
             return []
         identity = as_json(self._identity())
         file = self._directory / _PLAN
@@ -167,6 +200,8 @@ class _Work:
             shutil.rmtree(self._directory, ignore_errors=True)
             self._directory.mkdir(parents=True)
             durable.write(file, identity)
+        if self._rounding == "nearest":
+            return []
         layers = self._model.layers()
         missing = [
             index
@@ -189,36 +224,92 @@ class _Work:
                 return False
             for index in part:
                 layer = layers[index]
-                quantizer = self._quantizers[layer]
-                weight = self._model.weight(layer)
+                weight, bits = self._model.weight(layer), self._quantizers[layer].bits
                 assert weight is not None
-                assert quantizer.group_size is not None
-                grid = self._model.levels_of_weight(layer, quantizer.group_size, quantizer.bits)
-                level = gptq(weight, *grid, quantizer.bits, found[index])
+                level = gptq(weight, *self._grid(layer), bits, found[index])
                 with durable.new_file(self._file(layer)) as file:
                     np.save(file, level)
+        return True
+
+    def tune(self, console: Console) -> bool:
+        """Tune scales and biases of the rounded weights; whether nobody asked to stop."""
+        assert self._plan.tune is not None
+        layers = self._model.layers()
+        grids = {
+            index: (self._levels(layer), *self._grid(layer)[1:])
+            for index, layer in enumerate(layers)
+            if layer in self._quantizers
+        }
+        about = {**self._identity(), "rounding": self._rounding}
+        found = tuning.tune(
+            self._replay,
+            grids,
+            self._plan.training,
+            self._plan.tune,
+            self._directory,
+            about,
+            console,
+        )
+        if found is None:
+            return False
+        self._num_steps, self._scales = found
         return True
 
     def write(self, run: LongRun) -> dict[int, float] | None:
         """Write the checkpoint; return the SQNR by call that was measured of it."""
         plan, advance = self._plan, lambda: run.report.advance(1)
-        expected = self._outputs(self._model, advance)
+        expected = outputs(plan, self._model, advance)
         found: dict[int, float] = {}
 
+        def measured(directory: Path) -> dict[int, float]:
+            quantized = outputs(plan, self._model.with_checkpoint(directory), advance)
+            return sqnr_by_call(expected, quantized)
+
+        if self._scales is not None:
+            found = self._better(measured)
+
         def text(directory: Path) -> str:
-            quantized = self._outputs(self._model.with_checkpoint(directory), advance)
-            found.update(_sqnr(expected, quantized))
-            return card.card(plan, self._allocation, self._rounding, found, self.memory())
+            if not found:
+                found.update(measured(directory))
+            line = "" if self.tuned is None else self.tuned.in_words()
+            return card.card(plan, self._allocation, self._rounding, found, self.memory(), line)
 
         config = {
             "model": self._model.name,
             "model_fingerprint": self._model.fingerprint,
             **card.provenance(plan, self._allocation, self._rounding),
+            **({} if self.tuned is None else {"tuning": asdict(self.tuned)}),
             **made_by(("calibzarr", "diffusionkit", "mlx"), "quantized"),
         }
-        checkpoint.write(plan.out, self._model, self._allocation.choice, self._levels, config, text)
+        self._write(plan.out, config, text)
         shutil.rmtree(self._directory, ignore_errors=True)
         return found or None
+
+    def _better(self, measured: Callable[[Path], dict[int, float]]) -> dict[int, float]:
+        """Measure the checkpoint as it was and as it is tuned; keep the better one's scales."""
+        tuned, results = self._scales, []
+        for self._scales in (None, tuned):
+            aside = self._directory / "measured"
+            shutil.rmtree(aside, ignore_errors=True)
+            self._write(aside, {"model": self._model.name}, lambda _: "")
+            results.append(measured(aside))
+        shutil.rmtree(aside)
+        before, after = (fmean(result.values()) for result in results)
+        self.tuned = Tuned(self._num_steps, before, after if isfinite(after) else None)
+        self._scales = tuned if self.tuned.kept else None
+        return results[self.tuned.kept]
+
+    def _write(self, path: Path, config: dict[str, Any], text: Callable[[Path], str]) -> None:
+        scales, layers = self._scales, self._model.layers()
+        checkpoint.write(
+            path,
+            self._model,
+            self._allocation.choice,
+            self._levels,
+            config,
+            text,
+            None if scales is None else lambda layer: scales[layers.index(layer)],
+        )
 
     def memory(self) -> dict[str, int]:
         """Bytes of the whole pipeline's weights, with the quantized transformer."""
@@ -227,23 +318,13 @@ class _Work:
     def _levels(self, layer: Layer) -> np.ndarray:
         if self._rounding == "gptq":
             return np.asarray(np.load(self._file(layer), allow_pickle=False))
+        return self._grid(layer)[0]
+
+    def _grid(self, layer: Layer) -> Grid:
+        """What ``mx.quantize`` makes of a weight."""
         quantizer = self._quantizers[layer]
         assert quantizer.group_size is not None
-        return self._model.levels_of_weight(layer, quantizer.group_size, quantizer.bits)[0]
-
-    def _outputs(self, model: Model, advance: Callable[[], None]) -> dict[int, list[np.ndarray]]:
-        """Guided outputs at the reference's states, by call, of each image held out."""
-        replay = Replay.of(self._plan.root, model)
-        steps = self._plan.measured.steps.tolist()
-        outputs: dict[int, list[np.ndarray]] = {step: [] for step in steps}
-        for image in self._plan.held_out:
-            batch = replay.batch([image])
-            for step in steps:
-                denoised = model.to_numpy(batch.denoised(step))
-                velocity = (batch.latents[:, step] - denoised) / replay.schedule.sigma[step]
-                outputs[step].append(velocity.astype(np.float64))
-                advance()
-        return outputs
+        return self._model.levels_of_weight(layer, quantizer.group_size, quantizer.bits)
 
     def _file(self, layer: Layer) -> Path:
         return self._directory / f"{layer.name}.npy"
@@ -259,23 +340,3 @@ class _Work:
             "steps": list(plan.steps),
             "damping": DAMPING,
         }
-
-
-def _sqnr(
-    expected: dict[int, list[np.ndarray]], actual: dict[int, list[np.ndarray]]
-) -> dict[int, float]:
-    """Of the outputs of all images, by call, dB."""
-    return {
-        step: float(
-            10
-            * np.log10(
-                sum(np.square(output).sum() for output in outputs)
-                / sum(
-                    np.square(output - other).sum()
-                    for output, other in zip(outputs, actual[step], strict=True)
-                )
-            )
-        )
-        for step, outputs in expected.items()
-        if outputs
-    }

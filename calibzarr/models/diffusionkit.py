@@ -21,6 +21,8 @@ from calibzarr.models.observation import observing, observing_cached
 from calibzarr.models.quantized import checkpoint, parameters
 from calibzarr.models.quantized.fake_quantization import AtCall, FakeQuantization
 from calibzarr.models.quantized.transformed_inputs import transforming_inputs
+from calibzarr.models.quantized.tunable import Grid
+from calibzarr.models.quantized.tuning import Output, ScaleTuner
 from calibzarr.models.signed_products import signed_products
 from calibzarr.models.transformer import observable_layers
 from calibzarr.quantization.configuration import Configuration
@@ -247,18 +249,7 @@ class DiffusionKitModel:
             mx.repeat(array, num_probes, axis=0)
             for array in (latents, conditioning.tokens, conditioning.pooled)
         ]
-        guided = kit.CFGDenoiser(self.pipeline)
-        sigma = mx.array(schedule.sigma)[step]
-        timestep = mx.array(schedule.timestep).astype(self.pipeline.activation_dtype)[step]
-
-        def output(x: mx.array, tokens: mx.array, pooled: mx.array, told: mx.array) -> mx.array:
-            # With the timestep among the arguments: t_embedder depends on nothing else.
-            with cached_modulation(self.pipeline.mmdit, pooled, told[None]):
-                denoised = guided(
-                    x, told, sigma, conditioning=tokens, cfg_weight=conditioning.cfg_weight
-                )
-            return (x - denoised) / sigma
-
+        output, timestep = self._output(conditioning.cfg_weight, schedule, step)
         with unchanged_parameters(self.pipeline.mmdit):  # blocks run again on the way back
             return signed_products(
                 self.pipeline.mmdit,
@@ -269,6 +260,20 @@ class DiffusionKitModel:
                 (num_images, num_probes),
                 errors,
             )
+
+    def _output(self, cfg_weight: float, schedule: Schedule, step: int) -> tuple[Output, mx.array]:
+        """The guided output as a function, and the timestep, which it takes."""
+        guided = kit.CFGDenoiser(self.pipeline)
+        sigma = mx.array(schedule.sigma)[step]
+        timestep = mx.array(schedule.timestep).astype(self.pipeline.activation_dtype)[step]
+
+        def output(x: mx.array, tokens: mx.array, pooled: mx.array, told: mx.array) -> mx.array:
+            # With the timestep among the arguments: t_embedder depends on nothing else.
+            with cached_modulation(self.pipeline.mmdit, pooled, told[None]):
+                denoised = guided(x, told, sigma, conditioning=tokens, cfg_weight=cfg_weight)
+            return (x - denoised) / sigma
+
+        return output, timestep
 
     def weight(self, layer: Layer) -> np.ndarray | None:
         """Weight of a linear layer, shape (output, feature), float32; None for a block."""
@@ -306,6 +311,14 @@ class DiffusionKitModel:
         model.pipeline.mmdit = kit.mmdit.MMDiT(self.pipeline.mmdit.config)
         checkpoint.load(model.pipeline.mmdit, directory, self.pipeline.dtype)
         return model
+
+    def tuner(self, grids: Mapping[int, Grid]) -> ScaleTuner:
+        """Begin to tune a quantized copy of the transformer."""
+        model = copy.copy(self)
+        model.pipeline = copy.copy(self.pipeline)
+        mmdit = model.pipeline.mmdit = kit.mmdit.MMDiT(self.pipeline.mmdit.config)
+        mmdit.update(self.pipeline.mmdit.parameters())
+        return ScaleTuner(mmdit, model._output, self._layers, grids)
 
 
 def fingerprint(modules: Mapping[str, nn.Module]) -> str:

@@ -1,5 +1,4 @@
 import json
-import shutil
 
 import mlx.core as mx
 import numpy as np
@@ -13,7 +12,6 @@ from calibzarr.export.measured import END, START
 from calibzarr.models.diffusionkit import DiffusionKitModel
 from calibzarr.quantization.gptq import gptq
 from calibzarr.quantization.packing import packed
-from tests.support.measuring import measure
 from tests.support.stores import snapshot
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
@@ -22,13 +20,8 @@ BITS = 4.5
 
 
 @pytest.fixture(scope="module")
-def store(make_store, tmp_path_factory):
-    """12 images of 3 calls, with sensitivities."""
-    path = make_store(num_images=12, num_steps=3, collect={"steps": "all", "num_images": 2})
-    copy = tmp_path_factory.mktemp("measured") / "a.zarr"
-    shutil.copytree(path, copy)
-    measure(copy, images=2, probes=2)
-    return copy
+def store(to_quantize):
+    return to_quantize
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +174,8 @@ def test_kept_layers_stay_and_are_outside_of_the_mean(store, tiny, tmp_path):
         ({"bits_per_weight": 4, "rounding": "up"}, "gptq or nearest, got 'up'"),
         ({"bits_per_weight": 4, "images": 0}, "1 or more, got 0"),
         ({"bits_per_weight": 4, "memory": 0}, "above 0, got 0"),
+        ({"bits_per_weight": 4, "tune": 0}, "minutes above 0, got 0"),
+        ({"bits_per_weight": 4, "tune": float("inf")}, "minutes above 0, got inf"),
     ],
 )
 def test_wishes_that_cannot_be_met_are_refused(store, tmp_path, options, expected):
