@@ -1,14 +1,21 @@
 """What quantized checkpoints are worth: pictures of held-out captions, against uniform bits."""
 
+import atexit
+import tempfile
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 import calibzarr
-from benchmarks.measure import Entry, Figure, Settings
+from benchmarks import checkpoint_memory
+from benchmarks.measure import Entry, Figure, Settings, peak_memory
+from benchmarks.peers import dynamic_quant, greedy_gain, kurtosis
+from benchmarks.peers.calibration import GROUP, Bits, Calibration
 from calibzarr.export import checkpoint
 from calibzarr.export.checkpoint import Choice
+from calibzarr.export.quantizing import Rounding
 from calibzarr.models import registry
 from calibzarr.models.base import Layer, Model
 from calibzarr.models.diffusionkit import DiffusionKitModel
@@ -17,46 +24,141 @@ from calibzarr.quantization.quantizers import Quantizer
 from calibzarr.sampling.sampler import euler_states
 
 _APART = "context_embedder"  # stays as it is on both sides
-_GROUP = 64
 _HELD_OUT, _SEED = 200, 5000  # first caption and seed of the pictures; 0 and 0 are calibrated on
 _BATCH = 8
 _TARGETS = {3: (3.5, 8.0), 4: (3.0, 8.0), 5: (2.7, 7.5)}  # gains of rounded and of GPTQ, dB
+_ROUNDINGS: tuple[Rounding, ...] = ("nearest", "gptq")
+_AHEAD = {3: (0.3, 4.0), 4: (0.0, 4.0)}  # of the best peer, likewise
+
+_SMALL = 14, 64  # layers and their width, whose memory is that of the libraries
+
+_MEMORY = """
+import sys
+from benchmarks.checkpoint_memory import quantize
+quantize(*map(int, sys.argv[1:3]), sys.argv[3])
+"""
 
 
 def quality(settings: Settings) -> list[Figure]:
     """PSNR of mixed bits over uniform ones, rounded to the nearest and by GPTQ."""
-    num_images, num_steps, num_pictures = settings.choose((56, 50, 32), (12, 4, 2))
-    model = registry.load("tiny")
-    assert isinstance(model, DiffusionKitModel)
+    bench = _bench(settings)
     figures = []
-    with settings.scratch() as scratch:
-        directory = Path(scratch)
-        store = directory / "a.zarr"
-        calibzarr.build(store, num_images=num_images, num_steps=num_steps, batch_size=_BATCH)
-        calibzarr.collect(store, num_images=_BATCH, batch_size=_BATCH)
-        calibzarr.sensitivity(store, images=settings.choose(8, 2), probes=settings.choose(4, 2))
-        judge = _Judge(model, num_pictures, num_steps)
-        for bits, targets in _TARGETS.items():
-            quantizer = Quantizer("weight", f"mlx-{_GROUP}", bits)
-            mean = quantizer.cost(1)
-            uniform = judge.psnr_db(_uniform(directory / f"uniform-{bits}", model, quantizer))
-            for rounding, target in zip(("nearest", "gptq"), targets, strict=True):
-                out = directory / f"{rounding}-{bits}"
-                made = calibzarr.quantize(
-                    store, out, bits_per_weight=mean, keep=[_APART], rounding=rounding
-                )
-                gain = judge.psnr_db(out) - uniform
-                error = gain.std(ddof=1) / np.sqrt(gain.size)
+    for bits, targets in _TARGETS.items():
+        mean = Quantizer("weight", f"mlx-{GROUP}", bits).cost(1)
+        uniform = bench.nearest(f"uniform-{bits}", dict.fromkeys(bench.modules, bits))
+        for rounding, target in zip(_ROUNDINGS, targets, strict=True):
+            gain = bench.ours(mean, rounding) - uniform
+            note = f"{_error(gain)}; uniform {uniform.mean():.1f} dB; {mean:g} bits at most"
+            what = f"gain of mixed bits over uniform ones, {mean:g} bits, {rounding}, dB"
+            at_least = None if settings.quick else target
+            figures.append(
+                Figure("quality", what, [float(gain.mean())], at_least=at_least, note=note)
+            )
+    return figures
+
+
+def peers(settings: Settings) -> list[Figure]:
+    """PSNR of mixed bits over what other ways choose, at the bits that those reach."""
+    bench = _bench(settings)
+    calibration = Calibration(bench.store, bench.model, _APART)
+    errors = greedy_gain.measure(calibration)
+    figures = []
+    for bits, targets in _AHEAD.items():
+        mean = Quantizer("weight", f"mlx-{GROUP}", bits).cost(1)
+        choices = {
+            "dynamic_quant": dynamic_quant.best(calibration, mean),
+            "greedy gain": greedy_gain.choose(calibration, errors, mean),
+            "kurtosis": kurtosis.choose(calibration, mean),
+        }
+        reached = {name: calibration.mean(choice) for name, choice in choices.items()}
+        psnr = {name: bench.nearest(f"{name}-{bits}", choices[name]) for name in choices}
+        uniform = bench.nearest(f"uniform-{bits}", dict.fromkeys(bench.modules, bits))
+        fewest = min(reached.values())
+        for rounding, target in zip(_ROUNDINGS, targets, strict=True):
+            for name, theirs in psnr.items():
+                ours = bench.ours(fewest if rounding == "gptq" else reached[name], rounding)
+                ahead = ours - theirs
+                widths = sorted(set(choices[name].values()))
                 note = (
-                    f"standard error {error:.2f}; uniform {uniform.mean():.1f} dB; "
-                    f"{made.allocation.bits_per_weight:.3f} bits"
+                    f"{_error(ahead)}; theirs gains {(theirs - uniform).mean():.2f} over uniform "
+                    f"with {reached[name]:.3f} bits of widths {widths}"
                 )
-                what = f"gain of mixed bits over uniform ones, {mean:g} bits, {rounding}, dB"
+                what = f"gain over {name}, {mean:g} bits, {rounding}, dB"
                 at_least = None if settings.quick else target
                 figures.append(
-                    Figure("quality", what, [float(gain.mean())], at_least=at_least, note=note)
+                    Figure("peers", what, [float(ahead.mean())], at_least=at_least, note=note)
                 )
     return figures
+
+
+def memory(settings: Settings) -> list[Figure]:
+    """Peak memory of quantizing layers of SD3-medium's shapes, without a call of a model."""
+    num_layers, width = settings.choose((400, 1536), (400, 256))
+    with settings.scratch() as directory:
+        little, peak = (
+            peak_memory(_MEMORY, *layers, directory) for layers in (_SMALL, (num_layers, width))
+        )
+    held = checkpoint_memory.expected(num_layers, width)
+    what = "peak memory of quantizing / float16 weights, one block's weights and Hessians"
+    note = (
+        f"{num_layers} layers of width {width}; {held / 1e6:.0f} MB; without the "
+        f"{little / 1e6:.0f} MB of a process that quantizes 14 of width {_SMALL[1]}"
+    )
+    return [Figure("memory", what, [(peak - little) / held], at_most=1.2, note=note)]
+
+
+def _error(gain: np.ndarray) -> str:
+    return f"standard error {gain.std(ddof=1) / np.sqrt(gain.size):.2f}"
+
+
+class _Bench:
+    """A calibrated store, and pictures by checkpoints that are made from it."""
+
+    def __init__(self, directory: Path, settings: Settings) -> None:
+        num_images, num_steps, num_pictures = settings.choose((56, 50, 32), (12, 4, 2))
+        model = registry.load("tiny")
+        assert isinstance(model, DiffusionKitModel)
+        self.model = model
+        self.store = directory / "a.zarr"
+        calibzarr.build(self.store, num_images=num_images, num_steps=num_steps, batch_size=_BATCH)
+        calibzarr.collect(self.store, num_images=_BATCH, batch_size=_BATCH)
+        calibzarr.sensitivity(
+            self.store, images=settings.choose(8, 2), probes=settings.choose(4, 2)
+        )
+        self.modules = [
+            layer.module
+            for layer in model.layers()
+            if layer.role == "input" and layer.name != _APART
+        ]
+        self._directory = directory
+        self._judge = _Judge(model, num_pictures, num_steps)
+        self._psnr_db: dict[str, np.ndarray] = {}
+
+    def ours(self, mean: float, rounding: Rounding) -> np.ndarray:
+        """PSNR of the bits that sensitivities choose, shape (image,)."""
+        out = self._directory / f"{rounding}-{mean!r}"
+        if out.name not in self._psnr_db:
+            calibzarr.quantize(
+                self.store, out, bits_per_weight=mean, keep=[_APART], rounding=rounding
+            )
+            self._psnr_db[out.name] = self._judge.psnr_db(out)
+        return self._psnr_db[out.name]
+
+    def nearest(self, name: str, bits: Bits) -> np.ndarray:
+        """PSNR of given bits in groups of 64, as ``mx.quantize`` rounds, shape (image,)."""
+        if name not in self._psnr_db:
+            out = self._directory / name
+            _write(out, self.model, bits)
+            self._psnr_db[name] = self._judge.psnr_db(out)
+        return self._psnr_db[name]
+
+
+@cache
+def _bench(settings: Settings) -> _Bench:
+    """What entries share; removed when the process ends."""
+    directory = tempfile.TemporaryDirectory(prefix="calibzarr-bench-", dir=settings.directory)
+    atexit.register(directory.cleanup)
+    return _Bench(Path(directory.name), settings)
 
 
 class _Judge:
@@ -88,17 +190,19 @@ class _Judge:
         return np.stack(pictures).astype(np.float64)
 
 
-def _uniform(out: Path, model: DiffusionKitModel, quantizer: Quantizer) -> Path:
-    """A checkpoint of equal bits, as ``mx.quantize`` rounds."""
+def _write(out: Path, model: DiffusionKitModel, bits: Bits) -> None:
+    """A checkpoint of given bits, as ``mx.quantize`` rounds."""
     layers = tuple(layer for layer in model.layers() if layer.role == "input")
-    choice = Choice(layers, tuple(None if layer.name == _APART else quantizer for layer in layers))
+    quantizers = tuple(
+        Quantizer("weight", f"mlx-{GROUP}", bits[layer.module]) if layer.module in bits else None
+        for layer in layers
+    )
 
     def levels(layer: Layer) -> np.ndarray:
-        assert quantizer.group_size is not None
-        return model.levels_of_weight(layer, quantizer.group_size, quantizer.bits)[0]
+        return model.levels_of_weight(layer, GROUP, bits[layer.module])[0]
 
-    checkpoint.write(out, model, choice, levels, {"model": model.name}, lambda _: "uniform bits\n")
-    return out
+    choice = Choice(layers, quantizers)
+    checkpoint.write(out, model, choice, levels, {"model": model.name}, lambda _: "given bits\n")
 
 
-ENTRIES: Mapping[str, Entry] = {"quality": quality}
+ENTRIES: Mapping[str, Entry] = {"quality": quality, "peers": peers, "memory": memory}
