@@ -11,8 +11,8 @@ from rich.console import Console
 
 from calibzarr.collecting import checkpoint
 from calibzarr.collecting.plan import CollectionPlan, plan
-from calibzarr.collecting.replay import Batch, Replay, cached_layers, check_model
-from calibzarr.errors import StoreError, disk_full_named, out_of_memory_named
+from calibzarr.collecting.replay import Batch, Replay, adding_alone, cached_layers, check_model
+from calibzarr.errors import StoreError, out_of_memory_named
 from calibzarr.long_run import LongRun, long_run
 from calibzarr.models import registry
 from calibzarr.models.base import Layer, Model
@@ -21,7 +21,7 @@ from calibzarr.statistics.cached import CachedStatistics
 from calibzarr.statistics.histogram import BINS
 from calibzarr.statistics.reduction import Reduction
 from calibzarr.statistics.running import Statistics
-from calibzarr.storage import collected, durable, schema, store
+from calibzarr.storage import collected, schema, store
 from calibzarr.storage.manifest import Root, check_known, made_by, read_root
 
 _CHECKPOINT_SHARE = 0.01  # of the time at most
@@ -97,20 +97,12 @@ def collect(
 
 def run(plan: CollectionPlan, console: Console) -> CollectionResult:
     """Observe what was planned; see :func:`collect`."""
-
-    def what_is_left() -> str:
-        return "the statistics of before stay; make room, then give the same command again"
-
-    try:
-        with (
-            disk_full_named(what_is_left),
-            durable.locked(plan.path / schema.LATENTS.name, wait=False),
-        ):
-            return _run(plan, console)
-    except BlockingIOError:
-        raise BlockingIOError(
-            f"another collection is at work on {plan.path}; wait for it, then add to it"
-        ) from None
+    with adding_alone(
+        plan.path,
+        stays="the statistics of before stay; make room, then give the same command again",
+        busy=f"another collection is at work on {plan.path}; wait for it, then add to it",
+    ):
+        return _run(plan, console)
 
 
 def _run(plan: CollectionPlan, console: Console) -> CollectionResult:

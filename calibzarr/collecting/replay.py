@@ -1,12 +1,14 @@
 """Calling a store's model again on stored states: what every measurement of a model begins with."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
-from calibzarr.errors import StoreError
+from calibzarr.errors import StoreError, disk_full_named
 from calibzarr.models.base import (
     Array,
     CachingModel,
@@ -20,7 +22,7 @@ from calibzarr.models.base import (
 )
 from calibzarr.statistics.histogram import LogBins
 from calibzarr.statistics.reduction import Reduction
-from calibzarr.storage import reading, schema, store
+from calibzarr.storage import durable, reading, schema, store
 from calibzarr.storage.manifest import Root
 
 _SIGMA_TOLERANCE = 1e-5
@@ -180,6 +182,26 @@ class Replay:
             images=tuple(images),
             latents=self.latents.isel(image=list(images)).values,
         )
+
+
+@contextmanager
+def adding_alone(path: Path, *, stays: str, busy: str) -> Iterator[None]:
+    """Hold, within a context, the lock of what replays a store's states and adds to it.
+
+    Args:
+        path: directory of the store.
+        stays: what is left when the disk is full, and what to do then.
+        busy: what the error says if another process is at work.
+
+    Raises:
+        BlockingIOError: if another process is at work.
+        DiskFullError: if the disk is full.
+    """
+    try:
+        with disk_full_named(lambda: stays), durable.locked(path / schema.LATENTS.name, wait=False):
+            yield
+    except BlockingIOError:
+        raise BlockingIOError(busy) from None
 
 
 def check_model(root: Root, model: Model) -> str | None:

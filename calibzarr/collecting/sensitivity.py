@@ -13,9 +13,9 @@ from rich.console import Console
 from calibzarr.collecting import measurement, sensitivity_plan
 from calibzarr.collecting.amplification import rollout, rollout_calls
 from calibzarr.collecting.measurement import Measurement
-from calibzarr.collecting.replay import Batch, Replay, check_model
+from calibzarr.collecting.replay import Batch, Replay, adding_alone, check_model
 from calibzarr.collecting.sensitivity_plan import DEFAULT_STEPS, SensitivityPlan
-from calibzarr.errors import StoreError, disk_full_named, out_of_memory_named
+from calibzarr.errors import StoreError, out_of_memory_named
 from calibzarr.long_run import LongRun, long_run
 from calibzarr.models import registry
 from calibzarr.models.base import DifferentiableModel
@@ -24,7 +24,7 @@ from calibzarr.quantization.choices import Clip
 from calibzarr.quantization.quantizers import QuantizationErrors
 from calibzarr.quantization.sensitivity import over_steps
 from calibzarr.quantization.sensitivity import sensitivity as derive
-from calibzarr.storage import durable, schema, store
+from calibzarr.storage import schema, store
 from calibzarr.storage.manifest import check_known, made_by
 
 _CHECKPOINT_SECONDS = 30.0
@@ -102,16 +102,12 @@ def sensitivity(
 
 def run(plan: SensitivityPlan, console: Console) -> SensitivityResult:
     """Measure what was planned; see :func:`sensitivity`."""
-    try:
-        with (
-            disk_full_named(lambda: "what was measured before stays; make room, then go on"),
-            durable.locked(plan.path / schema.LATENTS.name, wait=False),
-        ):
-            return _run(plan, console)
-    except BlockingIOError:
-        raise BlockingIOError(
-            f"another collection or measurement is at work on {plan.path}; wait for it"
-        ) from None
+    with adding_alone(
+        plan.path,
+        stays="what was measured before stays; make room, then go on",
+        busy=f"another collection or measurement is at work on {plan.path}; wait for it",
+    ):
+        return _run(plan, console)
 
 
 def _run(plan: SensitivityPlan, console: Console) -> SensitivityResult:
