@@ -168,6 +168,10 @@ class OutOfMemoryError(Explained, MemoryError):
     """There is no memory for the work."""
 
 
+class NonFiniteError(Explained, ArithmeticError):
+    """What a model made is infinite or NaN."""
+
+
 class WorkerError(Explained, RuntimeError):
     """A process that did part of the work is gone."""
 

@@ -1,11 +1,11 @@
 """``calibzarr analyze``."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from calibzarr import strict_json
 from calibzarr.advice import choices
 from calibzarr.commands.common import (
     is_quiet,
@@ -74,7 +74,7 @@ def analyze_command(store: Path, as_json: bool, plots: Path | None, **options: A
     if as_json:
         layers = {"layers": rows(result.chosen)}
         parts = {**layers, **result.description, "sensitivity": result.sensitivity}
-        click.echo(json.dumps(parts, indent=2))
+        click.echo(strict_json.dumps(parts, indent=2))
     else:
         _print(result, choices.SORTS[options["sort"]])
     if plots is not None:

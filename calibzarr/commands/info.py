@@ -1,11 +1,11 @@
 """``calibzarr info``."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
+from calibzarr import strict_json
 from calibzarr.commands.common import json_option, one_line_errors, store_argument, table_console
 
 
@@ -23,7 +23,7 @@ def info(store: Path, as_json: bool) -> None:
 
     description = describe(store)
     if as_json:
-        click.echo(json.dumps(description, indent=2))
+        click.echo(strict_json.dumps(description, indent=2))
         return
     from rich.filesize import decimal
     from rich.table import Table

@@ -1,12 +1,12 @@
 """``calibzarr verify``."""
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from calibzarr import strict_json
 from calibzarr.commands.common import (
     is_quiet,
     json_option,
@@ -70,7 +70,7 @@ def verify_command(
         progress=not is_quiet(),
     )
     if as_json:
-        click.echo(json.dumps(report.as_json(), indent=2))
+        click.echo(strict_json.dumps(report.as_json(), indent=2))
     else:
         _print(report)
     if not report.ok:

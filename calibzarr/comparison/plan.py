@@ -69,7 +69,7 @@ def plan(reference: str | Path, runs: str | Path | Sequence[str | Path]) -> Comp
         images=images,
         prompts=tuple(prompts[image] for image in images),
         seeds=tuple(seeds[image] for image in images),
-        sigma=_sigma(root),
+        sigma=store.noise_levels(root),
     )
 
 
@@ -89,7 +89,7 @@ def _check(reference: Root, run: Root, prompts: Sequence[str], seeds: Sequence[i
     if shape != other:
         words = "shape of latents (step, channel, height, width)"
         raise _differs(reference, run, words, shape, other)
-    sigma, of_run = _sigma(reference), _sigma(run)
+    sigma, of_run = store.noise_levels(reference), store.noise_levels(run)
     step = int(np.abs(sigma - of_run).argmax())
     if not abs(sigma[step] - of_run[step]) <= _SIGMA_TOLERANCE:
         raise _differs(
@@ -125,7 +125,3 @@ def _differs(reference: Root, run: Root, name: str, first: object, second: objec
         f"{run.path} cannot be compared with {reference.path}: its {name} is {second!r}, that of "
         f"the reference is {first!r}"
     )
-
-
-def _sigma(root: Root) -> np.ndarray:
-    return np.asarray(store.array(store.open_group(root, mode="r"), schema.SIGMA.name)[:])

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from calibzarr.models.entry import Noise, ScheduleFormula
+from calibzarr.statistics.steps import falls_to_zero
 
 MAX_TURN = 0.95
 """Bound of :func:`turns`; see ``stores/README.md``."""
@@ -111,7 +112,7 @@ def schedule_errors(
         formulas: that they may follow; of several, one is enough. None if they are not known.
     """
     errors = []
-    if not (np.isfinite(sigma).all() and sigma[-1] == 0 and (np.diff(sigma) < 0).all()):
+    if not falls_to_zero(sigma):
         errors.append("sigma does not fall to 0")
     if not formulas:
         return errors

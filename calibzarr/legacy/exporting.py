@@ -1,6 +1,5 @@
 """From a store to the directory of a file for each state."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from calibzarr import parallel
+from calibzarr import parallel, strict_json
 from calibzarr.errors import disk_full_named
 from calibzarr.legacy import export_plan, image_files, marker, old_format, old_statistics
 from calibzarr.legacy.choices import Layout, Part
@@ -195,7 +194,7 @@ def _write_statistics(plan: ExportPlan) -> bool:
     content = old_statistics.from_store(plan.root) or {}
     folder = plan.directory / old_format.ACTIVATIONS
     for name, value in content.items():
-        durable.write(folder / name, json.dumps(value, indent=2).encode())
+        durable.write(folder / name, strict_json.dumps(value, indent=2).encode())
     return bool(content)
 
 
@@ -205,7 +204,7 @@ def _write_manifest(plan: ExportPlan) -> None:
     there = set(_marked_images(plan.directory))
     exported = [image in there for image in range(len(prompts))]
     manifest = old_format.manifest(_about(plan), list(zip(prompts, seeds, strict=True)), exported)
-    content = json.dumps(manifest, indent=2, ensure_ascii=False)
+    content = strict_json.dumps(manifest, indent=2, ensure_ascii=False)
     durable.write(plan.directory / old_format.MANIFEST, content.encode())
 
 

@@ -15,7 +15,8 @@ from calibzarr.models import registry
 from calibzarr.models.base import Model, Schedule
 from calibzarr.progress import Reporter, progress_console
 from calibzarr.quantization.configuration import Configuration
-from calibzarr.sampling import models, runs
+from calibzarr.sampling import models, non_finite, runs
+from calibzarr.sampling.non_finite import Lost
 from calibzarr.sampling.options import BuildOptions, refuse_differences
 from calibzarr.sampling.plan import BuildPlan, plan
 from calibzarr.sampling.sampler import euler_states
@@ -94,6 +95,7 @@ def build(
     Raises:
         OptionError: if a value is not allowed, or differs from that of the store to resume.
         ValueError: if the prompt file, a store or the configuration cannot be used.
+        NonFiniteError: if a state is infinite or NaN; its image is not stored, the others are.
         OSError: if the disk is full or cannot be written; complete images stay.
     """
     options = BuildOptions(
@@ -120,7 +122,7 @@ def run(plan: BuildPlan, console: Console) -> BuildResult:
     missing = plan.missing()
     grows = plan.root is not None and plan.root.num_images < plan.num_images
     before = int(plan.complete().sum())
-    interrupted = False
+    interrupted, lost = False, list[Lost]()
 
     def what_is_left() -> str | Message:
         if not plan.path.exists():
@@ -138,12 +140,14 @@ def run(plan: BuildPlan, console: Console) -> BuildResult:
                     runs.check_source(plan.run.source, manifest(plan, model), schedule)
                 model = models.quantized(model, plan.run)
             _prepare_store(plan, model, schedule)
-            interrupted = _sample(plan, missing, model, schedule, console)
+            interrupted, lost = _sample(plan, missing, model, schedule, console)
         if plan.root is not None:
             store.remove_leftovers(plan.path)
         complete = store.completed(plan.path, plan.num_images)
         if complete.all():
             store.finish(plan.path)
+    if lost and not interrupted:
+        raise non_finite.error(plan, lost, int(complete.sum()))
     return BuildResult(
         path=plan.path,
         num_images=plan.num_images,
@@ -207,23 +211,36 @@ def manifest(plan: BuildPlan, model: Model) -> dict[str, Any]:
 
 def _sample(
     plan: BuildPlan, missing: Sequence[int], model: Model, schedule: Schedule, console: Console
-) -> bool:
-    """Sample the missing images group by group; return whether the user stopped it."""
+) -> tuple[bool, list[Lost]]:
+    """Sample the missing images group by group.
+
+    An image with a state that is not finite is not stored; the others of its group are. Where
+    none is finite from the beginning, none of the rest is tried.
+
+    Returns:
+        Whether the user stopped it, and which images are not stored.
+    """
+    lost: list[Lost] = []
     writer = store.ImageWriter(plan.path)
     size = plan.settings.batch_size
     groups = [list(images) for _, images in groupby(missing, key=lambda image: image // size)]
     total, stopping = len(plan.images), "when the images in work are complete"
-    done = total - len(missing)
-    with long_run(console, "build", "image", total, done, stopping=stopping) as run:
+    done, before = 0, total - len(missing)
+    with long_run(console, "build", "image", total, before, stopping=stopping) as run:
         for wanted in groups:
             with out_of_memory_named(size):
                 latents = sample_group(plan, wanted, model, schedule, run.report)
             for image, states in zip(wanted, latents, strict=True):
-                _warn_of_non_finite(image, states, console)
-                writer.write(image, states, model.decode(states[-1]))
-            if run.stops():
+                found = non_finite.find(plan, model, image, states)
+                if found is None:
+                    writer.write(image, states, model.decode(states[-1]))
+                    done += 1
+                else:
+                    lost.append(found)
+                    console.print(f"warning: {found}")
+            if run.stops() or (lost and not done):
                 break
-    return run.interrupted
+    return run.interrupted, lost
 
 
 def sample_group(
@@ -255,9 +272,3 @@ def sample_group(
         if step:
             report.advance(len(wanted) / schedule.num_steps)
     return latents
-
-
-def _warn_of_non_finite(image: int, states: np.ndarray, console: Console) -> None:
-    finite = np.isfinite(states).all(axis=(1, 2, 3))
-    if not finite.all():
-        console.print(f"warning: image {image} has non-finite latents from step {finite.argmin()}")

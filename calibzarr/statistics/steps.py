@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+import numpy as np
+
 
 def key_steps(num_steps: int) -> tuple[int, ...]:
     """Steps that stand for a whole sampling, denser in its middle third.
@@ -47,3 +49,8 @@ def phases_of_calls(num_steps: int) -> Mapping[str, range]:
     """
     calls = {name: phase[: num_steps - phase.start] for name, phase in phases(num_steps).items()}
     return {name: phase for name, phase in calls.items() if phase}
+
+
+def falls_to_zero(sigma: np.ndarray) -> bool:
+    """Whether noise levels, shape (step,), are finite, decrease at every step, and end at 0."""
+    return bool(np.isfinite(sigma).all() and sigma[-1] == 0 and (np.diff(sigma) < 0).all())

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from calibzarr import strict_json
 from calibzarr.errors import Call, StoreError
 from calibzarr.storage import durable, schema
 
@@ -94,7 +95,7 @@ def digest(root: Mapping[str, Any]) -> str:
 def sealed(root: Mapping[str, Any], generation: int, index: str) -> dict[str, Any]:
     """A root that carries its generation, the name of its index, and its digest."""
     integrity = {"generation": generation, "index": index, "digest": ""}
-    root = {**root, "attributes": {**root["attributes"], ATTRIBUTE: integrity}}
+    root = {**root, "attributes": {**strict_json.finite(root["attributes"]), ATTRIBUTE: integrity}}
     integrity["digest"] = digest(root)
     return root
 

@@ -11,6 +11,7 @@ import zarr
 
 from calibzarr.errors import StoreError
 from calibzarr.statistics.histogram import LogBins
+from calibzarr.statistics.steps import falls_to_zero
 from calibzarr.storage import arrays, copies, schema
 from calibzarr.storage.manifest import FILE, Root, prompts_sha256
 
@@ -70,7 +71,7 @@ def _coordinate_errors(root: Root, group: zarr.Group) -> Iterator[str]:
         yield "the prompts do not have the SHA-256 of the manifest"
     if (values[schema.SEED.name] < 0).any():
         yield "an image has no seed"
-    if not (np.isfinite(sigma).all() and sigma[-1] == 0 and (np.diff(sigma) < 0).all()):
+    if not falls_to_zero(sigma):
         yield "sigma does not fall to 0"
     if not np.array_equal(final, np.arange(len(final)) == len(final) - 1):
         yield "final is not true for the last state alone"

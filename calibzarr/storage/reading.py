@@ -12,7 +12,7 @@ from xarray.core import indexing
 from calibzarr.errors import Call, StoreError
 from calibzarr.storage import copies, durable, manifest, schema, shards
 from calibzarr.storage.manifest import Root, as_root, read_root
-from calibzarr.storage.store import completed, stored_prompts
+from calibzarr.storage.store import completed, noise_levels, stored_prompts
 
 CACHED = ("histogram", "value_min", "value_max", "value_count", "value_mean", "value_std")
 """Statistics that ``open_statistics`` has of the caching pass at steps that are not collected."""
@@ -115,7 +115,7 @@ def open_statistics(path: str | Path | Root) -> xr.Dataset:
 
     Raises:
         FileNotFoundError: if nothing is at ``path``.
-        StoreError: if it is no calibzarr store, or has no statistics.
+        StoreError: if it is no calibzarr store, has no statistics, or its sigma is damaged.
     """
     root = as_root(Path(path) if isinstance(path, str) else path)
     if schema.ACTIVATIONS not in root.attributes:
@@ -136,7 +136,7 @@ def open_statistics(path: str | Path | Root) -> xr.Dataset:
     every_step = dataset[names].assign_coords(
         {
             "step": np.arange(dataset.sizes["step"]),
-            "state_sigma": ("state", dataset[schema.SIGMA.name].values),
+            "state_sigma": ("state", noise_levels(root)),
             **text,
         }
     )

@@ -10,6 +10,7 @@ import numpy as np
 import zarr
 
 from calibzarr.errors import StoreError
+from calibzarr.statistics.steps import falls_to_zero
 from calibzarr.storage import arrays, commit, copies, durable, manifest, objects, schema, shards
 from calibzarr.storage.manifest import Root, as_root
 
@@ -184,6 +185,30 @@ def stored_prompts(store: Path | Root) -> tuple[list[str], list[int]]:
             f"{root.path} is damaged: its prompts or seeds are not those it was begun with"
         )
     return texts, [int(seed) for seed in seeds]
+
+
+def noise_levels(store: Path | Root) -> np.ndarray:
+    """Noise levels of a store's states, shape (step,), float32.
+
+    Raises:
+        StoreError: if they do not fall to 0, without which nothing that is weighted, told or
+            divided by them is right.
+    """
+    root = as_root(store)
+    sigma = np.asarray(array(open_group(root, mode="r"), schema.SIGMA.name)[:])
+    if not falls_to_zero(sigma):
+        raise copies.damaged(root.path, "its sigma does not fall to 0")
+    return sigma
+
+
+def first_non_finite(states: np.ndarray) -> int | None:
+    """The first state with a value that is infinite or NaN; None where there is none.
+
+    Args:
+        states: of one image, shape (step, ...).
+    """
+    lost = np.flatnonzero(~np.isfinite(states.reshape(len(states), -1)).all(axis=1))
+    return int(lost[0]) if len(lost) else None
 
 
 def extend(

@@ -1,7 +1,9 @@
 import re
 import shutil
 
+import numpy as np
 import pytest
+import zarr
 
 from calibzarr import cli
 from calibzarr.advice import choices
@@ -131,3 +133,11 @@ def test_options_offer_what_the_library_knows():
     defaults = Options()
     for name in ("method", "activation_quantizer"):
         assert options[name].default == getattr(defaults, name)
+
+
+@pytest.mark.parametrize("command", [EXPORT, "analyze a.zarr", "analyze a.zarr --json"])
+@pytest.mark.parametrize("wrong", [lambda sigma: sigma[::-1], lambda sigma: sigma * np.nan])
+def test_noise_levels_are_checked_before_they_are_used(run, place, command, wrong):
+    sigma = zarr.open_array(place / "a.zarr" / "sigma")
+    sigma[:] = wrong(sigma[:])
+    assert_refused(run, place, command, 1, "a.zarr is damaged: its sigma does not fall to 0")

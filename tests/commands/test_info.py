@@ -1,7 +1,13 @@
 import json
+import math
 import re
 import shutil
 
+import pytest
+
+import calibzarr
+from calibzarr.storage import commit
+from tests.support.files import read_json
 from tests.support.measuring import measure
 
 
@@ -31,3 +37,23 @@ def test_info_tells_what_statistics_and_sensitivities_take(run, make_store, tmp_
     assert "1 images, 1 probes, steps 0" in after
     on_disk = r"statistics ([^,]*), sensitivities ([\d.]+) kB"
     assert re.search(on_disk, after)[1] == re.search("statistics ([^,]*), sens", before)[1]
+
+
+def test_json_has_no_nan(run, place):
+    root = read_json(place / "bare.zarr" / "zarr.json")
+    root["attributes"].pop("integrity")
+    shutil.rmtree(place / "bare.zarr" / "copies")
+    root["attributes"]["cfg_weight"] = math.nan
+    (place / "bare.zarr" / "zarr.json").write_text(json.dumps(root))
+    printed = run("info", "bare.zarr", "--json")[1]
+    assert read_strictly(printed)["manifest"]["cfg_weight"] is None
+    calibzarr.export_legacy(place / "bare.zarr", place / "old")
+    assert read_strictly((place / "old" / "manifest.json").read_text())["cfg_scale"] is None
+    commit.update_attributes(place / "bare.zarr", {"n_completed": 1})
+    stored = read_strictly((place / "bare.zarr" / "zarr.json").read_text())
+    assert stored["attributes"]["cfg_weight"] is None
+    assert calibzarr.open_store(place / "bare.zarr").attrs["cfg_weight"] is None
+
+
+def read_strictly(text):
+    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))

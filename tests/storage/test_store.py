@@ -5,7 +5,9 @@ import re
 import numpy as np
 import pytest
 import tensorstore
+import zarr
 
+from calibzarr.errors import StoreError
 from calibzarr.storage import objects, schema, store
 from tests.support.files import ROOT
 from tests.support.stores import SIZES, create, open_strictly, random_image
@@ -147,3 +149,19 @@ def test_every_variable_is_documented_for_readers():
     readme = (ROOT / "stores" / "README.md").read_text(encoding="utf-8")
     for variable in (*schema.BUILD_VARIABLES, *schema.COLLECTED_VARIABLES):
         assert f"`{variable.name}`" in readme
+
+
+@pytest.mark.parametrize("wrong", [lambda s: s[::-1], lambda s: s * np.nan, lambda s: s + 1])
+def test_noise_levels_that_do_not_fall_to_zero_are_refused(path, wrong):
+    right = store.noise_levels(path)
+    np.testing.assert_array_equal(right, zarr.open_array(path / "sigma")[:])
+    zarr.open_array(path / "sigma")[:] = wrong(right)
+    with pytest.raises(StoreError, match=r"its sigma does not fall to 0.*calibzarr\.repair"):
+        store.noise_levels(path)
+
+
+def test_the_first_state_that_is_not_finite_is_found():
+    states = np.zeros((5, 2, 3), dtype=np.float32)
+    assert store.first_non_finite(states) is None
+    states[4, 1, 2], states[3, 0, 1] = np.nan, -np.inf
+    assert store.first_non_finite(states) == 3
