@@ -7,11 +7,12 @@ plain BLAS; put an OpenBLAS in its place:
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
 import click
+from benchmarks.apart import run_apart
 from benchmarks.measure import Entry, Figure, Settings, machine
 from rich.console import Console
 from rich.table import Table
@@ -60,9 +61,9 @@ def group_command(group: str, description: str) -> click.Command:
                 raise click.BadParameter(
                     f"{name!r} is none of {', '.join(entries)}", param_hint="--entry"
                 )
-        settings = Settings(quick=quick, rounds=rounds, directory=directory)
-        chosen = {name: entries[name] for name in names or entries}
-        figures = measure(chosen, settings)
+        with Settings(directory=directory).scratch() as scratch:
+            settings = Settings(quick=quick, rounds=rounds, directory=Path(scratch))
+            figures = run_apart(measure, group, names or tuple(entries), settings)
         if as_json:
             report = {"machine": machine(), "figures": [figure.as_json() for figure in figures]}
             click.echo(json.dumps(report, indent=2))
@@ -75,12 +76,13 @@ def group_command(group: str, description: str) -> click.Command:
     return command
 
 
-def measure(entries: Mapping[str, Callable], settings: Settings) -> list[Figure]:
-    """Run entries one after the other."""
+def measure(group: str, names: Sequence[str], settings: Settings) -> list[Figure]:
+    """Run entries of a group one after the other."""
+    entries: Mapping[str, Entry] = import_module(f"benchmarks.{group}").ENTRIES
     figures: list[Figure] = []
-    for name, entry in entries.items():
+    for name in names:
         start = time.perf_counter()
-        figures += entry(settings)
+        figures += entries[name](settings)
         click.echo(f"measured {name} in {time.perf_counter() - start:.0f} s", err=True)
     return figures
 

@@ -2,8 +2,10 @@ import ctypes.util
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -128,6 +130,18 @@ def test_nothing_stays_on_the_disk(
     report, collect_report, analyze_report, legacy_report, advice_report, directory
 ):
     assert list(directory.iterdir()) == []
+
+
+def test_a_benchmark_that_is_told_to_end_ends_with_its_children(tmp_path):
+    command = [sys.executable, BENCH, "checkpoints", "--quick", "--directory", tmp_path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=fast_environment()) as process:
+        while not list(tmp_path.glob("*/*/a.zarr")):  # now the library handles signals
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.terminate()
+        assert process.stdout.read() == b""  # nobody holds it open any more
+    assert process.returncode == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_unknown_entry_is_named_with_those_there_are():
