@@ -20,6 +20,7 @@ from calibzarr.models.base import (
     ReceiveStep,
     Schedule,
 )
+from calibzarr.models.text import tokens
 from calibzarr.statistics.histogram import LogBins
 from calibzarr.statistics.reduction import Reduction
 from calibzarr.storage import durable, reading, schema, store
@@ -214,7 +215,7 @@ def check_model(root: Root, model: Model) -> str | None:
         What the user should know of it, or None.
 
     Raises:
-        StoreError: if it is another one.
+        StoreError: if it is another one, or now makes other tokens of the prompts.
     """
     path, manifest = root.path, root.attributes
     known = manifest.get("model_fingerprint")
@@ -226,6 +227,7 @@ def check_model(root: Root, model: Model) -> str | None:
             f"{path} {did} with weights of fingerprint {expected}, but {model.name} now has "
             f"{model.fingerprint}; put the old weights back, or build another store"
         )
+    tokens.check(path, manifest, store.stored_prompts(root)[0], model)
     if known is not None:
         return None
     differs = _difference(root, model)

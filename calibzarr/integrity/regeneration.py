@@ -7,6 +7,7 @@ from calibzarr.integrity.findings import Tally
 from calibzarr.integrity.opened import Opened, read_states
 from calibzarr.models import registry
 from calibzarr.models.base import Model, Schedule
+from calibzarr.models.text import tokens
 from calibzarr.progress import Silent, reporting
 from calibzarr.sampling import builder, models
 from calibzarr.sampling.plan import BuildPlan, plan_of
@@ -58,6 +59,7 @@ def check(
     try:
         model = models.load(opened.root, model)
         prompts, seeds = store.stored_prompts(opened.root)
+        tokens.check(opened.path, opened.attributes, prompts, model)
     except ValueError as error:
         tally.record("model", [str(error)])
         return tally

@@ -1,6 +1,6 @@
 """The seam: what the sampler and the collector need of a model, and no more."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,21 @@ Transform = Callable[[int, Array], Array]
 
 Denoise = Callable[[Array, int], Array]
 """``denoised = denoise(latents, step)``."""
+
+
+@dataclass(frozen=True)
+class TextTokenizer:
+    """What makes tokens of a text for a text encoder.
+
+    Attributes:
+        tokenize: ids of a text, with those that begin and end it, cut to ``max_length``.
+        max_length: most tokens of a text.
+        former: the same as it was for stores whose manifest says nothing of tokens.
+    """
+
+    tokenize: Callable[[str], Sequence[int]]
+    max_length: int
+    former: Callable[[str], Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -172,6 +187,14 @@ class Model(Protocol):
 
     def weight(self, layer: Layer) -> np.ndarray | None:
         """Weight of a linear layer, shape (output, feature), float32; None for a block."""
+
+
+@runtime_checkable
+class TokenizingModel(Model, Protocol):
+    """A model that tells the tokens that its text encoders read."""
+
+    def tokenizers(self) -> Mapping[str, TextTokenizer]:
+        """What makes tokens of a text for each text encoder, by its name."""
 
 
 @runtime_checkable

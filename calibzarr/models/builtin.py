@@ -45,6 +45,7 @@ def _load_pipeline(
 
     kit: Any = import_diffusionkit()
     from calibzarr.models.diffusionkit import DiffusionKitModel
+    from calibzarr.models.text.tokenizers import replace_clip_tokenizers
 
     with lenient_updates():
         pipeline = getattr(kit, pipeline_class)(
@@ -55,6 +56,7 @@ def _load_pipeline(
             model_version=repository,
             low_memory_mode=False,
         )
+    replace_clip_tokenizers(pipeline)
     return DiffusionKitModel(name, pipeline)
 
 

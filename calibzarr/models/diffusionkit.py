@@ -13,7 +13,15 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
-from calibzarr.models.base import Denoise, Layer, Receive, ReceiveStep, Schedule, Transform
+from calibzarr.models.base import (
+    Denoise,
+    Layer,
+    Receive,
+    ReceiveStep,
+    Schedule,
+    TextTokenizer,
+    Transform,
+)
 from calibzarr.models.compatibility import import_diffusionkit, metal_names
 from calibzarr.models.formulas import NOISE, PIXELS_PER_LATENT
 from calibzarr.models.modulation import cached_modulation, unchanged_parameters
@@ -24,6 +32,7 @@ from calibzarr.models.quantized.transformed_inputs import transforming_inputs
 from calibzarr.models.quantized.tunable import Grid
 from calibzarr.models.quantized.tuning import Output, ScaleTuner
 from calibzarr.models.signed_products import signed_products
+from calibzarr.models.text.tokenizers import tokenizers
 from calibzarr.models.transformer import observable_layers
 from calibzarr.quantization.configuration import Configuration
 from calibzarr.quantization.quantizers import QuantizationErrors
@@ -95,6 +104,10 @@ class DiffusionKitModel:
         return self.pipeline.sampler.noise_scaling(
             sigmas[0], noise, empty, self.pipeline.max_denoise(sigmas)
         )
+
+    def tokenizers(self) -> dict[str, TextTokenizer]:
+        """What makes tokens of a text for each text encoder, by its name."""
+        return tokenizers(self.pipeline)
 
     def encode(self, prompts: Sequence[str], cfg_weight: float) -> TextConditioning:
         """Encode prompts one by one, so that a prompt's row never depends on its neighbours."""

@@ -43,7 +43,9 @@ class WordTokenizer(kit.tokenizer.Tokenizer):
 
     def tokenize(self, text: str | list[str], *args: bool, **kwargs: bool) -> list[Any]:
         """Ids of a text, or of each of several."""
-        if isinstance(text, str) and not WordTokenizer._told_of_unknown:
+        if isinstance(text, list):
+            return [self.tokenize(one, *args, **kwargs) for one in text]
+        if not WordTokenizer._told_of_unknown:
             unknown = unknown_words(text)
             if unknown:
                 WordTokenizer._told_of_unknown = True
@@ -53,7 +55,8 @@ class WordTokenizer(kit.tokenizer.Tokenizer):
                     text[:_SHOWN],
                     ", ".join(unknown)[:_SHOWN],
                 )
-        return super().tokenize(text, *args, **kwargs)
+        words = self.pat.findall(text.lower())
+        return super().tokenize(" ".join(words[: self.max_length - 2]), *args, **kwargs)
 
     def bpe(self, text: str) -> list[str]:
         """The one token that a word is."""

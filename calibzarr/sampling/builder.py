@@ -13,6 +13,7 @@ from calibzarr.errors import Call, Message, disk_full_named, out_of_memory_named
 from calibzarr.long_run import long_run
 from calibzarr.models import registry
 from calibzarr.models.base import Model, Schedule
+from calibzarr.models.text import tokens
 from calibzarr.progress import Reporter, progress_console
 from calibzarr.quantization.configuration import Configuration
 from calibzarr.sampling import models, non_finite, runs
@@ -23,7 +24,7 @@ from calibzarr.sampling.sampler import euler_states
 from calibzarr.storage import schema, store
 from calibzarr.storage.manifest import made_by, prompts_sha256, read_root
 
-_LIBRARIES = ("calibzarr", "diffusionkit", "mlx", "numpy", "xarray", "zarr")
+_LIBRARIES = ("calibzarr", "diffusionkit", "mlx", "numpy", "transformers", "xarray", "zarr")
 
 
 @dataclass(frozen=True)
@@ -137,9 +138,13 @@ def run(plan: BuildPlan, console: Console) -> BuildResult:
             schedule = model.schedule(plan.settings.num_steps)
             if plan.run is not None:
                 if plan.run.source is not None:
-                    runs.check_source(plan.run.source, manifest(plan, model), schedule)
+                    source = plan.run.source
+                    runs.check_source(source, manifest(plan, model), schedule)
+                    tokens.check(source.path, source.attributes, plan.prompts, model)
                 model = models.quantized(model, plan.run)
             _prepare_store(plan, model, schedule)
+            for note in tokens.notes(model, {image: plan.prompts[image] for image in missing}):
+                console.print(f"note: {note}")
             interrupted, lost = _sample(plan, missing, model, schedule, console)
         if plan.root is not None:
             store.remove_leftovers(plan.path)
@@ -180,6 +185,7 @@ def _prepare_store(plan: BuildPlan, model: Model, schedule: Schedule) -> None:
     fingerprint = {name: attributes[name] for name in (*schema.FINGERPRINT, *named)}
     stored = {**root.attributes, **runs.identity(root.attributes)}
     refuse_differences(plan.path, stored, {**fingerprint, **runs.identity(attributes)})
+    tokens.check(plan.path, root.attributes, plan.prompts[: root.num_images], model)
     if root.num_images < plan.num_images:
         store.extend(plan.path, plan.prompts, plan.seeds, attributes)
 
@@ -203,6 +209,7 @@ def manifest(plan: BuildPlan, model: Model) -> dict[str, Any]:
         "batch_size": settings.batch_size,
         "prompts_sha256": prompts_sha256(plan.prompts),
         "prompt_source": plan.prompt_source,
+        **tokens.described(model, plan.prompts),
         **({} if plan.run is None else plan.run.attributes),
         **made_by(_LIBRARIES),
         "n_completed": 0,

@@ -27,7 +27,7 @@ _TYPES: dict[str, tuple[type, ...]] = {  # of what is used of a manifest that ha
     **dict.fromkeys(("seed", "batch_size", "n_completed"), (int, type(None))),
     "cfg_weight": (int, float, type(None)),
     "latent_dtype": (str,),
-    "prompts_sha256": (str,),
+    **dict.fromkeys(("prompts_sha256", "tokens_sha256"), (str,)),
     "prompt_source": (str, type(None)),
     _LIBRARIES: (dict,),
     schema.ACTIVATIONS: (dict,),

@@ -310,7 +310,8 @@ LATENT_DTYPES = ("float32", "float16")
 ATTRIBUTES = frozenset(
     (
         *("format", "format_version", "integrity", "libraries", "created", "n_completed"),
-        *("num_images", "prompts_sha256", "prompt_source", "legacy_statistics", REFERENCE),
+        *("num_images", "prompts_sha256", "prompt_source", "tokens_sha256"),
+        *("legacy_statistics", REFERENCE),
         *(QUANTIZED, "noise", "schedule", ACTIVATIONS, SENSITIVITY, IMPORTED),
         *("model", "model_fingerprint", "num_steps", "cfg_weight", "image_size", "latent_dtype"),
         *("activation_dtype", "sampler", "seed", "batch_size"),
@@ -318,7 +319,7 @@ ATTRIBUTES = frozenset(
 )
 
 # Attributes that change when a store grows.
-GROWING = ("num_images", "prompts_sha256", "prompt_source")
+GROWING = ("num_images", "prompts_sha256", "prompt_source", "tokens_sha256")
 
 # Attributes that decide what the states are. A resume with any other value is refused.
 FINGERPRINT = (

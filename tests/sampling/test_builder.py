@@ -12,7 +12,7 @@ import pytest
 import xarray as xr
 
 import calibzarr
-from calibzarr.errors import OptionError
+from calibzarr.errors import OptionError, StoreError
 from calibzarr.models import registry
 from calibzarr.prompts.lists import shape_captions
 from calibzarr.sampling import builder
@@ -21,6 +21,7 @@ from calibzarr.storage import durable, store
 from calibzarr.storage.commit import update_attributes
 from calibzarr.storage.manifest import read_root
 from tests.support import children
+from tests.support.configurations import of_model
 from tests.support.stores import open_strictly, snapshot
 
 SMALL = {"num_images": 4, "num_steps": 3}
@@ -242,6 +243,40 @@ def test_stores_that_do_not_name_their_formulas_are_resumed(tmp_path, loaded_onc
     update_attributes(path, {"schedule": "another"})
     with pytest.raises(OptionError, match="was begun with schedule 'another'"):
         calibzarr.build(path, resume=True, num_images=3)
+
+
+def test_resume_refuses_other_tokens(tmp_path, tiny):
+    path = tmp_path / "a.zarr"
+    options = {"num_steps": 1, "image_size": 16}
+    calibzarr.build(path, num_images=2, images=(0, 1), **options)
+    said = read_root(path).attributes["tokens_sha256"]
+    update_attributes(path, {"tokens_sha256": None})  # as the first stores are
+    assert calibzarr.build(path, num_images=3, images=(0, 1), resume=True).num_images == 3
+    grown = read_root(path).attributes["tokens_sha256"]
+    assert grown not in (None, said)
+    update_attributes(path, {"tokens_sha256": "0123"})
+    before = snapshot(path)
+    for work in (
+        lambda: calibzarr.build(path, resume=True),
+        lambda: calibzarr.build(path, resume=True, num_images=9),
+        lambda: calibzarr.collect(path),
+        lambda: calibzarr.build(tmp_path / "b.zarr", reference=path, quantized=of_model(tiny)),
+    ):
+        with pytest.raises(StoreError, match="0123, whose tokens were others"):
+            work()
+    assert snapshot(path) == before
+
+
+def test_prompts_that_are_cut_are_named_once(tmp_path, run, caplog):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red circle\n" + "漢字 " * 20 + "\n", encoding="utf-8")
+    options = ("--prompts", prompts, "--num-steps", 1, "--image-size", 16)
+    code, _, err = run("build", tmp_path / "a.zarr", *options)
+    assert code == 0
+    (note,) = [line for line in err.splitlines() if "is cut for" in line]
+    assert note.startswith("note: the prompt of image 1 is cut for clip_l, clip_g, which lose ")
+    assert "'漢字 漢字 漢字 漢字 漢字 漢字'" in note
+    assert "exceeds" not in err + caplog.text
 
 
 def test_second_interrupt_stops_now(tmp_path, run, monkeypatch):

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import sentencepiece
 from mlx.utils import tree_flatten, tree_unflatten
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import T5Config
 
 from calibzarr.models.builtin import MODELS
@@ -86,8 +87,8 @@ BPE_MERGES = (("t", "h"), ("th", "e</w>"), ("r", "e"), ("re", "d</w>"), ("c", "i
 
 
 def bpe_vocabulary() -> dict[str, int]:
-    """CLIP's vocabulary with few merges: ids of characters, word ends, merges, special tokens."""
-    characters = [chr(code) for code in range(ord("!"), ord("~") + 1)]
+    """CLIP's vocabulary with few merges: ids of bytes, word ends, merges, special tokens."""
+    characters = sorted(ByteLevel.alphabet())
     word_ends = [f"{character}</w>" for character in characters]
     merges = [first + second for first, second in BPE_MERGES]
     tokens = [*characters, *word_ends, *merges, "<|startoftext|>", "<|endoftext|>"]

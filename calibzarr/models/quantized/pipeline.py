@@ -13,6 +13,7 @@ from mlx.utils import tree_flatten
 from calibzarr.models import tiny, weights
 from calibzarr.models.compatibility import import_diffusionkit, lenient_updates, metal_names
 from calibzarr.models.quantized import checkpoint
+from calibzarr.models.text.tokenizers import replace_clip_tokenizers
 
 kit: Any = import_diffusionkit()
 
@@ -93,9 +94,9 @@ def load(directory: Path, repository: str | None, *, is_flux: bool) -> Any:
     Raises:
         StoreError: if the checkpoint is damaged, or is of another model.
     """
-    pipeline = _located(QuantizedFluxPipeline if is_flux else QuantizedSD3Pipeline, directory)
+    pipeline_class = _located(QuantizedFluxPipeline if is_flux else QuantizedSD3Pipeline, directory)
     with lenient_updates():
-        return pipeline(
+        pipeline = pipeline_class(
             w16=True,
             a16=True,
             shift=1.0 if is_flux else 3.0,
@@ -103,6 +104,8 @@ def load(directory: Path, repository: str | None, *, is_flux: bool) -> Any:
             model_version=repository,
             low_memory_mode=False,
         )
+    replace_clip_tokenizers(pipeline)
+    return pipeline
 
 
 def _located(pipeline: type, directory: Path) -> Any:
