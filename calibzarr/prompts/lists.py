@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,14 @@ from calibzarr.errors import Option, OptionError
 from calibzarr.prompts.shapes import shuffled_scenes
 
 MAX_SEED = 2**32 - 1  # of NumPy's RandomState, which draws the noise
+MAX_PROMPTS = 1_000_000  # of a file
+MAX_PROMPT_LENGTH = 10_000  # characters
+MAX_BYTES = 2**26  # of a file
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}  # by the end of the file's name
+_NAMES = {",": "commas", "\t": "tabs"}
+_SHOWN = 60  # characters of what a message quotes
+
+_Row = tuple[int, str, int | None]  # line, prompt and seed
 
 
 @dataclass(frozen=True)
@@ -20,11 +29,13 @@ class PromptList:
         prompts: one for each image.
         seeds: the prompt file's own seed of each, or None.
         source: where they come from, for the manifest.
+        notes: what the user should know of them, a line each.
     """
 
     prompts: tuple[str, ...]
     seeds: tuple[int | None, ...]
     source: str
+    notes: tuple[str, ...] = ()
 
 
 def shape_captions() -> PromptList:
@@ -34,56 +45,108 @@ def shape_captions() -> PromptList:
 
 
 def read_prompts(path: Path) -> PromptList:
-    """Read a CSV file with a ``prompt`` column, or a text file with one prompt a line.
+    """Read a table with a ``prompt`` column, or a text file with one prompt a line.
 
-    A ``seed`` column of the CSV overrides the image's seed; blank lines are passed over.
+    A file whose name ends with ``.csv`` or ``.tsv`` is a table. Its ``seed`` column overrides the
+    image's seed; blank lines are passed over.
 
     Raises:
         OSError: if the file cannot be read.
-        ValueError: if it is not UTF-8, has no prompt, lacks the column, or a seed is no seed.
+        ValueError: if it is not UTF-8, has no prompt, lacks the column or has it twice, a line has
+            more fields than there are columns, a seed is no seed, or something is too long.
     """
+    text = _text(path)
+    delimiter = _DELIMITERS.get(path.suffix.lower())
+    rows = list(_lines(text) if delimiter is None else _table(path, text, delimiter))
+    if not rows:
+        raise ValueError(f"{path} has no prompts")
+    if len(rows) > MAX_PROMPTS:
+        raise ValueError(f"{path} has {len(rows)} prompts, and {MAX_PROMPTS} are allowed")
+    for line, prompt, _ in rows:
+        if len(prompt) > MAX_PROMPT_LENGTH:
+            raise ValueError(
+                f"{path}, line {line}: the prompt has {len(prompt)} characters, and "
+                f"{MAX_PROMPT_LENGTH} are allowed: text encoders read some hundreds"
+            )
+    numbers, prompts, seeds = zip(*rows, strict=True)
+    comments = [line for line, prompt in zip(numbers, prompts, strict=True) if prompt[0] == "#"]
+    notes = (
+        (f"{path}, line {comments[0]}: begins with # and is a prompt; {len(comments)} lines do",)
+        if comments
+        else ()
+    )
+    return PromptList(prompts, seeds, path.name, notes)
+
+
+def _text(path: Path) -> str:
+    with path.open("rb") as file:
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"{path} is larger than {MAX_BYTES >> 20} MiB, and no list of prompts")
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not UTF-8 (byte {error.start} is {error.object[error.start]:#04x}); "
             f"save it as UTF-8"
         ) from None
-    if path.suffix.lower() == ".csv":
-        rows = _csv_rows(path, text)
-    else:
-        lines = io.StringIO(text, newline=None)
-        rows = [(line.strip(), None) for line in lines if line.strip()]
-    if not rows:
-        raise ValueError(f"{path} has no prompts")
-    prompts, seeds = zip(*rows, strict=True)
-    return PromptList(prompts, seeds, path.name)
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise ValueError(f"{path}, line {line}: has a zero byte; save it as plain text, in UTF-8")
+    return text
 
 
-def _csv_rows(path: Path, text: str) -> list[tuple[str, int | None]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+def _lines(text: str) -> Iterator[_Row]:
+    for line, prompt in enumerate(io.StringIO(text, newline=None), start=1):
+        if prompt.strip():
+            yield line, prompt.strip(), None
+
+
+def _table(path: Path, text: str, delimiter: str) -> Iterator[_Row]:
+    records = _records(path, text, delimiter)
+    _, header = next(records, (1, []))
+    columns = [name.strip().lower() for name in header]
+    if not any(columns):
+        return
+    if "prompt" not in columns:
+        found = textwrap.shorten(", ".join(columns), _SHOWN, placeholder=" ...")
+        raise ValueError(f"{path} has no column 'prompt'; its columns are {found}")
+    for name in ("prompt", "seed"):
+        if columns.count(name) > 1:
+            raise ValueError(f"{path} has {columns.count(name)} columns {name!r}; leave one")
+    for line, fields in records:
+        if len(fields) > len(columns):
+            raise ValueError(
+                f"{path}, line {line}: has {len(fields)} fields for {len(columns)} columns; put "
+                f"a prompt with {_NAMES[delimiter]} between double quotes"
+            )
+        row = dict(zip(columns, fields, strict=False))
+        prompt = row.get("prompt", "").strip()
+        if not prompt:
+            raise ValueError(f"{path}, line {line}: the prompt is empty")
+        yield line, prompt, _seed(path, line, row.get("seed", "").strip())
+
+
+def _records(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """The records of a table that are not blank, with the lines where they begin."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    line = 1
     try:
-        columns = [name.strip() for name in reader.fieldnames or []]
-        if not columns:
-            raise ValueError(f"{path} has no prompts")
-        if "prompt" not in columns:
-            raise ValueError(f"{path} has no column 'prompt'; its columns are {', '.join(columns)}")
-        reader.fieldnames = columns
-        return [_csv_row(path, reader.line_num, row) for row in reader]
+        for fields in reader:
+            if fields:
+                yield line, fields
+            line = reader.line_num + 1
     except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num}: {error}") from None
+        raise ValueError(f"{path}, line {line}: {error}") from None
 
 
-def _csv_row(path: Path, line: int, row: dict[str, str | None]) -> tuple[str, int | None]:
-    prompt = (row["prompt"] or "").strip()
-    if not prompt:
-        raise ValueError(f"{path}, line {line}: the prompt is empty")
-    seed = (row.get("seed") or "").strip()
+def _seed(path: Path, line: int, seed: str) -> int | None:
     if not seed:
-        return prompt, None
-    if not (seed.isascii() and seed.isdigit() and int(seed) <= MAX_SEED):
-        raise ValueError(f"{path}, line {line}: seed must be 0 to {MAX_SEED}, got {seed!r}")
-    return prompt, int(seed)
+        return None
+    if not (seed.isascii() and seed.isdigit() and len(seed) < 20 and int(seed) <= MAX_SEED):
+        shown = textwrap.shorten(seed, _SHOWN, placeholder=" ...")
+        raise ValueError(f"{path}, line {line}: seed must be 0 to {MAX_SEED}, got {shown!r}")
+    return int(seed)
 
 
 def as_text(prompts: Sequence[str], *, as_csv: bool) -> str:
@@ -127,3 +190,19 @@ def assign(
     return prompts, [
         seed + i if from_file is None else from_file for i, from_file in enumerate(given)
     ]
+
+
+def notes_of_repeats(prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
+    """A line on images with the prompt and the seed of an earlier one, if there are any."""
+    first: dict[tuple[str, int], int] = {}
+    repeats = [
+        (image, before)
+        for image, pair in enumerate(zip(prompts, seeds, strict=True))
+        if (before := first.setdefault(pair, image)) != image
+    ]
+    if not repeats:
+        return []
+    image, before = repeats[0]
+    others = f"; so do {len(repeats) - 1} others" if repeats[1:] else ""
+    same = f"image {image} has the prompt and the seed of image {before}, and will be the same"
+    return [same + others]

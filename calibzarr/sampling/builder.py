@@ -143,7 +143,8 @@ def run(plan: BuildPlan, console: Console) -> BuildResult:
                     tokens.check(source.path, source.attributes, plan.prompts, model)
                 model = models.quantized(model, plan.run)
             _prepare_store(plan, model, schedule)
-            for note in tokens.notes(model, {image: plan.prompts[image] for image in missing}):
+            cut = tokens.notes(model, {image: plan.prompts[image] for image in missing})
+            for note in (*plan.notes, *cut):
                 console.print(f"note: {note}")
             interrupted, lost = _sample(plan, missing, model, schedule, console)
         if plan.root is not None:

@@ -35,6 +35,7 @@ class BuildPlan:
         prompt_source: where the prompts come from.
         images: the images to build now; the others are another builder's.
         run: what makes the store a run of a reference, if it is one.
+        notes: what the user should know of the prompts, a line each.
     """
 
     path: Path
@@ -46,6 +47,7 @@ class BuildPlan:
     prompt_source: str
     images: range
     run: Run | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def num_images(self) -> int:
@@ -113,7 +115,7 @@ def _plan_build(path: Path, root: Root | None, options: BuildOptions) -> BuildPl
     if options.num_images is not None:
         at_least("num_images", options.num_images, 1)
     settings = Settings.of(options, stored, entry)
-    prompts, seeds, source = _choose_prompts(root, entry, settings.seed, options)
+    prompts, seeds, source, notes = _choose_prompts(root, entry, settings.seed, options)
     count = len(prompts)
     return BuildPlan(
         path=path,
@@ -124,6 +126,7 @@ def _plan_build(path: Path, root: Root | None, options: BuildOptions) -> BuildPl
         seeds=tuple(seeds),
         prompt_source=source,
         images=range(count) if options.images is None else image_range(options.images, count),
+        notes=notes,
     )
 
 
@@ -201,8 +204,8 @@ def _root_to_resume(path: Path, *, resume: bool) -> Root:
 
 def _choose_prompts(
     root: Root | None, entry: ModelEntry, seed: int, options: BuildOptions
-) -> tuple[Sequence[str], Sequence[int], str]:
-    """Prompts and seeds of all images, and where they come from."""
+) -> tuple[Sequence[str], Sequence[int], str, tuple[str, ...]]:
+    """Prompts and seeds of all images, where they come from, and notes on them."""
     before, seeds_before = ([], []) if root is None else store.stored_prompts(root)
     num_images = options.num_images or len(before)
     if root is not None and num_images < len(before):
@@ -219,7 +222,8 @@ def _choose_prompts(
         )
         if root is not None:
             _refuse_other_prompts(root.path, before, seeds_before, prompts, seeds)
-        return prompts, seeds, available.source
+        repeats = prompt_lists.notes_of_repeats(prompts, seeds)
+        return prompts, seeds, available.source, (*available.notes, *repeats)
     assert root is not None
     if num_images > len(before):
         raise OptionError(
@@ -227,7 +231,7 @@ def _choose_prompts(
             Option("prompts"),
             " with the longer list",
         )
-    return before, seeds_before, root.attributes["prompt_source"]
+    return before, seeds_before, root.attributes["prompt_source"], ()
 
 
 def _refuse_other_prompts(

@@ -267,9 +267,10 @@ def test_resume_refuses_other_tokens(tmp_path, tiny):
     assert snapshot(path) == before
 
 
-def test_prompts_that_are_cut_are_named_once(tmp_path, run, caplog):
-    prompts = tmp_path / "prompts.txt"
-    prompts.write_text("a red circle\n" + "漢字 " * 20 + "\n", encoding="utf-8")
+def test_prompts_that_are_cut_or_repeated_are_named_once(tmp_path, run, caplog):
+    prompts = tmp_path / "prompts.csv"
+    table = f"Prompt,SEED\n# a,4\n{'漢字 ' * 20},5\n# a,4\n"
+    prompts.write_text(table, encoding="utf-8")
     options = ("--prompts", prompts, "--num-steps", 1, "--image-size", 16)
     code, _, err = run("build", tmp_path / "a.zarr", *options)
     assert code == 0
@@ -277,6 +278,8 @@ def test_prompts_that_are_cut_are_named_once(tmp_path, run, caplog):
     assert note.startswith("note: the prompt of image 1 is cut for clip_l, clip_g, which lose ")
     assert "'漢字 漢字 漢字 漢字 漢字 漢字'" in note
     assert "exceeds" not in err + caplog.text
+    assert f"note: {prompts}, line 2: begins with #" in err
+    assert "note: image 2 has the prompt and the seed of image 0" in err
 
 
 def test_second_interrupt_stops_now(tmp_path, run, monkeypatch):
