@@ -7,56 +7,59 @@ import click
 from calibzarr.commands.analyze import analyze_command
 from calibzarr.commands.build import build_command
 from calibzarr.commands.collect import collect_command
-from calibzarr.commands.common import INTERRUPTED, quiet_option
+from calibzarr.commands.command import INTERRUPTED, Group, tell_error
 from calibzarr.commands.compare import compare_command
 from calibzarr.commands.export_config import export_config_command
-from calibzarr.commands.info import info
+from calibzarr.commands.info import info_command
 from calibzarr.commands.legacy import export_legacy_command, import_legacy_command
-from calibzarr.commands.models import models
+from calibzarr.commands.models import models_command
 from calibzarr.commands.prompts import prompts_command
 from calibzarr.commands.quantize import quantize_command
 from calibzarr.commands.repair import repair_command
 from calibzarr.commands.sensitivity import sensitivity_command
 from calibzarr.commands.verify import verify_command
 
+SECTIONS = {
+    "Build": (models_command, prompts_command, build_command),
+    "Look": (info_command,),
+    "Advise": (
+        collect_command,
+        sensitivity_command,
+        analyze_command,
+        export_config_command,
+        quantize_command,
+        compare_command,
+    ),
+    "Move": (export_legacy_command, import_legacy_command),
+    "Mend": (verify_command, repair_command),
+}
+"""All commands in the order of the work: help shows them so."""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group(
+    cls=Group,
+    sections=SECTIONS,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+)
 @click.version_option(package_name="calibzarr")
-@click.option("-v", "--verbose", is_flag=True, help="Tell more of what is going on.")
-@quiet_option
-def cli(verbose: bool) -> None:
-    """Build calibration datasets for quantizing diffusion transformers, in one Zarr store."""
-    if verbose:
-        import logging
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Build calibration datasets for quantizing diffusion transformers, in one Zarr store.
 
-        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
-
-
-for _command in (
-    build_command,
-    prompts_command,
-    collect_command,
-    sensitivity_command,
-    analyze_command,
-    export_config_command,
-    compare_command,
-    quantize_command,
-    verify_command,
-    repair_command,
-    export_legacy_command,
-    import_legacy_command,
-    info,
-    models,
-):
-    cli.add_command(_command)
+    Words are completed with TAB after eval "$(_CALIBZARR_COMPLETE=bash_source calibzarr)",
+    or zsh_source or fish_source, in the start-up file of your shell.
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 def main() -> None:
     """Run the command line; errors are one line on standard error."""
     try:
-        sys.exit(cli.main(standalone_mode=False))
+        sys.exit(cli.main(prog_name="calibzarr", standalone_mode=False))
     except click.ClickException as error:
-        click.echo(f"Error: {error.format_message()}", err=True)
+        tell_error(error)
         sys.exit(error.exit_code)
     except click.Abort:
         click.echo("stopped", err=True)

@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 
+import click
 import pytest
 
 from calibzarr import cli
@@ -91,21 +92,53 @@ def test_help_comes_at_once_and_needs_none_of_the_large_libraries():
     assert "build" in result.stdout
 
 
-def test_every_command_has_help_and_an_example_that_names_it():
+def test_commands_stand_in_the_order_of_the_work_and_are_told_of_whole(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, err = run("--help")
+    assert (code, err) == (0, "")
+    listed = {}
+    for line in out.splitlines():
+        name, _, summary = line.strip().partition(" ")
+        if name in cli.cli.commands:
+            listed[name] = summary.strip()
+    assert list(listed) == list(cli.cli.commands)
+    assert list(listed)[:3] == ["models", "prompts", "build"]
     for name, command in cli.cli.commands.items():
-        assert command.help
-        if command.params and any(p.param_type_name == "argument" for p in command.params):
-            assert f"calibzarr {name}" in command.help
+        assert listed[name] == command.help.split("\n\n")[0]  # in one line
+    titles = [line for line in out.splitlines() if line.endswith(":") and line[0] != " "]
+    assert titles == ["Build:", "Look:", "Advise:", "Move:", "Mend:", "Options:"]
+    assert run() == (0, out, "")
+
+
+# options without a default: nothing is written, shown or taken that is not asked for
+WITHOUT = {"json_file", "csv_file", "plots", "out", "image", "against"}
 
 
 @pytest.mark.parametrize("name", cli.cli.commands)
-def test_examples_keep_their_lines(run, name):
+def test_help_has_every_option_with_its_default_and_examples_at_the_end(run, monkeypatch, name):
+    monkeypatch.setenv("COLUMNS", "80")
+    command = cli.cli.commands[name]
     code, out, err = run(name, "--help")
     assert (code, err) == (0, "")
-    assert "\\b" not in out
-    lines = [line.strip() for line in (cli.cli.commands[name].help or "").splitlines()]
-    examples = [line for line in lines if line.startswith("calibzarr ")]
-    assert set(examples) <= {line.strip() for line in out.splitlines()}
+    assert max(map(len, out.splitlines())) <= 80
+    options, _, examples = out.partition("\nExamples:\n")
+    general = [options.index(words) for words in ("\nGeneral:\n", "-v, --verbose", "-q, --quiet")]
+    assert general == sorted(general)
+    assert [line.strip() for line in examples.splitlines()] == command.examples
+    assert all(line.startswith(f"calibzarr {name}") for line in command.examples)
+    if any(isinstance(parameter, click.Argument) for parameter in command.params):
+        assert command.examples
+    assert (
+        options.index("\nGeneral:\n") < options.index("-v, --verbose") < options.index("-q, --qu")
+    )
+    context = click.Context(command, info_name=name, show_default=True)
+    for option in command.params:
+        if isinstance(option, click.Option) and not option.is_flag and not option.count:
+            assert option.help
+            assert "[default: " in option.get_help_record(context)[1] or option.name in WITHOUT
+    assert "[default: (" not in " ".join(out.split())
+    known = {parameter.name for parameter in command.params}
+    assert all(known.issuperset(names) for names in command.option_groups.values())
 
 
 def test_hints_are_typed_as_the_program_was(run, tmp_path, monkeypatch):

@@ -7,16 +7,10 @@ import click
 
 from calibzarr import strict_json
 from calibzarr.advice import choices
-from calibzarr.commands.common import (
-    is_quiet,
-    json_option,
-    one_line_errors,
-    quiet_option,
-    spelled,
-    store_argument,
-    table_console,
-    tell,
-)
+from calibzarr.commands import completion
+from calibzarr.commands.command import command
+from calibzarr.commands.common import hint, json_option, store_argument, table_console
+from calibzarr.commands.spelling import spelled
 from calibzarr.errors import Call
 
 if TYPE_CHECKING:
@@ -26,30 +20,41 @@ if TYPE_CHECKING:
     from calibzarr.advice.overview import Overview
 
 
-@click.command(name="analyze")
+@command("analyze", {"Which layers": "top sort stream kind", "Output": "as_json plots"})
 @store_argument
 @json_option
-@click.option("--top", type=click.IntRange(1), help="Print this many layers at most.")
+@click.option(
+    "--top", type=click.IntRange(1), show_default="all", help="Print this many layers at most."
+)
 @click.option(
     "--sort",
     default="model",
     show_default=True,
     metavar="ORDER",
+    shell_complete=completion.sorts,
     help="{} or {}; the worst come first.".format(
         ", ".join([*choices.SORTS][:-1]), [*choices.SORTS][-1]
     ),
 )
-@click.option("--stream", help="Print the layers of this stream alone: image, text, unified.")
-@click.option("--kind", help="Print the layers of this kind alone, such as mlp.fc2.")
+@click.option(
+    "--stream",
+    show_default="all",
+    shell_complete=completion.coordinates,
+    help="Print the layers of this stream alone: image, text, unified.",
+)
+@click.option(
+    "--kind",
+    show_default="all",
+    shell_complete=completion.coordinates,
+    help="Print the layers of this kind alone, such as mlp.fc2.",
+)
 @click.option(
     "--plots",
     type=click.Path(file_okay=False, path_type=Path),
     help="Draw pictures into this directory; needs matplotlib.",
 )
-@quiet_option
-@one_line_errors
 def analyze_command(store: Path, as_json: bool, plots: Path | None, **options: Any) -> None:
-    """Tell what STORE's statistics say of every layer, and what its bits do to the output.
+    """Tell what each layer of STORE needs, and what bits do.
 
     Columns, as many as fit: SQNR of the guided output, dB, if the layer's activations (A) or
     weights (W) alone had 4, 6, 8 bits; the bits recommended, by phase, with means of 4 for
@@ -89,9 +94,9 @@ def analyze_command(store: Path, as_json: bool, plots: Path | None, **options: A
             result.predicted,
         )
         click.echo(f"{plots}: {len(pictures)} files", err=as_json)
-    if not (as_json or is_quiet()):
+    if not as_json:
         name = store.resolve().with_suffix(".json").name
-        tell("write it down with: ", Call("export_config", (store, name)))
+        hint("write it down with: ", Call("export_config", (store, name)))
 
 
 def _print(result: "Overview", sorted_by: str | None) -> None:

@@ -6,54 +6,90 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from calibzarr.commands.common import (
-    INTERRUPTED,
-    images_option,
-    make_console,
-    one_line_errors,
-    quiet_option,
-    tell,
-)
+from calibzarr.commands import completion
+from calibzarr.commands.command import INTERRUPTED, command
+from calibzarr.commands.common import hint, images_option, make_console, tell
 from calibzarr.errors import Call
 
 if TYPE_CHECKING:
     from calibzarr.sampling.plan import BuildPlan
 
 
-@click.command(name="build")
+@command(
+    "build",
+    {
+        "What to sample": "model prompts num_images repeat seed",
+        "How": "num_steps cfg_weight image_size batch_size latent_dtype",
+        "Which part": "resume images",
+        "A quantized model": "reference quantized",
+    },
+)
 @click.argument("store", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--model",
+    show_default="tiny",
+    shell_complete=completion.models,
     help="Model to sample with; 'calibzarr models' lists them. With --reference: OUT of quantize.",
 )
 @click.option(
     "--prompts",
     "--prompt-csv",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    show_default="the model's own",
     help="CSV file with a 'prompt' column (and 'seed'), or a text file, one prompt a line.",
 )
-@click.option("--num-images", type=click.IntRange(1), help="Images of the store.")
-@click.option("--num-steps", type=click.IntRange(1), help="Model calls for each image.")
-@click.option("--cfg-weight", type=float, help="Guidance weight; 0 for none.")
-@click.option("--seed", type=click.IntRange(0), help="Seed of image 0; image i has seed + i.")
-@click.option("--image-size", type=click.IntRange(1), help="Width and height in pixels.")
-@click.option("--batch-size", type=click.IntRange(1), help="Images sampled together.")
-@click.option("--dtype", type=click.Choice(["float32", "float16"]), help="Of stored latents.")
+@click.option(
+    "--num-images",
+    type=click.IntRange(1),
+    show_default="all prompts of the file, or 16 of tiny's",
+    help="Images of the store.",
+)
+@click.option(
+    "--num-steps",
+    type=click.IntRange(1),
+    show_default="the model's",
+    help="Model calls for each image.",
+)
+@click.option(
+    "--cfg-weight", type=float, show_default="the model's", help="Guidance weight; 0 for none."
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    show_default="0",
+    help="Seed of image 0; image i has seed + i.",
+)
+@click.option(
+    "--image-size",
+    type=click.IntRange(1),
+    show_default="the model's",
+    help="Width and height in pixels.",
+)
+@click.option(
+    "--batch-size", type=click.IntRange(1), show_default="1", help="Images sampled together."
+)
+@click.option(
+    "--dtype",
+    "latent_dtype",
+    type=click.Choice(["float32", "float16"]),
+    show_default="float32",
+    help="Of stored latents.",
+)
 @click.option("--repeat", is_flag=True, help="Go through the prompts again, with new seeds.")
 @click.option("--resume", is_flag=True, help="Go on with the store, or begin it.")
 @click.option(
     "--reference",
     type=click.Path(path_type=Path),
+    show_default="none",
     help="Make this store's images again, with its model, prompts, seeds and settings.",
 )
 @click.option(
     "--quantized",
     type=click.Path(path_type=Path),
+    show_default="none",
     help="How the model is quantized for that: a file of export-config.",
 )
 @images_option("Build only these images of the store.")
-@quiet_option
-@one_line_errors
 def build_command(store: Path | None, **options: Any) -> None:
     """Sample every prompt and keep every state in STORE.
 
@@ -64,16 +100,15 @@ def build_command(store: Path | None, **options: Any) -> None:
     calibzarr build
     calibzarr build stores/sd3.zarr --model sd3-medium --prompts prompts.csv
     calibzarr build stores/sd3.zarr --resume
-    calibzarr build stores/w4.zarr --reference stores/sd3.zarr --quantized w4.json
-    calibzarr build stores/q45.zarr --reference stores/sd3.zarr --model sd3-4.5
+    calibzarr build w4.zarr --reference stores/sd3.zarr --quantized w4.json
+    calibzarr build q45.zarr --reference stores/sd3.zarr --model sd3-4.5
     """
     from calibzarr.sampling import builder
     from calibzarr.sampling import plan as build_plan
     from calibzarr.sampling.options import BuildOptions
 
     console = make_console()
-    chosen = BuildOptions(latent_dtype=options.pop("dtype"), **options)
-    plan = build_plan.plan(store, chosen)
+    plan = build_plan.plan(store, BuildOptions(**options))
     console.print(_announcement(plan))
     result = builder.run(plan, console)
     click.echo(f"{result.path}: {result.n_completed} of {result.num_images} images are complete")
@@ -82,14 +117,14 @@ def build_command(store: Path | None, **options: Any) -> None:
         sys.exit(INTERRUPTED)
     if result.n_completed == result.num_images:
         if plan.run is None:
-            tell("look at it with: ", Call("info", (result.path,)))
+            hint("look at it with: ", Call("info", (result.path,)))
         else:
-            tell("compare it with: ", Call("compare", (plan.run.reference["path"], result.path)))
+            hint("compare it with: ", Call("compare", (plan.run.reference["path"], result.path)))
     elif len(plan.images) == plan.num_images:
-        tell("go on with: ", builder.resume_call(plan))
+        hint("go on with: ", builder.resume_call(plan))
     else:
         everything = Call("build", (result.path,), {"resume": True})
-        tell("the other images are another builder's, or: ", everything)
+        hint("the other images are another builder's, or: ", everything)
 
 
 def _announcement(plan: "BuildPlan") -> str:

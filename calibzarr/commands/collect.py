@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from calibzarr.commands.command import INTERRUPTED, command
 from calibzarr.commands.common import (
-    INTERRUPTED,
+    hint,
     images_option,
     integers,
     make_console,
-    one_line_errors,
-    quiet_option,
     store_argument,
     tell,
 )
@@ -30,7 +29,7 @@ def _steps(text: str) -> str | list[int]:
     return integers(text, "key, all, or indices such as 0,25,50")
 
 
-@click.command(name="collect")
+@command("collect", {"What to replay": "num_images images steps", "How": "batch_size force"})
 @store_argument
 @click.option(
     "--num-images",
@@ -50,12 +49,11 @@ def _steps(text: str) -> str | list[int]:
 )
 @click.option("--batch-size", type=click.IntRange(1), default=1, help="Images replayed together.")
 @click.option("--force", is_flag=True, help="Start over; old statistics stay until then.")
-@quiet_option
-@one_line_errors
 def collect_command(store: Path, **options: Any) -> None:
-    """Replay STORE's latents through its model and add statistics of every layer.
+    """Replay STORE's states, and add statistics of every layer.
 
-    What was observed before stays and is added to: ask for more images, or other steps.
+    The latents go through the model that made them. What was observed before stays and is added
+    to: ask for more images, or other steps.
 
     \b
     calibzarr collect stores/tiny.zarr
@@ -79,7 +77,7 @@ def collect_command(store: Path, **options: Any) -> None:
     click.echo(f"{store}: statistics of {result.num_layers} layers from {covered}")
     if result.non_finite:
         click.echo(f"warning: {result.non_finite} of the values were infinite or NaN", err=True)
-    tell("look at them with: ", Call("analyze", (store,)))
+    hint("look at them with: ", Call("analyze", (store,)))
 
 
 def _collection(plan: "CollectionPlan") -> str:

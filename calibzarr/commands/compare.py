@@ -9,15 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from calibzarr.commands.common import (
-    INTERRUPTED,
-    make_console,
-    one_line_errors,
-    quiet_option,
-    spelled,
-    table_console,
-    tell,
-)
+from calibzarr.commands.command import INTERRUPTED, command
+from calibzarr.commands.common import make_console, table_console, tell
+from calibzarr.commands.spelling import spelled
 
 if TYPE_CHECKING:
     from calibzarr.comparison.result import Comparison
@@ -40,20 +34,33 @@ def _function(text: str) -> Callable[..., Any]:
     return function  # type: ignore[no-any-return]
 
 
-@click.command(name="compare")
+@command("compare", {"How": "features", "Output": "json_file csv_file force"})
 @click.argument("reference", type=click.Path(path_type=Path))
 @click.argument("runs", metavar="RUN...", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.option("--json", "json_file", type=_file, metavar="FILE", help="Write all figures here.")
-@click.option("--csv", "csv_file", type=_file, metavar="FILE", help="And those of each image.")
+@click.option(
+    "--json",
+    "json_file",
+    type=_file,
+    metavar="FILE",
+    show_default="none",
+    help="Write all figures here.",
+)
+@click.option(
+    "--csv",
+    "csv_file",
+    type=_file,
+    metavar="FILE",
+    show_default="none",
+    help="And those of each image.",
+)
 @click.option(
     "--features",
     type=_function,
     metavar="MODULE:FUNCTION",
-    help="Makes features of pictures for the Frechet distance; else VAE latents are compared.",
+    show_default="VAE latents",
+    help="Makes features of pictures for the Frechet distance.",
 )
 @click.option("--force", is_flag=True, help="Overwrite the files.")
-@quiet_option
-@one_line_errors
 def compare_command(
     reference: Path,
     runs: tuple[Path, ...],
@@ -62,16 +69,17 @@ def compare_command(
     features: Callable[..., Any] | None,
     force: bool,
 ) -> None:
-    """Compare RUNs of the same prompts and seeds with REFERENCE, over their common images.
+    """Compare RUNs of the same prompts and seeds with REFERENCE.
 
-    Columns: PSNR and SSIM of pictures, and their Frechet distance; SQNR of final latents; SQNR of
-    the model's output where every call starts from REFERENCE's state, which is what the model
-    itself loses. FUNCTION gets uint8 pictures (image, row, column, rgb) and gives floats (image,
-    feature). Of the run of a quantized checkpoint, figures go into the checkpoint's README.md.
+    What counts are the images that are complete in all of them. Columns: PSNR and SSIM of
+    pictures, and their Frechet distance; SQNR of final latents; SQNR of the model's output where
+    every call starts from REFERENCE's state, which is what the model itself loses. FUNCTION gets
+    uint8 pictures (image, row, column, rgb) and gives floats (image, feature). Of the run of a
+    quantized checkpoint, figures go into the checkpoint's README.md.
 
     \b
     calibzarr compare stores/tiny.zarr stores/w4.zarr
-    calibzarr compare stores/tiny.zarr stores/w4.zarr stores/w6.zarr --csv images.csv
+    calibzarr compare stores/tiny.zarr w4.zarr w6.zarr --csv images.csv
     """
     from calibzarr.comparison import comparing
     from calibzarr.comparison.plan import plan

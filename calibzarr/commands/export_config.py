@@ -6,19 +6,22 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from calibzarr.advice import choices
-from calibzarr.commands.common import (
-    make_console,
-    one_line_errors,
-    quiet_option,
-    spelled,
-    store_argument,
-)
+from calibzarr.commands.command import command
+from calibzarr.commands.common import make_console, store_argument
+from calibzarr.commands.spelling import spelled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-@click.command(name="export-config")
+@command(
+    "export-config",
+    {
+        "Bits": "method weight_bits activation_bits output_db keep",
+        "Quantizers": "activation_quantizer weight_quantizer clip by_phase",
+        "File": "file_format granularity force",
+    },
+)
 @store_argument
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
@@ -32,12 +35,14 @@ if TYPE_CHECKING:
 @click.option(
     "--weight-bits",
     type=float,
-    help="Mean over weights, scales counted.  [default: 4; of target: the fewest]",
+    show_default="4; of target: the fewest",
+    help="Mean over weights, scales counted.",
 )
 @click.option(
     "--activation-bits",
     type=float,
-    help="Mean over activations.  [default: 8; of target: the fewest]",
+    show_default="8; of target: the fewest",
+    help="Mean over activations.",
 )
 @click.option(
     "--activation-quantizer",
@@ -49,24 +54,33 @@ if TYPE_CHECKING:
 @click.option(
     "--weight-quantizer",
     type=click.Choice(choices.WEIGHT_QUANTIZERS),
-    help="One scale for a tensor or a row, or MLX's groups.  [default: row; of mlx files: mlx]",
+    show_default="row; of mlx files: mlx",
+    help="One scale for a tensor or a row, or MLX's groups.",
 )
-@click.option("--output-db", type=float, help="Of target: SQNR of the guided output, dB.")
+@click.option(
+    "--output-db",
+    type=float,
+    show_default="none; target needs it",
+    help="SQNR of the guided output that target is to reach, dB.",
+)
 @click.option(
     "--keep",
     multiple=True,
     metavar="PATTERN",
+    show_default="none",
     help="Leave layers of these names unquantized, such as 'final_layer.*'; may be repeated.",
 )
 @click.option(
     "--clip",
     type=click.Choice(choices.CLIPS),
-    help="How clipping ranges are chosen.  [default: as the sensitivities were measured, or lp]",
+    show_default="as the sensitivities were measured, or lp",
+    help="How clipping ranges are chosen.",
 )
 @click.option(
     "--by-phase/--static",
     default=None,
-    help="Quantize activations by phase of the sampling.  [default: by phase where it can be]",
+    show_default="by phase where it can be",
+    help="Quantize activations by phase of the sampling.",
 )
 @click.option(
     "--granularity",
@@ -84,18 +98,18 @@ if TYPE_CHECKING:
     help="mlx: weight bits and group sizes by path, for mlx.nn.quantize.",
 )
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
-@quiet_option
-@one_line_errors
 def export_config_command(
     store: Path, file: Path, file_format: choices.FileFormat, **options: Any
 ) -> None:
-    """Recommend bits and clipping ranges from what STORE knows, and write them to FILE.
+    """Recommend bits and clipping ranges, and write them to FILE.
+
+    They follow from the statistics and sensitivities of STORE.
 
     \b
     calibzarr export-config stores/tiny.zarr config.json
-    calibzarr export-config stores/tiny.zarr config.json --weight-bits 4 --activation-bits 6
-    calibzarr export-config stores/tiny.zarr config.json --method target --output-db 20
-    calibzarr export-config stores/tiny.zarr weights.json --format mlx --weight-bits 4.5
+    calibzarr export-config stores/tiny.zarr w4a6.json --activation-bits 6
+    calibzarr export-config stores/tiny.zarr a.json --method target --output-db 20
+    calibzarr export-config stores/tiny.zarr weights.json --format mlx
     """
     from calibzarr.export import config
 

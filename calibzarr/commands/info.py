@@ -6,15 +6,15 @@ from typing import Any
 import click
 
 from calibzarr import strict_json
-from calibzarr.commands.common import json_option, one_line_errors, store_argument, table_console
+from calibzarr.commands.command import command
+from calibzarr.commands.common import json_option, store_argument, table_console
 
 
-@click.command()
+@command("info")
 @store_argument
 @json_option
-@one_line_errors
-def info(store: Path, as_json: bool) -> None:
-    """Tell what STORE holds and how many of its images are complete.
+def info_command(store: Path, as_json: bool) -> None:
+    """Tell what STORE holds, and how many images are complete.
 
     \b
     calibzarr info stores/tiny.zarr

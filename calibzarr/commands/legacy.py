@@ -7,25 +7,21 @@ from typing import Any
 
 import click
 
-from calibzarr.commands.common import (
-    INTERRUPTED,
-    images_option,
-    make_console,
-    one_line_errors,
-    quiet_option,
-    store_argument,
-    tell,
-)
+from calibzarr.commands import completion
+from calibzarr.commands.command import INTERRUPTED, command
+from calibzarr.commands.common import hint, images_option, make_console, store_argument, tell
 from calibzarr.errors import Call, Option
 from calibzarr.legacy.choices import LAYOUTS, PARTS
 
+_AS_THERE = "the manifest's"
 _LISTED = 10  # images that are named one by one
 
 _layout = click.Choice(LAYOUTS)
 _workers_option = click.option(
     "--workers",
     type=click.IntRange(1),
-    help="Images at work at a time; default: one for each processor.",
+    show_default="one for each processor",
+    help="Images at work at a time.",
 )
 _directory_argument = click.argument("directory", type=click.Path(path_type=Path))
 
@@ -35,15 +31,20 @@ def _parts(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-@click.command(name="export-legacy")
+@command(
+    "export-legacy", {"What to write": "num_images images only layout", "How": "force workers"}
+)
 @store_argument
 @_directory_argument
-@click.option("--num-images", type=click.IntRange(1), help="Only the first so many.")
+@click.option(
+    "--num-images", type=click.IntRange(1), show_default="all", help="Only the first so many."
+)
 @images_option("Only complete ones of these images.")
 @click.option(
     "--only",
     type=_parts,
     metavar="PART,...",
+    show_default="all",
     help=f"Some of {','.join(PARTS)}.",
 )
 @click.option(
@@ -55,16 +56,16 @@ def _parts(text: str) -> list[str]:
 )
 @click.option("--force", is_flag=True, help="Replace files of the same names.")
 @_workers_option
-@quiet_option
-@one_line_errors
 def export_legacy_command(store: Path, directory: Path, **options: Any) -> None:
-    """Write STORE's complete images to DIRECTORY, a compressed NumPy file for each state.
+    """Write STORE's images to DIRECTORY, a NumPy file a state.
+
+    The files are compressed, as scripts before calibzarr wrote them. Only complete images count.
 
     Interrupted, the same command goes on; more images of the same store are added.
 
     \b
     calibzarr export-legacy stores/tiny.zarr old/
-    calibzarr export-legacy stores/tiny.zarr old/ --layout nhwc --only samples,manifest
+    calibzarr export-legacy stores/tiny.zarr old/ --layout nhwc --images 0:100
     calibzarr export-legacy stores/tiny.zarr pictures/ --only images
     """
     from calibzarr.legacy import export_plan, exporting
@@ -86,33 +87,50 @@ def export_legacy_command(store: Path, directory: Path, **options: Any) -> None:
             err=True,
         )
     if "samples" in plan.parts:
-        tell("back again with: ", Call("import_legacy", (directory, "NEW.zarr")))
+        hint("back again with: ", Call("import_legacy", (directory, "NEW.zarr")))
 
 
-@click.command(name="import-legacy")
+@command(
+    "import-legacy",
+    {"What the manifest lacks": "prompts model cfg_weight seed layout", "How": "workers"},
+)
 @_directory_argument
 @store_argument
 @click.option(
     "--prompts",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    show_default=_AS_THERE,
     help="Prompts of the images from 0 on, where the manifest lacks them; CSV or text.",
 )
-@click.option("--model", help="Model that made the states, where the manifest does not say.")
-@click.option("--cfg-weight", type=float, help="Guidance weight, where it does not say.")
-@click.option("--seed", type=click.IntRange(0), help="Seed of image 0, where it does not say.")
-@click.option("--layout", type=_layout, help="Of x; default: as its shape tells.")
+@click.option(
+    "--model",
+    show_default=_AS_THERE,
+    shell_complete=completion.models,
+    help="Model that made the states, where the manifest does not say.",
+)
+@click.option(
+    "--cfg-weight",
+    type=float,
+    show_default=_AS_THERE,
+    help="Guidance weight, where it does not say.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    show_default=_AS_THERE,
+    help="Seed of image 0, where it does not say.",
+)
+@click.option("--layout", type=_layout, show_default="as its shape tells", help="Of x.")
 @_workers_option
-@quiet_option
-@one_line_errors
 def import_legacy_command(directory: Path, store: Path, **options: Any) -> None:
-    """Read DIRECTORY, a compressed NumPy file for each state, into a new STORE.
+    """Read DIRECTORY, a NumPy file a state, into a new STORE.
 
     Images that are not whole are listed and left out. Interrupted, the same command goes on;
     given again, it adds what has become whole.
 
     \b
     calibzarr import-legacy old/ stores/sd3.zarr
-    calibzarr import-legacy old/ stores/sd3.zarr --prompts prompts.csv --model sd3-medium
+    calibzarr import-legacy old/ stores/sd3.zarr --prompts prompts.csv
     """
     from calibzarr.legacy import import_plan, importing
 
@@ -129,7 +147,7 @@ def import_legacy_command(directory: Path, store: Path, **options: Any) -> None:
     if result.interrupted:
         click.echo("stopped; go on with the same command")
         sys.exit(INTERRUPTED)
-    tell("look at it with: ", Call("info", (store,)))
+    hint("look at it with: ", Call("info", (store,)))
 
 
 def _list(what: str, images: Mapping[int, str]) -> None:

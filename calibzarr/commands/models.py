@@ -2,13 +2,13 @@
 
 import click
 
-from calibzarr.commands.common import one_line_errors, table_console
+from calibzarr.commands.command import command
+from calibzarr.commands.common import table_console
 
 
-@click.command()
-@one_line_errors
-def models() -> None:
-    """List the models and whether their weights are on this machine."""
+@command("models")
+def models_command() -> None:
+    """List the models, and whether their weights are here."""
     from rich.table import Table
 
     from calibzarr.models import registry

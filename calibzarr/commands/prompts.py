@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
-from calibzarr.commands.common import is_quiet, one_line_errors, quiet_option, tell
+from calibzarr.commands.command import command
+from calibzarr.commands.common import hint
 from calibzarr.errors import Call, Option, TakenError
 
 
-@click.command(name="prompts")
+@command("prompts", {"Prompts": "count seed", "Output": "file force"})
 @click.option("--count", type=int, default=100, show_default=True, help="How many.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Which of the lists.")
 @click.option(
@@ -18,16 +19,15 @@ from calibzarr.errors import Call, Option, TakenError
     "file",
     metavar="FILE",
     type=click.Path(dir_okay=False, path_type=Path),
+    show_default="print them",
     help="Write them to FILE: CSV if its name ends with .csv, or else one a line.",
 )
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
-@quiet_option
-@one_line_errors
 def prompts_command(count: int, seed: int, file: Path | None, force: bool) -> None:
-    """Make varied prompts for the large models, without repeats, one a line.
+    """Make varied prompts for the large models, one a line.
 
-    The same count and seed give the same prompts on every machine; a shorter list is the
-    beginning of a longer one.
+    None comes twice. The same count and seed give the same prompts on every machine; a shorter
+    list is the beginning of a longer one.
 
     \b
     calibzarr prompts --count 20
@@ -45,9 +45,8 @@ def prompts_command(count: int, seed: int, file: Path | None, force: bool) -> No
         raise TakenError(f"{file} exists already; overwrite it with ", Option("force"))
     durable.write(file, as_text(prompts, as_csv=file.suffix.lower() == ".csv").encode())
     click.echo(f"{file}: {count} prompts")
-    if not is_quiet():
-        keywords = {"model": "sd3-medium", "prompts": file}
-        tell("sample them with: ", Call("build", ("stores/sd3.zarr",), keywords))
+    keywords = {"model": "sd3-medium", "prompts": file}
+    hint("sample them with: ", Call("build", ("stores/sd3.zarr",), keywords))
 
 
 def _print(text: str) -> None:

@@ -7,16 +7,9 @@ from typing import Any
 
 import click
 
-from calibzarr.commands.common import (
-    INTERRUPTED,
-    integers,
-    make_console,
-    one_line_errors,
-    quiet_option,
-    spelled,
-    store_argument,
-    tell,
-)
+from calibzarr.commands.command import INTERRUPTED, command
+from calibzarr.commands.common import hint, integers, make_console, store_argument, tell
+from calibzarr.commands.spelling import spelled
 from calibzarr.errors import Call
 
 _BYTES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -35,11 +28,28 @@ def _groups(text: str) -> list[int]:
     return integers(text, "a list of groups such as 32,64,128")
 
 
-@click.command(name="quantize")
+@command(
+    "quantize",
+    {
+        "Bits": "bits_per_weight size groups keep",
+        "Rounding": "rounding images memory tune",
+    },
+)
 @store_argument
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--bits-per-weight", type=float, help="Mean, scales and biases counted.")
-@click.option("--size", type=_bytes, metavar="BYTES", help="Or the file's size, such as 1.6GB.")
+@click.option(
+    "--bits-per-weight",
+    type=float,
+    show_default="none; this or --size is needed",
+    help="Mean, scales and biases counted.",
+)
+@click.option(
+    "--size",
+    type=_bytes,
+    metavar="BYTES",
+    show_default="none",
+    help="Or the file's size, such as 1.6GB.",
+)
 @click.option(
     "--groups",
     type=_groups,
@@ -48,7 +58,13 @@ def _groups(text: str) -> list[int]:
     show_default=True,
     help="Sizes of groups to choose from.",
 )
-@click.option("--keep", multiple=True, metavar="PATTERN", help="Layers that stay as they are.")
+@click.option(
+    "--keep",
+    multiple=True,
+    metavar="PATTERN",
+    show_default="none",
+    help="Layers that stay as they are; may be repeated.",
+)
 @click.option(
     "--rounding",
     type=click.Choice(["gptq", "nearest"]),
@@ -64,22 +80,24 @@ def _groups(text: str) -> list[int]:
     help="That the Hessians are of, at most.",
 )
 @click.option(
-    "--memory", type=click.FloatRange(0), help="GB for Hessians.  [default: half of what is free]"
+    "--memory",
+    type=click.FloatRange(0),
+    show_default="half of what is free",
+    help="GB for Hessians.",
 )
 @click.option(
     "--tune",
     type=float,
     metavar="MINUTES",
+    show_default="not at all",
     help="Then tune scales and biases until outputs are those of the store.",
 )
-@quiet_option
-@one_line_errors
 def quantize_command(
     store: Path, out: Path, rounding: Any, memory: float | None, **options: Any
 ) -> None:
-    """Write a quantized checkpoint of STORE's model to OUT, for MLX.
+    """Write a quantized checkpoint of STORE's model to OUT.
 
-    Bits and groups of each layer by its sensitivity, weights rounded by GPTQ.
+    MLX loads it. Bits and groups of each layer by its sensitivity, weights rounded by GPTQ.
 
     \b
     calibzarr quantize stores/tiny.zarr tiny-4.5 --bits-per-weight 4.5
@@ -103,4 +121,4 @@ def quantize_command(
         click.echo(line)
     click.echo(card.memory_in_words(result.memory))
     run = Call("build", ("STORE2",), {"reference": store, "model": out})
-    tell("see what it does to pictures with: ", run)
+    hint("see what it does to pictures with: ", run)

@@ -5,30 +5,37 @@ from typing import Any
 
 import click
 
-from calibzarr.commands.common import (
-    command_line,
-    is_quiet,
-    one_line_errors,
-    quiet_option,
-    store_argument,
-    tell,
-)
+from calibzarr.commands import completion
+from calibzarr.commands.command import command, is_quiet
+from calibzarr.commands.common import store_argument, tell
+from calibzarr.commands.spelling import command_line
 from calibzarr.errors import Call
 
 
-@click.command(name="repair")
+@command("repair", {"What the store has lost": "prompts model cfg_weight batch_size"})
 @store_argument
 @click.option("--dry-run", is_flag=True, help="Tell what would be done, and change nothing.")
 @click.option(
     "--prompts",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    show_default="the copies of the store",
     help="The file that it was built from, if its prompts or seeds are lost.",
 )
-@click.option("--model", help="What it was built with, if its manifest is lost with the copy.")
-@click.option("--cfg-weight", type=float, help="The same.")
-@click.option("--batch-size", type=click.IntRange(1), help="The same.")
-@quiet_option
-@one_line_errors
+@click.option(
+    "--model",
+    show_default="as the manifest or its copy say",
+    shell_complete=completion.models,
+    help="What it was built with, if its manifest is lost with the copy.",
+)
+@click.option(
+    "--cfg-weight", type=float, show_default="as the manifest or its copy say", help="The same."
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    show_default="as the manifest or its copy say",
+    help="The same.",
+)
 def repair_command(store: Path, dry_run: bool, **options: Any) -> None:
     """Bring STORE in order, and tell what to run next.
 

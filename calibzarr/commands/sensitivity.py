@@ -6,16 +6,9 @@ from typing import Any
 
 import click
 
-from calibzarr.commands.common import (
-    INTERRUPTED,
-    integers,
-    make_console,
-    one_line_errors,
-    quiet_option,
-    spelled,
-    store_argument,
-    tell,
-)
+from calibzarr.commands.command import INTERRUPTED, command
+from calibzarr.commands.common import hint, integers, make_console, store_argument, tell
+from calibzarr.commands.spelling import spelled
 from calibzarr.errors import Call
 from calibzarr.quantization.choices import CLIPS
 
@@ -30,7 +23,7 @@ def _steps(text: str) -> str | int | list[int]:
     return numbers[0] if text == "6" else numbers
 
 
-@click.command(name="sensitivity")
+@command("sensitivity", {"What to measure": "images probes steps clip", "How": "batch_size force"})
 @store_argument
 @click.option(
     "--images",
@@ -63,10 +56,8 @@ def _steps(text: str) -> str | int | list[int]:
 )
 @click.option("--batch-size", type=click.IntRange(1), default=1, help="Images of one pass.")
 @click.option("--force", is_flag=True, help="Start over; what the store has stays until then.")
-@quiet_option
-@one_line_errors
 def sensitivity_command(store: Path, **options: Any) -> None:
-    """Measure what quantizing each layer of STORE's model alone does to its output.
+    """Measure what quantizing each layer does to the output.
 
     All quantizers and numbers of bits at once, by backward passes over stored states. What was
     measured before stays and is added to: ask for more images or probes.
@@ -97,4 +88,4 @@ def sensitivity_command(store: Path, **options: Any) -> None:
             f"the standard error of some layer is {result.worst_error_db:.1f} dB; for less: ",
             Call("sensitivity", (store,), more),
         )
-    tell("look at them with: ", Call("analyze", (store,)))
+    hint("look at them with: ", Call("analyze", (store,)))

@@ -7,15 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from calibzarr import strict_json
-from calibzarr.commands.common import (
-    is_quiet,
-    json_option,
-    one_line_errors,
-    quiet_option,
-    store_argument,
-    table_console,
-    tell,
-)
+from calibzarr.commands.command import command, is_quiet
+from calibzarr.commands.common import json_option, store_argument, table_console, tell
 from calibzarr.errors import Call
 
 if TYPE_CHECKING:
@@ -24,11 +17,11 @@ if TYPE_CHECKING:
 _FAILED = 1
 
 
-@click.command(name="verify")
+@command("verify", {"With the model": "model sample seed tolerance", "Output": "as_json"})
 @store_argument
 @click.option("--model", is_flag=True, help="Make some images again with the model, and compare.")
 @click.option(
-    "--sample", type=click.IntRange(1), help="How many images to make again.  [default: 4]"
+    "--sample", type=click.IntRange(1), show_default="4", help="How many images to make again."
 )
 @click.option("--seed", type=click.IntRange(0), default=0, help="Of the choice of those images.")
 @click.option(
@@ -39,8 +32,6 @@ _FAILED = 1
     help="Greatest difference of their states that is let pass.",
 )
 @json_option
-@quiet_option
-@one_line_errors
 def verify_command(
     store: Path,
     model: bool,
@@ -49,9 +40,10 @@ def verify_command(
     tolerance: float,
     as_json: bool,
 ) -> None:
-    """Check whether STORE is whole and true: every file, every state, every statistic.
+    """Check whether STORE is whole and true.
 
-    Exits with 1 if anything is wrong. Images that are not complete are no failure.
+    Every file, every state and every statistic is looked at. Exits with 1 if anything is wrong.
+    Images that are not complete are no failure.
 
     \b
     calibzarr verify stores/tiny.zarr

@@ -28,7 +28,7 @@ def test_verify_reports_for_people_and_for_programs(run, tmp_path, make_store):
 
 def test_verify_refuses_options_that_say_nothing(run, tmp_path):
     code, _, err = run("verify", tmp_path, "--sample", 3)
-    assert (code, err) == (2, "Error: --sample needs --model\n")
+    assert (code, err) == (2, "Error: --sample needs --model. Try 'calibzarr verify -h'.\n")
     code, _, err = run("verify", tmp_path / "none")
     assert code == 1
     assert "there is no store" in err

@@ -3,10 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from calibzarr.commands.common import spelled
+from calibzarr.commands.spelling import spelled
 from calibzarr.errors import OptionError
 from calibzarr.models import registry
 from calibzarr.sampling.options import BuildOptions, Settings, refuse_differences
+from tests.support.commands import at_work
 
 TINY = registry.find("tiny")
 
@@ -36,4 +37,5 @@ def test_differences_are_told_as_their_parameters_are_spelled(name, value, pytho
     refuse_differences(Path("a"), stored, {**stored, "seed": None})
     with pytest.raises(OptionError, match=re.escape(python)) as error:
         refuse_differences(Path("a"), stored, {name: value})
-    assert typed in spelled(error.value.message)
+    with at_work("build"):
+        assert typed in spelled(error.value.message)

@@ -1,7 +1,11 @@
 """Command lines, and what is asked of any."""
 
+from contextlib import contextmanager
+
 import click
 
+from calibzarr import cli
+from calibzarr.commands.spelling import TYPED
 from tests.support.stores import snapshot
 
 
@@ -26,3 +30,12 @@ def assert_help_is_complete(run, command):
             assert parameter.help
             assert all(option in out for option in parameter.opts)
     assert "dB" in out
+
+
+@contextmanager
+def at_work(name, *typed):
+    """As within a command of the command line, given some words."""
+    group = click.Context(cli.cli, info_name="calibzarr")
+    with click.Context(cli.cli.commands[name], parent=group, info_name=name) as context:
+        context.meta[TYPED] = list(typed)
+        yield
