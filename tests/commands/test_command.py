@@ -30,9 +30,9 @@ def test_usage_errors_name_the_option_as_typed_and_where_help_is(run, arguments,
 
 
 def test_a_command_that_does_not_exist_is_told_with_near_ones(run):
-    code, _, err = run("analize")
+    code, _, err = run("analyzer")
     assert code == 2
-    assert err.startswith("Error: No such command 'analize'.")
+    assert err.startswith("Error: No such command 'analyzer'.")
     assert err.endswith(" Try 'calibzarr -h'.\n")
 
 
