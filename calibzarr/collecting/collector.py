@@ -130,18 +130,19 @@ def _run(plan: CollectionPlan, console: Console) -> CollectionResult:
 
 def _begin(plan: CollectionPlan, root: Root, model: Model) -> tuple[Statistics, CachedStatistics]:
     """What is known already, in arrays for all that is to be known."""
-    layers, images, cached = model.layers(), plan.images.tolist(), cached_layers(model)
+    images, cached = plan.images.tolist(), cached_layers(model)
+    features = [layer.features for layer in model.layers()]
     num_calls = root.attributes["num_steps"]
-    features_of_cached = max((layers[index].features for index in cached), default=0)
+    features_of_cached = max((features[index] for index in cached), default=0)
     if plan.force:
         checkpoint.remove(plan.path)
     else:
-        known = checkpoint.read(root, BINS) or _stored(root, cached, features_of_cached)
+        began = checkpoint.read(root, BINS, features, cached)
+        known = began or _stored(root, cached, features_of_cached)
         if known is not None:
             return known[0].placed(plan.steps, images), known[1].placed(images)
-    features = max(layer.features for layer in layers)
     return (
-        Statistics.empty(BINS, len(layers), plan.steps, images, features),
+        Statistics.empty(BINS, len(features), plan.steps, images, max(features)),
         CachedStatistics.empty(BINS, cached, num_calls, images, features_of_cached),
     )
 

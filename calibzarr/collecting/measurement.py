@@ -1,7 +1,6 @@
 """Signed products as far as they are measured: in memory, in a checkpoint, and in a store."""
 
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,10 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from calibzarr.collecting import archive
+from calibzarr.errors import Call
 from calibzarr.quantization.levels import BITS
 from calibzarr.quantization.quantizers import QUANTIZERS, Quantizer
 from calibzarr.quantization.sensitivity import amplification, sensitivity
-from calibzarr.storage import collected, durable, schema, store
+from calibzarr.storage import collected, schema, store
+from calibzarr.storage.manifest import Root
 
 _CHECKPOINT = "sensitivity.checkpoint"
 _BY_TENSOR = [QUANTIZERS.index(Quantizer("activation", "tensor", bits)) for bits in BITS]
@@ -240,30 +242,45 @@ def write_checkpoint(path: Path, measurement: Measurement, identity: Mapping[str
         "steps": measurement.steps,
         "amplified_steps": measurement.amplified_steps,
     }
-    arrays = {name: getattr(measurement, name) for name in _ARRAYS}
-    with durable.new_file(path / _CHECKPOINT) as file:
-        np.savez(file, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays)
-
-
-def read_checkpoint(path: Path, identity: Mapping[str, Any]) -> Measurement | None:
-    """What an interrupted measurement had; None where there is none, or one of another identity."""
-    try:
-        with (
-            (path / _CHECKPOINT).open("rb") as stream,  # NumPy leaves a damaged one open
-            np.load(stream, allow_pickle=False) as file,
-        ):
-            header = json.loads(file["header"].tobytes())
-            if header["identity"] != json.loads(json.dumps(identity)):
-                return None
-            arrays = {name: file[name] for name in _ARRAYS}
-    except (FileNotFoundError, ValueError, KeyError, zipfile.BadZipFile):
-        return None
-    return Measurement(
-        images=tuple(header["images"]),
-        steps=tuple(header["steps"]),
-        amplified_steps=tuple(header["amplified_steps"]),
-        **arrays,
+    archive.write(
+        path / _CHECKPOINT, header, {name: getattr(measurement, name) for name in _ARRAYS}
     )
+
+
+def read_checkpoint(root: Root, identity: Mapping[str, Any]) -> Measurement | None:
+    """What an interrupted measurement had; None where there is none, or one of another identity.
+
+    Args:
+        root: of a store with statistics.
+        identity: what it must be of, JSON types only.
+
+    Raises:
+        StoreError: if it is damaged, or not of this store.
+    """
+    file, again = root.path / _CHECKPOINT, Call("sensitivity", (root.path,), {"force": True})
+    with archive.opened(file, archive.remedy(file, again)) as kept:
+        if kept is None or kept.field("identity", dict) != json.loads(json.dumps(identity)):
+            return None
+        images = kept.indices("images", root.num_images)
+        steps, amplified_steps = (
+            kept.indices(name, root.attributes["num_steps"])
+            for name in ("steps", "amplified_steps")
+        )
+        (num_layers,) = root.arrays["layer"]["shape"]
+        num_probes, num_amplified = kept.shape("products", 5)[-1], kept.shape("amplified", 2)[-1]
+        ranges, rollouts = (num_layers, len(BITS)), (len(amplified_steps), num_amplified)
+        products = num_layers, len(steps), len(QUANTIZERS), len(images), num_probes
+        return Measurement(
+            images,
+            steps,
+            kept.array("products", np.float32, products),
+            kept.array("power", np.float64, (len(steps), len(images))),
+            kept.array("clip_min", np.float32, ranges),
+            kept.array("clip_max", np.float32, ranges),
+            amplified_steps,
+            kept.array("amplified", np.float64, rollouts),
+            kept.array("decoder_gain_db", np.float64, rollouts),
+        )
 
 
 def remove_checkpoint(path: Path) -> None:

@@ -130,7 +130,7 @@ def plan(
         "model_fingerprint": collected["model_fingerprint"],
     }
     notes: list[Message] = []
-    before = None if force else _before(path, manifest, about, notes)
+    before = None if force else _before(root, about, notes)
     about.setdefault("statistics", collected["stamp"])
     if before is None:
         selected = _choose_images(root, images, ())
@@ -175,10 +175,9 @@ def _said(name: str, wanted: object) -> dict[str, object]:
     return {name: wanted} if name in ("clip", "steps") else {}
 
 
-def _before(
-    path: Path, manifest: Mapping[str, Any], about: dict[str, Any], notes: list[Message]
-) -> Measurement | None:
+def _before(root: Root, about: dict[str, Any], notes: list[Message]) -> Measurement | None:
     """What is measured already, if it can be added to; sets the statistics that it is based on."""
+    path, manifest = root.path, root.attributes
     again = Call("sensitivity", (path,), {"force": True})
     stored = manifest.get(schema.SENSITIVITY)
     collected = manifest[schema.ACTIVATIONS]
@@ -199,10 +198,10 @@ def _before(
                     again,
                 )
             )
-        began = measurement.read_checkpoint(path, identity(about, manifest))
+        began = measurement.read_checkpoint(root, identity(about, manifest))
         return began or measurement.read(path, stored)
     about["statistics"] = collected["stamp"]
-    return measurement.read_checkpoint(path, identity(about, manifest))
+    return measurement.read_checkpoint(root, identity(about, manifest))
 
 
 def _choose_steps(steps: int | str | Sequence[int], num_steps: int) -> tuple[int, ...]:

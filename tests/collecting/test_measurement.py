@@ -5,6 +5,7 @@ import pytest
 
 from calibzarr.collecting import measurement
 from calibzarr.collecting.measurement import Measurement
+from calibzarr.errors import StoreError
 from calibzarr.quantization.levels import BITS
 from calibzarr.quantization.quantizers import QUANTIZERS
 from calibzarr.storage.manifest import read_root
@@ -92,15 +93,25 @@ def test_a_rollout_that_is_missing_is_no_whole_measurement():
 
 def test_a_checkpoint_of_another_measurement_is_not_gone_on_with(path):
     found, identity = made_up().grown([2, 0, 1], 4), {"clip": "lp", "steps": (1, 3)}
-    assert measurement.read_checkpoint(path, identity) is None
+    root = read_root(path)
+    root = replace(
+        root,
+        attributes={**root.attributes, "num_steps": 4},
+        arrays={**root.arrays, "layer": {"shape": [len(found.clip_min)]}},
+    )
+    assert measurement.read_checkpoint(root, identity) is None
     measurement.write_checkpoint(path, found, identity)
-    assert_equal(measurement.read_checkpoint(path, identity), found)
-    assert measurement.read_checkpoint(path, {**identity, "clip": "mse"}) is None
+    assert_equal(measurement.read_checkpoint(root, identity), found)
+    assert measurement.read_checkpoint(root, {**identity, "clip": "mse"}) is None
+    other = replace(root, arrays={**root.arrays, "layer": {"shape": [1]}})
+    with pytest.raises(StoreError, match=r"its products is float32 of shape .*, not float32 of "):
+        measurement.read_checkpoint(other, identity)
     file = path / "sensitivity.checkpoint"
     whole = file.read_bytes()
     for torn in (b"torn", whole[: len(whole) // 2]):
         file.write_bytes(torn)
-        assert measurement.read_checkpoint(path, identity) is None
+        with pytest.raises(StoreError, match=r"sensitivity.checkpoint is damaged: its content"):
+            measurement.read_checkpoint(root, identity)
     measurement.remove_checkpoint(path)
     measurement.remove_checkpoint(path)
     assert not file.exists()
