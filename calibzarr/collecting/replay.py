@@ -19,6 +19,7 @@ from calibzarr.models.base import (
     Receive,
     ReceiveStep,
     Schedule,
+    encoded,
 )
 from calibzarr.models.text import tokens
 from calibzarr.statistics.histogram import LogBins
@@ -149,6 +150,7 @@ class Replay:
         schedule: of the sampling.
         prompts: of all images.
         cfg_weight: weight of classifier-free guidance.
+        guidance: that the model is told of, if it is.
         latents: stored states by (image, step, channel, height, width), read when they are used.
     """
 
@@ -156,6 +158,7 @@ class Replay:
     schedule: Schedule
     prompts: Sequence[str]
     cfg_weight: float
+    guidance: float | None
     latents: xr.DataArray
 
     @classmethod
@@ -170,6 +173,7 @@ class Replay:
             schedule=model.schedule(root.attributes["num_steps"]),
             prompts=store.stored_prompts(root)[0],
             cfg_weight=root.attributes["cfg_weight"],
+            guidance=root.attributes.get(schema.GUIDANCE),
             latents=reading.open_store(root).latents,
         )
 
@@ -179,7 +183,7 @@ class Replay:
         return Batch(
             model=self.model,
             schedule=self.schedule,
-            conditioning=self.model.encode(prompts, self.cfg_weight),
+            conditioning=encoded(self.model, prompts, self.cfg_weight, self.guidance),
             images=tuple(images),
             latents=self.latents.isel(image=list(images)).values,
         )

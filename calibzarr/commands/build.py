@@ -54,6 +54,12 @@ if TYPE_CHECKING:
     "--cfg-weight", type=float, show_default="the model's", help="Guidance weight; 0 for none."
 )
 @click.option(
+    "--guidance",
+    type=float,
+    show_default="3.5 for flux-dev, which alone takes it",
+    help="What the model is told of guidance.",
+)
+@click.option(
     "--seed",
     type=click.IntRange(0),
     show_default="0",

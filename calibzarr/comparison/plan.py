@@ -11,7 +11,7 @@ from calibzarr.storage import schema, store
 from calibzarr.storage.manifest import Root, fingerprint, read_root
 
 _SIGMA_TOLERANCE = 1e-5
-_EQUAL = ("num_steps", "cfg_weight", "image_size")
+_EQUAL = ("num_steps", "cfg_weight", schema.GUIDANCE, "image_size")
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,8 @@ class Layer:
         input_group: name of the first layer that reads the same values; its own if no other does.
         tied_group: name of the first layer that gets the same bits, as q, k and v do; or its own.
         follows: activation function that the values leave, ``gelu`` or another; "" if none.
-        text_only: whether the values depend on the text alone: the same at every step.
+        text_only: whether the values depend on the text or the guidance alone: the same at every
+            step.
         cached: whether it runs as a denoiser is opened, once for each step, and not in its calls.
     """
 
@@ -128,13 +129,16 @@ class Model(Protocol):
     def initial_latents(self, seeds: Sequence[int], image_size: int, schedule: Schedule) -> Array:
         """First states, one for each seed: noise at the schedule's first sigma."""
 
-    def encode(self, prompts: Sequence[str], cfg_weight: float) -> Conditioning:
+    def encode(
+        self, prompts: Sequence[str], cfg_weight: float, guidance: float | None = None
+    ) -> Conditioning:
         """Encode prompts, and the empty negative prompt where ``cfg_weight`` is above 0.
 
         Args:
             prompts: one for each image of a batch.
             cfg_weight: weight of classifier-free guidance, which the conditioning knows from here
                 on; 0 for none.
+            guidance: that a model is told of which was distilled to be told; given to no other.
         """
 
     def denoiser(
@@ -187,6 +191,14 @@ class Model(Protocol):
 
     def weight(self, layer: Layer) -> np.ndarray | None:
         """Weight of a linear layer, shape (output, feature), float32; None for a block."""
+
+
+def encoded(
+    model: Model, prompts: Sequence[str], cfg_weight: float, guidance: float | None
+) -> Conditioning:
+    """:meth:`Model.encode`, of models that know nothing of a guidance as well."""
+    told = {} if guidance is None else {"guidance": guidance}
+    return model.encode(prompts, cfg_weight, **told)
 
 
 @runtime_checkable

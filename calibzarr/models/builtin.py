@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calibzarr.errors import StoreError
-from calibzarr.models import weights
 from calibzarr.models.entry import ModelEntry
 from calibzarr.models.formulas import (
     MAX_IMAGE_SIZE_OF_TINY,
@@ -14,6 +13,8 @@ from calibzarr.models.formulas import (
     flux_schedule,
     sd3_schedule,
 )
+from calibzarr.models.loading import hub
+from calibzarr.models.loading.architectures import GUIDANCE
 from calibzarr.models.quantized import layout
 from calibzarr.prompts.lists import shape_captions
 
@@ -33,30 +34,18 @@ def _load_tiny() -> "Model":
     from calibzarr.models import tiny
     from calibzarr.models.diffusionkit import DiffusionKitModel
 
-    weights.check_sha256(tiny.WEIGHTS, tiny.SHA256)
+    hub.check_sha256(tiny.WEIGHTS, tiny.SHA256)
     return DiffusionKitModel("tiny", tiny.TinyPipeline())
 
 
 def _load_pipeline(
-    name: str, pipeline_class: str, repository: str, files: weights.Files, shift: float
+    name: str, repository: str, file: str, files: hub.Files, shift: float
 ) -> "Model":
-    weights.download(name, files)
-    from calibzarr.models.compatibility import import_diffusionkit, lenient_updates
-
-    kit: Any = import_diffusionkit()
+    hub.download(name, files)
     from calibzarr.models.diffusionkit import DiffusionKitModel
-    from calibzarr.models.text.tokenizers import replace_clip_tokenizers
+    from calibzarr.models.loading import pipelines
 
-    with lenient_updates():
-        pipeline = getattr(kit, pipeline_class)(
-            w16=True,
-            a16=True,
-            shift=shift,
-            use_t5=True,
-            model_version=repository,
-            low_memory_mode=False,
-        )
-    replace_clip_tokenizers(pipeline)
+    pipeline = pipelines.load(name, repository, shift, file=hub.path(repository, file))
     return DiffusionKitModel(name, pipeline)
 
 
@@ -74,7 +63,7 @@ def _sd3(
     return ModelEntry(
         name=name,
         description=description,
-        load=partial(_load_pipeline, name, "DiffusionPipeline", repository, files, shift),
+        load=partial(_load_pipeline, name, repository, weights_file, files, shift),
         image_size=image_size,
         max_image_size=1536,
         image_size_multiple=16,
@@ -93,7 +82,12 @@ def _sd3(
 
 
 def _flux(
-    name: str, description: str, repository: str, weights_file: str, num_steps: int
+    name: str,
+    description: str,
+    repository: str,
+    weights_file: str,
+    num_steps: int,
+    guidance: float | None = None,
 ) -> ModelEntry:
     clip_files = (*_CLIP_L, *_CLIP_L_TOKENIZER, *_T5)
     files = (
@@ -107,7 +101,7 @@ def _flux(
     return ModelEntry(
         name=name,
         description=description,
-        load=partial(_load_pipeline, name, "FluxPipeline", repository, files, shift),
+        load=partial(_load_pipeline, name, repository, weights_file, files, shift),
         image_size=512,
         max_image_size=2048,
         image_size_multiple=16,
@@ -116,6 +110,7 @@ def _flux(
         pixels_per_latent=PIXELS_PER_LATENT,
         noise=NOISE,
         schedule=flux_schedule(shift),
+        guidance=guidance,
         repository=repository,
         files=files,
         latent_scale=0.3611,
@@ -168,6 +163,7 @@ FLUX_DEV = _flux(
     "argmaxinc/mlx-FLUX.1-dev",
     "flux1-dev.safetensors",
     num_steps=50,
+    guidance=GUIDANCE,
 )
 
 MODELS = {entry.name: entry for entry in (TINY, SD3_MEDIUM, SD35_LARGE, FLUX_SCHNELL, FLUX_DEV)}
@@ -196,10 +192,10 @@ def load_pipeline(path: str | Path) -> Any:
     entry = MODELS.get(name)
     if entry is None:
         raise StoreError(f"{directory} is of {name!r}, and not of one of {', '.join(MODELS)}")
-    if entry is TINY:
+    if entry.repository is None:
         return pipeline.load_tiny(directory)
-    weights.download(name, [pair for pair in entry.files if not pair[1].startswith("flux")])
-    return pipeline.load(directory, entry.repository, is_flux=not entry.guided)
+    hub.download(name, [pair for pair in entry.files if not pair[1].startswith("flux")])
+    return pipeline.load(directory, entry.name, entry.repository)
 
 
 def load_checkpoint(path: str | Path) -> "Model":

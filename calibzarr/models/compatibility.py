@@ -106,16 +106,19 @@ def lenient_updates() -> Iterator[None]:
 
 @contextmanager
 def metal_names() -> Iterator[None]:
-    """Let DiffusionKit's T5 set MLX's memory limit by names that are gone, or Apple's alone."""
+    """Let DiffusionKit use names of MLX's memory that are deprecated, gone, or Apple's alone."""
     replaced = {
-        "set_memory_limit": mx.set_memory_limit,
         "device_info": lambda: {"memory_size": mx.get_memory_limit(), **mx.device_info()},
+        "get_active_memory": mx.get_active_memory,
+        "get_peak_memory": mx.get_peak_memory,
+        "reset_peak_memory": mx.reset_peak_memory,
+        "set_memory_limit": mx.set_memory_limit,
     }
-    originals = {name: getattr(mx.metal, name) for name in replaced}
+    before = {name: vars(mx.metal)[name] for name in replaced if name in vars(mx.metal)}
     try:
-        for name, function in replaced.items():
-            setattr(mx.metal, name, function)
+        vars(mx.metal).update(replaced)
         yield
     finally:
-        for name, function in originals.items():
-            setattr(mx.metal, name, function)
+        for name in replaced:
+            del vars(mx.metal)[name]
+        vars(mx.metal).update(before)

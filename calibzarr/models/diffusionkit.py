@@ -1,7 +1,6 @@
 """DiffusionKit's pipelines behind the seam: SD3-style and FLUX-style transformers on MLX."""
 
 import copy
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -24,6 +23,8 @@ from calibzarr.models.base import (
 )
 from calibzarr.models.compatibility import import_diffusionkit, metal_names
 from calibzarr.models.formulas import NOISE, PIXELS_PER_LATENT
+from calibzarr.models.loading.fingerprint import deciding_modules, fingerprint
+from calibzarr.models.loading.mmdit import empty_copy
 from calibzarr.models.modulation import cached_modulation, unchanged_parameters
 from calibzarr.models.observation import observing, observing_cached
 from calibzarr.models.quantized import checkpoint, parameters
@@ -47,7 +48,7 @@ class TextConditioning:
 
     Attributes:
         tokens: shape (row, token, feature).
-        pooled: shape (row, feature).
+        pooled: shape (row, feature); the last is the guidance of a model that is told of one.
         cfg_weight: weight of classifier-free guidance; 0 for none.
     """
 
@@ -67,7 +68,7 @@ class DiffusionKitModel:
     def __init__(self, name: str, pipeline: Any) -> None:
         self.name = name
         self.pipeline = pipeline
-        self.fingerprint = fingerprint(_deciding_modules(pipeline))
+        self.fingerprint = fingerprint(deciding_modules(pipeline))
         self.activation_dtype = str(pipeline.activation_dtype).removeprefix("mlx.core.")
         self.sampler = f"euler(shift={float(pipeline.sampler.shift)})"
         self._layers = observable_layers(pipeline.mmdit)
@@ -109,7 +110,9 @@ class DiffusionKitModel:
         """What makes tokens of a text for each text encoder, by its name."""
         return tokenizers(self.pipeline)
 
-    def encode(self, prompts: Sequence[str], cfg_weight: float) -> TextConditioning:
+    def encode(
+        self, prompts: Sequence[str], cfg_weight: float, guidance: float | None = None
+    ) -> TextConditioning:
         """Encode prompts one by one, so that a prompt's row never depends on its neighbours."""
         tokens, pooled = [], []
         for prompt in prompts:
@@ -118,6 +121,8 @@ class DiffusionKitModel:
             mx.eval(encoded)
             tokens.append(encoded[0].astype(self.pipeline.activation_dtype))
             pooled.append(encoded[1].astype(self.pipeline.activation_dtype))
+            if guidance is not None:
+                pooled[-1][:, -1] = guidance
         rows = (0, 1) if cfg_weight > 0 else (0,)
         return TextConditioning(
             tokens=mx.concatenate([t[row : row + 1] for row in rows for t in tokens]),
@@ -314,14 +319,14 @@ class DiffusionKitModel:
         """Bytes of the weights of the transformer, the text encoders and the decoder, by name."""
         return {
             name: sum(value.nbytes for _, value in tree_flatten(module.parameters()))
-            for name, module in _deciding_modules(self.pipeline).items()
+            for name, module in deciding_modules(self.pipeline).items()
         }
 
     def with_checkpoint(self, directory: Path) -> "DiffusionKitModel":
         """The same model with the quantized transformer of a checkpoint."""
         model = copy.copy(self)
         model.pipeline = copy.copy(self.pipeline)
-        model.pipeline.mmdit = kit.mmdit.MMDiT(self.pipeline.mmdit.config)
+        model.pipeline.mmdit = empty_copy(self.pipeline.mmdit)
         checkpoint.load(model.pipeline.mmdit, directory, self.pipeline.dtype)
         return model
 
@@ -329,21 +334,6 @@ class DiffusionKitModel:
         """Begin to tune a quantized copy of the transformer."""
         model = copy.copy(self)
         model.pipeline = copy.copy(self.pipeline)
-        mmdit = model.pipeline.mmdit = kit.mmdit.MMDiT(self.pipeline.mmdit.config)
+        mmdit = model.pipeline.mmdit = empty_copy(self.pipeline.mmdit)
         mmdit.update(self.pipeline.mmdit.parameters())
         return ScaleTuner(mmdit, model._output, self._layers, grids)
-
-
-def fingerprint(modules: Mapping[str, nn.Module]) -> str:
-    """BLAKE2b of the names, dtypes, shapes and bytes of all parameters, in hexadecimal."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, module in sorted(modules.items()):
-        for path, value in sorted(tree_flatten(module.parameters())):
-            digest.update(f"{name}.{path} {value.dtype} {value.shape}\n".encode())
-            digest.update(np.asarray(value.reshape(-1).view(mx.uint8)).data)
-    return digest.hexdigest()
-
-
-def _deciding_modules(pipeline: Any) -> dict[str, nn.Module]:
-    names = ("mmdit", "decoder", "clip_l", "clip_g", "t5_encoder")
-    return {name: getattr(pipeline, name) for name in names if hasattr(pipeline, name)}

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from calibzarr.errors import Option, OptionError
-from calibzarr.models import weights
+from calibzarr.models.loading import hub
 from calibzarr.prompts.lists import PromptList
 
 if TYPE_CHECKING:
     from calibzarr.models.base import Model
+
+_MOST_GUIDANCE = 1000
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ class ModelEntry:
         noise: of its first states.
         schedule: of its noise levels.
         cfg_weight: default weight of classifier-free guidance.
-        guided: whether it can run with guidance at all.
+        guided: whether it can run with classifier-free guidance at all.
+        guidance: default of what it is told of guidance, if it was distilled to be told.
         prompts: gives prompts of its own, if it has any.
         repository: on the Hugging Face Hub, if its weights are there.
         files: (repository, file) pairs that it loads from the Hub.
@@ -85,6 +88,7 @@ class ModelEntry:
     schedule: ScheduleFormula
     cfg_weight: float = 0.0
     guided: bool = False
+    guidance: float | None = None
     prompts: Callable[[], PromptList] | None = None
     repository: str | None = None
     files: tuple[tuple[str, str], ...] = ()
@@ -115,9 +119,27 @@ class ModelEntry:
         if not 0 <= cfg_weight < float("inf"):
             raise OptionError(option, f" must be 0 or more, got {cfg_weight}")
         if cfg_weight > 0 and not self.guided:
+            told = () if self.guidance is None else ("; it is told of a ", Option("guidance"))
             raise OptionError(
-                f"{self.name} takes no guidance: ", option, f" must be 0, got {cfg_weight}"
+                f"{self.name} takes no classifier-free guidance: ",
+                *(option, f" must be 0, got {cfg_weight}", *told),
             )
+
+    def check_guidance(self, guidance: float | None) -> None:
+        """Check that the model can be told of this guidance; of None, if it is told of none.
+
+        Raises:
+            OptionError: if not.
+        """
+        option = Option("guidance")
+        if guidance is None:
+            return
+        if self.guidance is None:
+            raise OptionError(
+                f"{self.name} is not told of a guidance, got ", option, f" {guidance}; leave it out"
+            )
+        if not 0 <= guidance <= _MOST_GUIDANCE:
+            raise OptionError(option, f" must be from 0 to {_MOST_GUIDANCE}, got {guidance}")
 
     def latent_shape(self, image_size: int) -> tuple[int, int, int]:
         """Sizes of (channel, height, width) for square images of ``image_size`` pixels."""
@@ -126,4 +148,4 @@ class ModelEntry:
 
     def missing_files(self) -> tuple[tuple[str, str], ...]:
         """The (repository, file) pairs that are not on this machine."""
-        return weights.missing(self.files)
+        return hub.missing(self.files)

@@ -14,8 +14,8 @@ _KINDS = {
 }
 _FOLLOWS = {"adaLN_modulation.layers.1": "silu", "mlp.layers.2": "silu", "mlp.fc2": "gelu"}
 _PROJECTIONS = ("attn.k_proj", "attn.q_proj", "attn.v_proj")  # of one array; in order of the tree
-_CACHED = ("y_embedder", "t_embedder")  # with every adaLN_modulation
-_TEXT_EMBEDDERS = ("y_embedder", "context_embedder")  # everything else sees the timestep
+_CACHED = ("y_embedder", "t_embedder", "guidance_in")  # with every adaLN_modulation
+_TEXT_EMBEDDERS = ("y_embedder", "context_embedder", "guidance_in")  # all else sees the timestep
 
 
 def observable_layers(mmdit: nn.Module) -> tuple[Layer, ...]:
@@ -24,7 +24,12 @@ def observable_layers(mmdit: nn.Module) -> tuple[Layer, ...]:
     The image stream's output of a block of two streams bears the block's name, the text
     stream's ``<block>.text``. The last text block gives none: nothing after it reads it.
     """
-    embedders = {"t_embedder": "unified", "y_embedder": "text", "context_embedder": "text"}
+    embedders = {
+        "t_embedder": "unified",
+        "y_embedder": "text",
+        "guidance_in": "unified",  # an identity, but in FLUX.1 dev
+        "context_embedder": "text",
+    }
     return (
         *(
             layer

@@ -12,7 +12,7 @@ from rich.console import Console
 from calibzarr.errors import Call, Message, disk_full_named, out_of_memory_named
 from calibzarr.long_run import long_run
 from calibzarr.models import registry
-from calibzarr.models.base import Model, Schedule
+from calibzarr.models.base import Model, Schedule, encoded
 from calibzarr.models.text import tokens
 from calibzarr.progress import Reporter, progress_console
 from calibzarr.quantization.configuration import Configuration
@@ -54,6 +54,7 @@ def build(
     num_images: int | None = None,
     num_steps: int | None = None,
     cfg_weight: float | None = None,
+    guidance: float | None = None,
     seed: int | None = None,
     image_size: int | None = None,
     batch_size: int | None = None,
@@ -77,6 +78,7 @@ def build(
         num_images: images of the store; default: as many as the file has prompts.
         num_steps: model calls for each image.
         cfg_weight: weight of classifier-free guidance; 0 for none.
+        guidance: that a model is told of which was distilled to be told, as FLUX.1 dev was.
         seed: seed of image 0; image i has ``seed + i``. Default 0.
         image_size: in pixels, of the square images.
         batch_size: images sampled together. Default 1.
@@ -105,6 +107,7 @@ def build(
         num_images=num_images,
         num_steps=num_steps,
         cfg_weight=cfg_weight,
+        guidance=guidance,
         seed=seed,
         image_size=image_size,
         batch_size=batch_size,
@@ -182,8 +185,9 @@ def _prepare_store(plan: BuildPlan, model: Model, schedule: Schedule) -> None:
         except FileExistsError:  # another builder was faster
             pass
     root = read_root(plan.path)
-    named = [name for name in schema.FORMULAS if name in root.attributes]
-    fingerprint = {name: attributes[name] for name in (*schema.FINGERPRINT, *named)}
+    optional = (*schema.FORMULAS, schema.GUIDANCE)
+    named = [name for name in optional if name in root.attributes]
+    fingerprint = {name: attributes.get(name) for name in (*schema.FINGERPRINT, *named)}
     stored = {**root.attributes, **runs.identity(root.attributes)}
     refuse_differences(plan.path, stored, {**fingerprint, **runs.identity(attributes)})
     tokens.check(plan.path, root.attributes, plan.prompts[: root.num_images], model)
@@ -198,16 +202,11 @@ def manifest(plan: BuildPlan, model: Model) -> dict[str, Any]:
         "model": plan.entry.name,
         "model_fingerprint": model.fingerprint,
         "num_images": plan.num_images,
-        "num_steps": settings.num_steps,
-        "cfg_weight": settings.cfg_weight,
-        "image_size": settings.image_size,
-        "latent_dtype": settings.latent_dtype,
+        **settings.attributes,
         "activation_dtype": model.activation_dtype,
         "sampler": model.sampler,
         "noise": plan.entry.noise.name,
         "schedule": plan.entry.schedule.name,
-        "seed": settings.seed,
-        "batch_size": settings.batch_size,
         "prompts_sha256": prompts_sha256(plan.prompts),
         "prompt_source": plan.prompt_source,
         **tokens.described(model, plan.prompts),
@@ -263,9 +262,9 @@ def sample_group(
     first = wanted[0] // size * size
     members = [min(image, plan.num_images - 1) for image in range(first, first + size)]
     rows = [image - first for image in wanted]
-    conditioning = model.encode(
-        [plan.prompts[image] for image in members], plan.settings.cfg_weight
-    )
+    settings = plan.settings
+    prompts = [plan.prompts[image] for image in members]
+    conditioning = encoded(model, prompts, settings.cfg_weight, settings.guidance)
     states = euler_states(
         model,
         conditioning,

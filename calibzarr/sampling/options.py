@@ -21,6 +21,7 @@ class BuildOptions:
     num_images: int | None = None
     num_steps: int | None = None
     cfg_weight: float | None = None
+    guidance: float | None = None
     seed: int | None = None
     image_size: int | None = None
     batch_size: int | None = None
@@ -54,6 +55,7 @@ class Settings:
         image_size: in pixels, of the square images.
         batch_size: images sampled together, in fixed groups.
         latent_dtype: dtype that latents are stored in.
+        guidance: that the model is told of; None if it is told of none.
     """
 
     num_steps: int
@@ -62,6 +64,12 @@ class Settings:
     image_size: int
     batch_size: int
     latent_dtype: str
+    guidance: float | None = None
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What the manifest says of them; nothing of a guidance that the model is not told of."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
     @classmethod
     def of(cls, options: BuildOptions, stored: Mapping[str, Any], entry: ModelEntry) -> "Settings":
@@ -78,6 +86,7 @@ class Settings:
         defaults: dict[str, Any] = {
             "num_steps": entry.num_steps,
             "cfg_weight": entry.cfg_weight,
+            "guidance": entry.guidance,
             "seed": 0,
             "image_size": entry.image_size,
             "batch_size": 1,
@@ -95,7 +104,9 @@ class Settings:
             )
         entry.check_image_size(chosen["image_size"])
         entry.check_cfg_weight(chosen["cfg_weight"])
-        return cls(**{**chosen, "cfg_weight": float(chosen["cfg_weight"])})
+        entry.check_guidance(chosen["guidance"])
+        numbers = {n: float(chosen[n]) for n in ("cfg_weight", "guidance") if chosen[n] is not None}
+        return cls(**{**chosen, **numbers})
 
 
 SETTINGS = tuple(setting.name for setting in fields(Settings))

@@ -166,7 +166,7 @@ def plan_of(
         prompts: one for each image.
         seeds: one for each image.
     """
-    known = {name: attributes[name] for name in SETTINGS}
+    known: dict[str, Any] = {name: attributes.get(name) for name in SETTINGS}
     known["batch_size"] = known["batch_size"] or 1  # imported stores do not know it
     return BuildPlan(
         path=path,

@@ -25,7 +25,7 @@ _TYPES: dict[str, tuple[type, ...]] = {  # of what is used of a manifest that ha
     **dict.fromkeys(("num_images", "num_steps", "image_size"), (int,)),
     **dict.fromkeys(("model", "sampler", "noise", "schedule"), (str, type(None))),
     **dict.fromkeys(("seed", "batch_size", "n_completed"), (int, type(None))),
-    "cfg_weight": (int, float, type(None)),
+    **dict.fromkeys(("cfg_weight", schema.GUIDANCE), (int, float, type(None))),
     "latent_dtype": (str,),
     **dict.fromkeys(("prompts_sha256", "tokens_sha256"), (str,)),
     "prompt_source": (str, type(None)),
@@ -226,6 +226,8 @@ def prompts_sha256(prompts: Sequence[str]) -> str:
 def fingerprint(attributes: Mapping[str, Any], prompts: Sequence[str], seeds: Sequence[int]) -> str:
     """SHA-256 of all that decides what the states of a store are, in hexadecimal."""
     decisive = {name: attributes.get(name) for name in (*schema.FINGERPRINT, *schema.FORMULAS)}
+    if schema.GUIDANCE in attributes:  # older stores keep their fingerprints
+        decisive[schema.GUIDANCE] = attributes[schema.GUIDANCE]
     content = {**decisive, "prompts": list(prompts), "seeds": list(seeds)}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

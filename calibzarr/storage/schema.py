@@ -306,6 +306,8 @@ def collected_variables(names: Container[str]) -> tuple[Variable, ...]:
 
 LATENT_DTYPES = ("float32", "float16")
 
+GUIDANCE = "guidance"  # in manifests of models that are told of one
+
 # Attributes that the root's digest covers; any others are a user's.
 ATTRIBUTES = frozenset(
     (
@@ -314,7 +316,7 @@ ATTRIBUTES = frozenset(
         *("legacy_statistics", REFERENCE),
         *(QUANTIZED, "noise", "schedule", ACTIVATIONS, SENSITIVITY, IMPORTED),
         *("model", "model_fingerprint", "num_steps", "cfg_weight", "image_size", "latent_dtype"),
-        *("activation_dtype", "sampler", "seed", "batch_size"),
+        *("activation_dtype", "sampler", "seed", "batch_size", GUIDANCE),
     )
 )
 

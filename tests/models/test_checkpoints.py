@@ -13,8 +13,9 @@ from mlx.utils import tree_flatten
 
 from calibzarr.collecting.replay import cached_layers
 from calibzarr.models import builtin, registry
-from calibzarr.models.compatibility import metal_names
+from calibzarr.models.compatibility import lenient_updates, metal_names
 from calibzarr.models.diffusionkit import DiffusionKitModel, kit
+from calibzarr.models.loading.pipelines import FluxPipeline, SD3Pipeline
 from calibzarr.quantization.levels import BITS
 from calibzarr.quantization.quantizers import (
     ACTIVATION_QUANTIZERS,
@@ -34,9 +35,9 @@ HUB = Path(os.environ["HF_HUB_CACHE"])
 PROMPT = "The red circle, 7 cats: QX!"
 SEED = 5
 NUM_STEPS = 3
-CFG_WEIGHT = {"sd3-medium": 4.5, "flux-schnell": 0.0}
-ACTIVATION_DTYPE = {"sd3-medium": "float16", "flux-schnell": "bfloat16"}
-SHIFT = {"sd3-medium": 3.0, "flux-schnell": 1.0}
+CFG_WEIGHT = {"sd3-medium": 4.5, "flux-dev": 0.0}
+ACTIVATION_DTYPE = {"sd3-medium": "float16", "flux-dev": "bfloat16"}
+SHIFT = {"sd3-medium": 3.0, "flux-dev": 1.0}
 REPOSITORY = {name: builtin.MODELS[name].repository for name in CFG_WEIGHT}
 
 
@@ -86,8 +87,8 @@ class SentencePieces:
 
 def directly_built(name):
     """The model with a checkpoint's weights put straight into its modules: no file, no loader."""
-    is_flux = name == "flux-schnell"
-    pipeline_class = kit.FluxPipeline if is_flux else kit.DiffusionPipeline
+    is_flux = name == "flux-dev"
+    pipeline_class = FluxPipeline if is_flux else SD3Pipeline
     pipeline = pipeline_class.__new__(pipeline_class)
     pipeline.model_version = REPOSITORY[name]
     pipeline.activation_dtype = mx.bfloat16 if is_flux else mx.float16
@@ -118,6 +119,19 @@ def sample(model):
     states = euler_states(model, conditioning, schedule, [SEED], size)
     states = np.stack([model.to_numpy(state)[0] for state in states])
     return states, model.decode(states[-1])
+
+
+def theirs():
+    """DiffusionKit's own pipeline, loaded by its own constructor."""
+    with lenient_updates():
+        return kit.DiffusionPipeline(
+            w16=True,
+            a16=True,
+            shift=3.0,
+            use_t5=True,
+            model_version=REPOSITORY["sd3-medium"],
+            low_memory_mode=False,
+        )
 
 
 def generate_with_diffusionkit(pipeline, cfg_weight, monkeypatch):
@@ -178,7 +192,7 @@ def test_loading_gives_what_the_weights_give_directly(loaded):
 
 def test_states_and_picture_equal_those_of_generate_image(loaded, monkeypatch):
     states, picture = sample(loaded)
-    other = registry.load(loaded.name).pipeline
+    other = theirs() if loaded.name == "sd3-medium" else registry.load(loaded.name).pipeline
     expected_states, expected_picture = generate_with_diffusionkit(
         other, CFG_WEIGHT[loaded.name], monkeypatch
     )
@@ -268,9 +282,9 @@ def test_nothing_is_missing_and_only_listed_files_are_needed(loaded, hub_copy):
             "encoder.layers.0.dense.wo.weight",
         ),
         (
-            "flux-schnell",
-            REPOSITORY["flux-schnell"],
-            "flux-schnell.safetensors",
+            "flux-dev",
+            REPOSITORY["flux-dev"],
+            "flux1-dev.safetensors",
             "single_blocks.1.norm.key_norm.scale",
             "unified_transformer_blocks.1.transformer_block.qk_norm.k_norm.weight",
         ),
@@ -313,7 +327,8 @@ PROMPTS = [PROMPT, "a cat"]
 
 def products(model, num_probes=2):
     """Of two images at one step: states, conditioning, schedule, probes, errors; and results."""
-    conditioning = model.encode(PROMPTS, CFG_WEIGHT[model.name])
+    guidance = builtin.MODELS[model.name].guidance and 4.0  # 4000 in bfloat16 as well
+    conditioning = model.encode(PROMPTS, CFG_WEIGHT[model.name], guidance)
     schedule = model.schedule(NUM_STEPS)
     latents = model.initial_latents([1, 2], checkpoints.IMAGE_SIZE, schedule)
     shape = (len(PROMPTS), num_probes, *model.latent_shape(checkpoints.IMAGE_SIZE))
@@ -352,7 +367,7 @@ def test_every_linear_layer_has_an_effect_and_the_model_is_as_before(loaded):
             assert np.nanmax(np.abs(of_layer)) > 0, layer.name
 
 
-UNUSED = {"sd3-medium": {"mm_block_1.text.attn.q_proj"}, "flux-schnell": set()}
+UNUSED = {"sd3-medium": {"mm_block_1.text.attn.q_proj"}, "flux-dev": set()}
 """The last text stream of SD3 ends in its keys and values."""
 
 LARGE = {
@@ -365,8 +380,9 @@ LARGE = {
         "mm_block_1.text.attn.v_proj",
         "final_layer.linear",
     ],
-    "flux-schnell": [
+    "flux-dev": [
         "t_embedder.mlp.fc1",
+        "guidance_in.mlp.fc1",
         "context_embedder",
         "mm_block_1.text.mlp.fc2",
         "unified_block_0.adaLN_modulation",

@@ -29,7 +29,7 @@ from tests.support.files import EXAMPLE, reads_of
         ({"images": (3, 3)}, "0 <= A < B <= 16, got 3:3"),
         ({"images": (0, 17)}, "got 0:17"),
         ({"num_images": 449}, "has 448; ask for 448, or use repeat to"),
-        ({"model": "flux-schnell", "cfg_weight": 1.0}, "takes no guidance"),
+        ({"model": "flux-schnell", "cfg_weight": 1.0}, "takes no classifier-free guidance"),
         ({"model": "sd3-medium"}, "give a file with prompts"),
     ],
 )

@@ -9,7 +9,7 @@ import xarray as xr
 
 import calibzarr
 from calibzarr.errors import StoreError
-from calibzarr.storage import commit, manifest
+from calibzarr.storage import commit, manifest, schema
 from calibzarr.storage.manifest import prompts_sha256, read_root
 from tests.support.stores import create, without_index
 
@@ -103,3 +103,14 @@ def test_a_stamp_names_versions_and_the_moment():
     made = manifest.made_by(("zarr", "numpy"), "collected")
     assert made["libraries"] == {"zarr": version("zarr"), "numpy": version("numpy")}
     assert re.fullmatch(r"\d{4}(-\d\d){2}T\d\d:\d\d:\d\d\+00:00", made["collected"])
+
+
+def test_a_guidance_decides_what_a_store_is_and_older_stores_stay_what_they_were():
+    names = ("model", "cfg_weight", "seed", "noise")
+    older = dict.fromkeys(names, 1)
+    content = {name: older.get(name) for name in (*schema.FINGERPRINT, *schema.FORMULAS)}
+    content |= {"prompts": ["a"], "seeds": [2]}
+    expected = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    assert manifest.fingerprint(older, ["a"], [2]) == expected
+    told = {manifest.fingerprint({**older, "guidance": g}, ["a"], [2]) for g in (3.0, 3.5)}
+    assert len(told | {expected}) == 3

@@ -22,6 +22,7 @@ from transformers import T5Config
 
 from calibzarr.models.builtin import MODELS
 from calibzarr.models.diffusionkit import kit
+from calibzarr.models.loading import mmdit
 
 IMAGE_SIZE = 64
 T5_LENGTH = 24
@@ -31,33 +32,26 @@ T5_REPOSITORY = "google/t5-v1_1-xxl"
 _REVISION = "0123456789abcdef0123456789abcdef01234567"
 _VAE = {"block_out_channels": (8, 16, 32, 32), "resnet_groups": 4}
 
+_SMALL = {"num_heads": 2, "depth_multimodal": 2, "mlp_ratio": 2, "hidden_size_override": 64}
+_SD3 = {**_SMALL, "max_latent_resolution": 16, "pooled_text_embed_dim": 80}
+_FLUX = {**_SMALL, "depth_unified": 2, "rope_axes_dim": (8, 12, 12), "pooled_text_embed_dim": 32}
+
 MMDIT_CONFIGS = {
-    "sd3-medium": replace(
-        kit.config.SD3_2b,
-        num_heads=2,
-        depth_multimodal=2,
-        mlp_ratio=2,
-        hidden_size_override=64,
-        max_latent_resolution=16,
-        pooled_text_embed_dim=80,
-        low_memory_mode=False,
-    ),
-    "flux-schnell": replace(
-        kit.config.FLUX_SCHNELL,
-        num_heads=2,
-        depth_multimodal=2,
-        depth_unified=2,
-        mlp_ratio=2,
-        hidden_size_override=64,
-        rope_axes_dim=(8, 12, 12),
-        pooled_text_embed_dim=32,
-        low_memory_mode=False,
-    ),
+    "sd3-medium": replace(mmdit.CONFIGS["sd3-medium"], **_SD3),
+    "sd3.5-large": replace(mmdit.CONFIGS["sd3.5-large"], **_SD3, upcast_multimodal_blocks=[1]),
+    "flux-schnell": replace(mmdit.CONFIGS["flux-schnell"], **_FLUX),
+    "flux-dev": replace(mmdit.CONFIGS["flux-dev"], **_FLUX),
 }
 
 # What the checkpoints' weights are stored in.
-MMDIT_DTYPES = {"sd3-medium": mx.float16, "flux-schnell": mx.bfloat16}
-VAE_DTYPES = {"sd3-medium": mx.float16, "flux-schnell": mx.float32}
+MMDIT_DTYPES = {
+    **dict.fromkeys(("sd3-medium", "sd3.5-large"), mx.float16),
+    **dict.fromkeys(("flux-schnell", "flux-dev"), mx.bfloat16),
+}
+VAE_DTYPES = {
+    **dict.fromkeys(("sd3-medium", "sd3.5-large"), mx.float16),
+    **dict.fromkeys(("flux-schnell", "flux-dev"), mx.float32),
+}
 TEXT_DTYPE = mx.float16
 
 T5_CONFIG = {
@@ -118,12 +112,14 @@ CLIP_CONFIGS = {
 def use_small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let DiffusionKit's loaders build models of the checkpoints' sizes."""
     model_io = kit.model_io
-    sd3, flux = MODELS["sd3-medium"].repository, MODELS["flux-schnell"].repository
-    monkeypatch.setitem(model_io._CONFIG, sd3, MMDIT_CONFIGS["sd3-medium"])
+    repositories = [MODELS[name].repository for name in MMDIT_CONFIGS]
+    for name, config in MMDIT_CONFIGS.items():
+        monkeypatch.setitem(mmdit.CONFIGS, name, config)
+    monkeypatch.setitem(model_io._CONFIG, repositories[0], MMDIT_CONFIGS["sd3-medium"])
     monkeypatch.setattr(model_io, "FLUX_SCHNELL", MMDIT_CONFIGS["flux-schnell"])
     for name in ("VAEDecoderConfig", "VAEEncoderConfig"):
         monkeypatch.setattr(model_io, name, partial(getattr(model_io, name), **_VAE))
-    for repository in (sd3, flux):
+    for repository in repositories:
         monkeypatch.setitem(kit.T5_MAX_LENGTH, repository, T5_LENGTH)
 
 
@@ -131,13 +127,13 @@ def modules(name: str) -> dict[str, nn.Module]:
     """DiffusionKit's modules with the weights of a model's checkpoint, in the stored dtypes."""
     decoder, encoder = kit.config.VAEDecoderConfig(**_VAE), kit.config.VAEEncoderConfig(**_VAE)
     built = {
-        "mmdit": kit.mmdit.MMDiT(MMDIT_CONFIGS[name]),
+        "mmdit": mmdit.Transformer(MMDIT_CONFIGS[name]),
         "decoder": kit.vae.VAEDecoder(**vars(decoder)),
         "encoder": kit.vae.VAEEncoder(**vars(encoder)),
         **{part: _clip(config) for part, config in CLIP_CONFIGS.items()},
         "t5_encoder": kit.t5.SD3T5Encoder(T5Config(**T5_CONFIG), low_memory_mode=False),
     }
-    if name == "flux-schnell":
+    if name.startswith("flux"):
         del built["clip_g"]
     dtypes = {
         "mmdit": MMDIT_DTYPES[name],
@@ -215,17 +211,16 @@ def write(name: str, hub: Path) -> None:
     repository = MODELS[name].repository
     assert repository is not None
     _write_text(hub, repository, "config.json", "{}")
-    if name == "sd3-medium":
+    file = MODELS[name].files[1][1]
+    if name.startswith("sd3"):
         weights = {
             **_prefixed("model.diffusion_model.", sd3_weights(parts["mmdit"])),
             **_prefixed("first_stage_model.decoder.", vae_weights(parts["decoder"])),
             **_prefixed("first_stage_model.encoder.", vae_weights(parts["encoder"])),
         }
-        _write_weights(hub, repository, "sd3_medium.safetensors", weights)
+        _write_weights(hub, repository, file, weights)
     else:
-        weights = flux_weights(parts["mmdit"])
-        weights["guidance_in.in_layer.weight"] = mx.zeros((64, 256))  # FLUX.1 dev's
-        _write_weights(hub, repository, "flux-schnell.safetensors", weights)
+        _write_weights(hub, repository, file, flux_weights(parts["mmdit"]))
         weights = {
             **_prefixed("decoder.", vae_weights(parts["decoder"])),
             **_prefixed("encoder.", vae_weights(parts["encoder"])),
@@ -288,9 +283,9 @@ def drop_weight(path: Path, key: str) -> None:
 # The original names and layouts, from DiffusionKit's.
 
 
-def sd3_weights(mmdit: nn.Module) -> dict[str, mx.array]:
+def sd3_weights(transformer: nn.Module) -> dict[str, mx.array]:
     """Weights of Stable Diffusion 3's transformer as Stability AI names them."""
-    weights = _with_fused_qkv(_parameters(mmdit))
+    weights = _with_fused_qkv(_parameters(transformer))
     weights["x_embedder.proj.weight"] = weights["x_embedder.proj.weight"].transpose(0, 3, 1, 2)
     weights["pos_embed"] = weights.pop("x_pos_embedder.pos_embed.weight")[None]
     return _renamed(
@@ -299,15 +294,16 @@ def sd3_weights(mmdit: nn.Module) -> dict[str, mx.array]:
         (r"\.image_transformer_block\.", ".x_block."),
         (r"\.text_transformer_block\.", ".context_block."),
         (r"\.o_proj\.", ".proj."),
+        (r"\.qk_norm\.([qk])_norm\.", r".attn.ln_\1."),
         (r"\.layers\.", "."),
     )
 
 
-def flux_weights(mmdit: nn.Module) -> dict[str, mx.array]:
+def flux_weights(transformer: nn.Module) -> dict[str, mx.array]:
     """Weights of FLUX.1's transformer as Black Forest Labs name them."""
-    weights = _with_fused_qkv(_parameters(mmdit))
+    weights = _with_fused_qkv(_parameters(transformer))
     weights["x_embedder.proj.weight"] = weights["x_embedder.proj.weight"][:, 0, 0]
-    for number in range(len(mmdit.unified_transformer_blocks)):
+    for number in range(len(transformer.unified_transformer_blocks)):
         old = f"unified_transformer_blocks.{number}.transformer_block"
         new = f"single_blocks.{number}"
         for kind in ("weight", "bias"):
@@ -425,11 +421,11 @@ def _substituted(name: str, substitutions: Iterable[tuple[str, str]]) -> str:
 
 
 def _with_fused_qkv(weights: dict[str, mx.array]) -> dict[str, mx.array]:
-    """Fuse q, k and v, with a bias for k, which has no effect and which DiffusionKit drops."""
+    """Fuse q, k and v, with a bias for k where it has no effect, which DiffusionKit drops."""
     fused = dict(weights)
     for name in weights:
         if name.endswith("q_proj.bias"):
-            fused[name.replace("q_proj", "k_proj")] = 0.5 * weights[name]
+            fused.setdefault(name.replace("q_proj", "k_proj"), 0.5 * weights[name])
     for name in list(fused):
         if "q_proj" in name:
             parts = [fused.pop(name.replace("q_proj", f"{part}_proj")) for part in "qkv"]

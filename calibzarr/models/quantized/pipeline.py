@@ -8,43 +8,23 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
 
-from calibzarr.models import tiny, weights
-from calibzarr.models.compatibility import import_diffusionkit, lenient_updates, metal_names
+from calibzarr.models import tiny
+from calibzarr.models.compatibility import import_diffusionkit, metal_names
+from calibzarr.models.loading import hub, pipelines
 from calibzarr.models.quantized import checkpoint
-from calibzarr.models.text.tokenizers import replace_clip_tokenizers
 
 kit: Any = import_diffusionkit()
 
 
-class _QuantizedTransformer:
+class _QuantizedTransformer(pipelines.OwnTransformer):
     """What a pipeline with a quantized transformer does otherwise; stands before the pipeline."""
 
     checkpoint: Path
-    mmdit: nn.Module
-    dtype: mx.Dtype
 
-    def load_mmdit(
-        self,
-        only_modulation_dict: bool = False,  # noqa: FBT001, FBT002 - as DiffusionKit has it
-    ) -> Any:
-        """Build the transformer; or give adaLN's arrays, which DiffusionKit empties."""
-        if not only_modulation_dict:
-            self.mmdit = self.empty_mmdit()
-            checkpoint.load(self.mmdit, self.checkpoint, self.dtype)
-            self._modulation = [
-                (path, array)
-                for path, array in tree_flatten(self.mmdit.parameters())
-                if "adaLN" in path
-            ]
-        return self._modulation if only_modulation_dict else None
-
-    def empty_mmdit(self) -> nn.Module:
-        """A transformer of the checkpoint's sizes, whose weights nobody has computed."""
-        config = kit.model_io._CONFIG[self.mmdit_ckpt]  # type: ignore[attr-defined]
-        config.low_memory_mode = False
-        return kit.mmdit.MMDiT(config)
+    def fill(self, transformer: nn.Module) -> None:
+        """Give the transformer the checkpoint's weights."""
+        checkpoint.load(transformer, self.checkpoint, self.dtype)
 
     def generate_image(self, *arguments: Any, **options: Any) -> Any:
         """DiffusionKit's, where there is no argmaxtools and no Metal as well."""
@@ -59,12 +39,6 @@ class QuantizedSD3Pipeline(_QuantizedTransformer, kit.DiffusionPipeline):
 class QuantizedFluxPipeline(_QuantizedTransformer, kit.FluxPipeline):
     """FLUX.1."""
 
-    def empty_mmdit(self) -> nn.Module:
-        """A transformer of the checkpoint's sizes, whose weights nobody has computed."""
-        config = kit.model_io.FLUX_SCHNELL  # also of dev, in DiffusionKit 0.5.2
-        config.low_memory_mode = False
-        return kit.mmdit.MMDiT(config)
-
 
 class QuantizedTinyPipeline(_QuantizedTransformer, tiny.TinyPipeline):
     """The embedded model."""
@@ -73,7 +47,7 @@ class QuantizedTinyPipeline(_QuantizedTransformer, tiny.TinyPipeline):
 
     def __init__(self) -> None:
         super().__init__(weights=None)
-        weights.check_sha256(tiny.WEIGHTS, tiny.SHA256)
+        hub.check_sha256(tiny.WEIGHTS, tiny.SHA256)
         others = [name for name in tiny.modules(self) if name != "mmdit"]
         tiny.load_weights(self, tiny.WEIGHTS, others)
         self.load_mmdit()
@@ -85,32 +59,20 @@ class QuantizedTinyPipeline(_QuantizedTransformer, tiny.TinyPipeline):
 
 def load_tiny(directory: Path) -> QuantizedTinyPipeline:
     """The embedded model's pipeline on a checkpoint."""
-    return _located(QuantizedTinyPipeline, directory)()
+    bound: Any = type("QuantizedTinyPipeline", (QuantizedTinyPipeline,), {"checkpoint": directory})
+    return bound()
 
 
-def load(directory: Path, repository: str | None, *, is_flux: bool) -> Any:
-    """The pipeline of a repository's model on a checkpoint.
+def load(directory: Path, architecture: str, repository: str) -> Any:
+    """The pipeline of a model on a checkpoint.
 
     Raises:
         StoreError: if the checkpoint is damaged, or is of another model.
     """
-    pipeline_class = _located(QuantizedFluxPipeline if is_flux else QuantizedSD3Pipeline, directory)
-    with lenient_updates():
-        pipeline = pipeline_class(
-            w16=True,
-            a16=True,
-            shift=1.0 if is_flux else 3.0,
-            use_t5=True,
-            model_version=repository,
-            low_memory_mode=False,
-        )
-    replace_clip_tokenizers(pipeline)
-    return pipeline
-
-
-def _located(pipeline: type, directory: Path) -> Any:
-    """The class for one checkpoint: DiffusionKit's constructors load the transformer."""
-    return type(pipeline.__name__, (pipeline,), {"checkpoint": directory})
+    is_flux = architecture.startswith("flux")
+    class_ = QuantizedFluxPipeline if is_flux else QuantizedSD3Pipeline
+    shift = 1.0 if is_flux else 3.0
+    return pipelines.load(architecture, repository, shift, class_, checkpoint=directory)
 
 
 @contextmanager

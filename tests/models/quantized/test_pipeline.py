@@ -12,7 +12,8 @@ import pytest
 import calibzarr
 from calibzarr.errors import StoreError
 from calibzarr.models import registry
-from calibzarr.models.diffusionkit import DiffusionKitModel, kit
+from calibzarr.models.diffusionkit import DiffusionKitModel
+from calibzarr.models.loading.mmdit import empty_copy
 from calibzarr.models.quantized.layout import read_config
 from calibzarr.sampling.sampler import euler_states
 from tests.support import checkpoints
@@ -20,7 +21,7 @@ from tests.support.quantized_checkpoints import choice_of, write
 
 HUB = Path(os.environ["HF_HUB_CACHE"])
 PROMPTS = ("a red circle", "a large blue square", "two cats")
-CFG_WEIGHT = {"tiny": 3.0, "sd3-medium": 4.5, "flux-schnell": 0.0}
+CFG_WEIGHT = {"tiny": 3.0, "sd3-medium": 4.5, "flux-dev": 0.0}
 EXTENT = 8
 SETTINGS = ((32, 4), (64, 6), (32, 3), (64, 8), (32, 5))
 
@@ -88,7 +89,7 @@ def test_three_calls_of_denoise_latents_equal_our_sampler(written, pipeline):
 def test_a_weight_is_scale_times_level_plus_bias(written, pipeline):
     """What MLX's own quantized layers compute, within what float32 rounds."""
     _, path = written
-    mmdit = kit.mmdit.MMDiT(pipeline.mmdit.config)
+    mmdit = empty_copy(pipeline.mmdit)
     quantization = read_config(path)["quantization"]
     nn.quantize(mmdit, class_predicate=lambda path, _: quantization.get(path, False))
     mmdit.load_weights(str(path / "model.safetensors"))

@@ -51,6 +51,13 @@ def _lines(error: BaseException) -> Iterator[str]:
     return (line.strip() for line in str(error).splitlines() if line.strip())
 
 
+def path(repository: str, file: str) -> Path:
+    """Where a file is that is on this machine."""
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(repository, file, local_files_only=True))
+
+
 def check_sha256(path: Path, expected: str) -> None:
     """Check that a file of this package is whole.
 

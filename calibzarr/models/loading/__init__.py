@@ -1,0 +1,1 @@
+"""How DiffusionKit's pipelines come by their weights."""

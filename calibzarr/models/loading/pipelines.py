@@ -1,0 +1,150 @@
+"""DiffusionKit's pipelines on transformers of :mod:`calibzarr.models.loading.mmdit`."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from calibzarr.models.compatibility import import_diffusionkit, lenient_updates
+from calibzarr.models.loading import mmdit
+from calibzarr.models.loading.architectures import GUIDANCE
+from calibzarr.models.text.tokenizers import replace_clip_tokenizers
+
+kit: Any = import_diffusionkit()
+logger = logging.getLogger(__name__)
+
+_SD3_PREFIX = "model.diffusion_model."
+
+
+class OwnTransformer:
+    """What our pipelines do otherwise than DiffusionKit's; stands before one of those.
+
+    Attributes:
+        architecture: name of the model in ``mmdit.CONFIGS``.
+        file: the transformer's weights.
+        guidance: what a guided model is told that is not told another.
+    """
+
+    architecture: str
+    file: Path
+    guidance = GUIDANCE
+    mmdit: nn.Module
+    dtype: mx.Dtype
+    activation_dtype: mx.Dtype
+
+    def load_mmdit(
+        self,
+        only_modulation_dict: bool = False,  # noqa: FBT001, FBT002 - as DiffusionKit has it
+    ) -> Any:
+        """Build the transformer; or give adaLN's arrays, which DiffusionKit empties."""
+        if not only_modulation_dict:
+            self.mmdit = self.empty_mmdit()
+            self.fill(self.mmdit)
+            self._modulation = [
+                (path, array)
+                for path, array in tree_flatten(self.mmdit.parameters())
+                if "adaLN" in path
+            ]
+        return self._modulation if only_modulation_dict else None
+
+    def empty_mmdit(self) -> nn.Module:
+        """The transformer, whose weights nobody has computed."""
+        return mmdit.empty(self.architecture)
+
+    def fill(self, transformer: nn.Module) -> None:
+        """Give the transformer its weights.
+
+        Raises:
+            ValueError: if the file does not have them.
+        """
+        weights: Any = mx.load(str(self.file))
+        named = renamed(weights, transformer.config)
+        expected: dict[str, mx.array] = dict(tree_flatten(transformer.parameters()))
+        if missing := sorted(expected.keys() - named.keys()):
+            raise ValueError(
+                f"{self.file} lacks {len(missing)} parameters of {self.architecture}, the first "
+                f"is {missing[0]}"
+            )
+        if unused := sorted(named.keys() - expected.keys()):
+            logger.info("%s: no use for %s", self.file, ", ".join(unused))
+        for name, array in expected.items():
+            if named[name].shape != array.shape:
+                raise ValueError(
+                    f"{self.file} is not of {self.architecture}: its {name} has shape "
+                    f"{named[name].shape}, not {array.shape}"
+                )
+        transformer.load_weights([(name, named[name].astype(self.dtype)) for name in expected])
+
+    def encode_text(self, *arguments: Any, **options: Any) -> tuple[mx.array, mx.array]:
+        """DiffusionKit's; the guidance, of a guided model, stands behind the pooled embeddings."""
+        tokens, pooled = super().encode_text(*arguments, **options)  # type: ignore[misc]
+        if getattr(self.mmdit, "is_guided", False):
+            guidance = mx.full((len(pooled), 1), self.guidance, dtype=self.activation_dtype)
+            pooled = mx.concatenate([pooled.astype(self.activation_dtype), guidance], axis=1)
+        return tokens, pooled
+
+
+class SD3Pipeline(OwnTransformer, kit.DiffusionPipeline):
+    """Stable Diffusion 3 and 3.5."""
+
+
+class FluxPipeline(OwnTransformer, kit.FluxPipeline):
+    """FLUX.1."""
+
+
+def load(
+    architecture: str, repository: str, shift: float, pipeline: type | None = None, **located: Any
+) -> Any:
+    """Load a pipeline with all its weights, which are on this machine.
+
+    Args:
+        architecture: name of the model in ``mmdit.CONFIGS``.
+        repository: DiffusionKit's name of the model.
+        shift: of the noise levels.
+        pipeline: the class; if None, that of the architecture.
+        located: attributes of the class: DiffusionKit's constructors load the transformer.
+
+    Raises:
+        ValueError: if a file of weights lacks some.
+    """
+    class_ = pipeline or (FluxPipeline if architecture.startswith("flux") else SD3Pipeline)
+    bound: Any = type(class_.__name__, (class_,), {"architecture": architecture, **located})
+    with lenient_updates():
+        loaded = bound(
+            w16=True,
+            a16=True,
+            shift=shift,
+            use_t5=True,
+            model_version=repository,
+            low_memory_mode=False,
+        )
+    replace_clip_tokenizers(loaded)
+    return loaded
+
+
+def renamed(weights: dict[str, mx.array], config: Any) -> dict[str, mx.array]:
+    """A transformer's weights, of the names that their authors gave, by DiffusionKit's names."""
+    if config.depth_unified:
+        named: dict[str, mx.array] = kit.model_io.flux_state_dict_adjustments(
+            weights, hidden_size=config.hidden_size, mlp_ratio=config.mlp_ratio
+        )
+        return named
+    named = kit.model_io.mmdit_state_dict_adjustments(weights, prefix=_SD3_PREFIX)
+    biases = {name: value for name, value in weights.items() if name.endswith(".attn.qkv.bias")}
+    return {**named, **{_key_bias(name): mx.split(v, 3)[1] for name, v in biases.items()}}
+
+
+def _key_bias(name: str) -> str:
+    """DiffusionKit's name of the bias of k, which it leaves out, by that of q, k and v."""
+    for theirs, ours in (
+        (_SD3_PREFIX, ""),
+        ("joint_blocks", "multimodal_transformer_blocks"),
+        ("context_block", "text_transformer_block"),
+        ("x_block", "image_transformer_block"),
+        ("attn.qkv", "attn.k_proj"),
+    ):
+        name = name.replace(theirs, ours)
+    return name
