@@ -1,17 +1,16 @@
-"""Which files of a store are not what was written, by its index."""
+"""Which files of a store are not what was written."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from calibzarr.errors import StoreError
-from calibzarr.storage import commit, copies, schema
-from calibzarr.storage.manifest import Root
-from calibzarr.storage.variable import Variable
+from calibzarr.storage import adoption, commit, copies, schema
+from calibzarr.storage.manifest import FILE, Root
 
 _ASIDE = "damaged"  # a folder of ``latents``
+_OF_COPIES = {copies.GROUP, copies.COORDINATES, copies.ROOT_COPY, commit.NEXT}
 
 
 def expected(root: Root) -> dict[str, set[str | None]]:
@@ -20,13 +19,16 @@ def expected(root: Root) -> dict[str, set[str | None]]:
     Raises:
         StoreError: if the index, or the plan of an interrupted change, is damaged.
     """
-    path, plan = root.path, None
-    with suppress(FileNotFoundError):
+    path, name = root.path, root.attributes[copies.ATTRIBUTE]["index"]
+    try:
         plan = commit.read_plan(path)
-    if plan is None:
-        index = copies.read_index(path, root.attributes[copies.ATTRIBUTE]["index"])
-        return {file: {sha} for file, sha in index.items()}
-    before = {} if plan["before"] is None else _before(path, plan)
+    except FileNotFoundError:
+        return {file: {sha} for file, sha in copies.read_index(path, name).items()}
+    before = {}
+    for before_or_after in (plan["before"], name):  # the first is gone already, if need be
+        with suppress(StoreError):
+            before = copies.read_index(path, str(before_or_after))
+            break
     may: dict[str, set[str | None]] = {file: {sha} for file, sha in before.items()}
     for file, sha in plan["files"].items():
         may[file] = {before.get(file), sha}
@@ -36,51 +38,56 @@ def expected(root: Root) -> dict[str, set[str | None]]:
     return may
 
 
-def _before(path: Path, plan: Mapping[str, Any]) -> dict[str, str]:
-    """The index that a change began with, or the new one where that is gone already."""
-    with suppress(StoreError):
-        return copies.read_index(path, plan["before"])
-    (new,) = (file for file in plan["files"] if file.startswith(copies.index_file("")))
-    return copies.read_index(path, new.rpartition(".")[2])
-
-
 def differences(root: Root) -> dict[str, str]:
-    """What is wrong with covered files, and with what lies beside shards and pictures, by file.
-
-    Args:
-        root: of a store with an index.
+    """What is wrong with covered files, and what lies beside those of images, by file or variable.
 
     Raises:
         StoreError: if the index, or the plan of an interrupted change, is damaged.
     """
-    may = expected(root)
-    found = copies.hashes(root.path, schema.NAMES)
     wrong = {}
-    for file in sorted(may.keys() | found.keys()):
-        if file not in may:
-            wrong[file] = "is not in the index"
-        elif found.get(file) not in may[file]:
-            there = os.path.lexists(root.path / file)
-            wrong[file] = "is not what was written" if there else "is missing"
+    if root.indexed:
+        may = expected(root)
+        found = {file: root.path / file for file in copies.covered_files(root.path, schema.NAMES)}
+        for file in sorted(may.keys() | found.keys()):
+            if file not in may:
+                wrong[file] = f"{file} is not in the index"
+            elif (copies.hash_file(found[file]) if file in found else None) not in may[file]:
+                is_there = os.path.lexists(root.path / file)
+                wrong[file] = f"{file} is {'not what was written' if is_there else 'missing'}"
+    else:
+        wrong = adoption.contradictions(root)
+    return wrong | {file: f"{file} is no file of a store" for file in _strange(root)}
+
+
+def _strange(root: Root) -> Iterator[str]:
+    """Entries beside the files of images and the copies."""
     for variable in (schema.LATENTS, schema.DECODED):
-        wrong |= {file: "is no file of an image" for file in _strange(root, variable)}
-    return wrong
+        for name, is_file in _entries(root.path / variable.name):
+            aside = name == _ASIDE and variable is schema.LATENTS and not is_file
+            image = variable.index(name)
+            of_image = is_file and image is not None and image < root.num_images
+            if not (of_image or aside or name == FILE):
+                yield f"{variable.name}/{name}"
+    if root.indexed and not os.path.lexists(root.path / commit.NEXT):
+        known = _OF_COPIES | {f"{copies.INDEX}{root.attributes[copies.ATTRIBUTE]['index']}"}
+        names = (f"{copies.FOLDER}/{name}" for name, _ in _entries(root.path / copies.FOLDER))
+        yield from (file for file in names if file not in known)
 
 
-def _strange(root: Root, variable: Variable) -> Iterator[str]:
-    """Entries beside the files of images."""
-    allowed = {copies.ROOT, _ASIDE} if variable is schema.LATENTS else {copies.ROOT}
-    for entry in sorted(os.scandir(root.path / variable.name), key=lambda entry: entry.name):
-        if entry.name in allowed or entry.name.endswith(".partial"):
-            continue
-        image = variable.index(entry.name)
-        if image is None or image >= root.num_images or not entry.is_file():
-            yield f"{variable.name}/{entry.name}"
+def _entries(folder: Path) -> list[tuple[str, bool]]:
+    """Names in a folder, and whether they are of regular files."""
+    if not folder.is_dir():
+        return []
+    return sorted(
+        (entry.name, entry.is_file())
+        for entry in os.scandir(folder)
+        if not entry.name.endswith(".partial")
+    )
 
 
 def copy_errors(root: Root) -> list[str]:
-    """What is wrong with the copy of a root with an index, in words."""
-    if (root.path / commit.NEXT).exists():
+    """What is wrong with the copy of a root, in words."""
+    if not root.indexed or (root.path / commit.NEXT).exists():
         return []  # one of them may be the new one already
     try:
         copy = copies.parse(root.path / copies.ROOT_COPY)
@@ -88,16 +95,17 @@ def copy_errors(root: Root) -> list[str]:
         return [f"{copies.ROOT_COPY}, its copy, is missing"]
     except StoreError:
         return [f"{copies.ROOT_COPY}, its copy, cannot be read"]
-    if not copies.is_whole(copy):
+    generation = copies.generation(copy)
+    if not generation:
         return [f"{copies.ROOT_COPY}, its copy, is not what was written"]
     if copies.digest(copy) != root.attributes[copies.ATTRIBUTE]["digest"]:
-        newer = copies.generation(copy) > root.attributes[copies.ATTRIBUTE]["generation"]
+        newer = generation > root.attributes[copies.ATTRIBUTE]["generation"]
         return [f"it is not what its copy says, which is {'newer' if newer else 'older'}"]
     return []
 
 
 def users_own(root: Root) -> list[str]:
-    """Variables that are none of calibzarr's: they are nobody's business but the user's."""
-    listed = {name for name in root.arrays if "/" not in name and name != copies.FOLDER}
-    folders = {file.parent.name for file in root.path.glob("*/zarr.json")}
-    return sorted((listed | folders) - schema.NAMES - {copies.FOLDER})
+    """What is none of calibzarr's in a store: it is nobody's business but the user's."""
+    listed = {name for name in root.arrays if "/" not in name}
+    found = {name for name, _ in _entries(root.path) if not name.endswith(".checkpoint")}
+    return sorted((listed | found) - schema.NAMES - {copies.FOLDER, FILE})

@@ -1,8 +1,12 @@
 """Making images of a store again with its model, and comparing them with what is stored."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from rich.console import Console
 
+from calibzarr.errors import OptionError, StoreError
+from calibzarr.integrity import set_aside
 from calibzarr.integrity.findings import Tally
 from calibzarr.integrity.opened import Opened, read_states
 from calibzarr.models import registry
@@ -99,3 +103,32 @@ def _compare(
     worst = int(np.abs(picture - made_picture).max())
     message = f"its picture is off by up to {worst} of 255 from its decoded final state"
     tally.record("decoding", [message] if worst > _PICTURE_TOLERANCE else [], image)
+
+
+def decode_again(opened: Opened, images: Sequence[int]) -> list[int]:
+    """Decode pictures from states that are in order; none where the model is not here, or another.
+
+    Args:
+        opened: the store.
+        images: whose pictures are damaged.
+
+    Returns:
+        Images whose pictures are there again, and known to their states.
+    """
+    fingerprint = opened.attributes.get("model_fingerprint")
+    if not images or fingerprint is None:
+        return []
+    try:
+        model = registry.load(opened.attributes["model"])
+    except (OptionError, StoreError, OSError):
+        return []
+    decoded, writer = [], store.ImageWriter(opened.root)
+    for image in images if model.fingerprint == fingerprint else ():
+        states = read_states(opened, image)
+        picture = model.decode(states[-1].astype(np.float32))
+        if (picture != picture[0, 0]).any():  # or it would be found again
+            key = schema.DECODED.key(image)
+            set_aside.move(opened.path, opened.path / schema.DECODED.name / key)
+            writer.write(image, states, picture)
+            decoded.append(image)
+    return decoded

@@ -2,26 +2,22 @@
 
 import errno
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 
 from calibzarr.errors import Call, Message, StoreError, at_least
-from calibzarr.integrity import files, rehearsal, remedies, set_aside
-from calibzarr.integrity.coordinate_repair import replace_coordinates, right_coordinates
+from calibzarr.integrity import regeneration, rehearsal, remedies, restoration, set_aside
 from calibzarr.integrity.findings import Finding
 from calibzarr.integrity.image_checks import check_images
 from calibzarr.integrity.opened import Opened, open_for_checks
+from calibzarr.integrity.restoration import ASIDE, Restored
 from calibzarr.integrity.root_repair import Lost, repair_root
 from calibzarr.progress import progress_console
-from calibzarr.storage import commit, copies, durable, identities, objects, schema, store
-from calibzarr.storage.manifest import FILE, NewerFormat, Root, looks_like_a_store, read_root
-from calibzarr.storage.variable import Addition
-
-_ASIDE = set_aside.directory(Path())  # as users know it, within the store
+from calibzarr.storage import commit, copies, durable, objects, schema, store
+from calibzarr.storage.manifest import NewerFormat, looks_like_a_store, read_root
 
 
 @dataclass(frozen=True)
@@ -103,14 +99,25 @@ def _repair(path: Path, lost: Lost, prompts: Path | None, console: Console) -> R
     _refuse_what_is_no_store(path)
     with durable.locked(path):
         actions = [*_go_on(path), *repair_root(path, lost)]
-        root = read_root(path)
-        unmended, done = _put_files_back(root)
-        root = read_root(path)  # the index may have another name
-        actions += done
+        done = restoration.restore(read_root(path), prompts)
     removed = store.remove_leftovers(path)
-    if removed:
-        actions.append(f"removed {removed} leftovers of interrupted writes")
-    return _repair_content(root, actions, unmended, prompts, console)
+    leftovers = [f"removed {removed} leftovers of interrupted writes"] if removed else []
+    done.actions = [*actions, *done.actions, *leftovers]
+    root = read_root(path)
+    opened = open_for_checks(root, store.completed(path, root.num_images))
+    damaged = _repair_images(opened, done, console)
+    n_completed = _mark_complete(opened, done.actions)
+    if n_completed < root.num_images:
+        done.calls.insert(0, remedies.of_images(root))
+    return RepairResult(
+        path=path,
+        num_images=root.num_images,
+        n_completed=n_completed,
+        actions=tuple(done.actions),
+        set_aside=tuple(damaged),
+        needed=tuple(done.needed),
+        calls=(*done.calls, Call("verify", (path,))),
+    )
 
 
 def _refuse_what_is_no_store(path: Path) -> None:
@@ -129,126 +136,27 @@ def _go_on(path: Path) -> list[str]:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO, errno.EROFS):
             raise
         set_aside.move(path, path / commit.NEXT)
-        return [f"moved a change that was interrupted to {_ASIDE}, for it is damaged"]
+        return [f"moved a change that was interrupted to {ASIDE}, for it is damaged"]
 
 
-def _put_files_back(root: Root) -> tuple[set[str], list[str]]:
-    """Restore what copies tell, byte for byte, and move aside what is not calibzarr's.
-
-    Returns:
-        Files that are still wrong, and what was done, in words.
-    """
-    if not root.indexed:
-        return _put_metadata_back(root)
-    path, done = root.path, _restore_index(root)
-    root = read_root(path)
-    wrong, index = files.differences(root), files.expected(root)
-    surplus = [file for file in wrong if file not in index]
-    for file in surplus:
-        set_aside.move(path, path / file)
-    if surplus:
-        done.append(f"moved to {_ASIDE}: {', '.join(surplus)}")
-    kept, restored = copies.read_coordinates(path), []
-    for file in sorted(wrong.keys() - set(surplus), key=lambda file: file == copies.COORDINATES):
-        content = _kept(root, file, kept)
-        if content is not None and {copies.sha256(content)} == index[file]:
-            _replace(root, file, content)
-            restored.append(file)
-    if restored:
-        done.append(f"restored {', '.join(restored)}")
-    return wrong.keys() - {*surplus, *restored}, done
-
-
-def _kept(root: Root, file: str, coordinates: Mapping[str, bytes]) -> bytes | None:
-    """What a file was by a second copy of it, if there is one."""
-    name, _, key = file.partition("/")
-    if file == copies.GROUP:
-        return copies.GROUP_CONTENT
-    if key == FILE and name in root.arrays:
-        return copies.as_bytes(root.arrays[name])
-    if file == copies.COORDINATES:
-        chunks = [one for one in files.expected(root) if copies.is_copied(one)]
-        with suppress(OSError):
-            return copies.coordinates_content({f: durable.read(root.path / f) for f in chunks})
-    return coordinates.get(file)
-
-
-def _replace(root: Root, file: str, content: bytes) -> None:
-    """Write a file in the place of a damaged one, which is kept."""
-    target = root.path / file
-    set_aside.move(root.path, target if target.parent.is_dir() else target.parent)
-    durable.write(target, content)
-
-
-def _restore_index(root: Root) -> list[str]:
-    """The index is what the files say, where they say what its name wants."""
-    name = root.attributes[copies.ATTRIBUTE]["index"]
-    with suppress(StoreError):
-        copies.read_index(root.path, name)
-        return []
-    found = copies.hashes(root.path, root.arrays.keys() & schema.NAMES)
-    files_now = {file: sha for file, sha in found.items() if sha is not None}
-    content = copies.index_content(files_now)
-    if copies.sha256(content) == name:
-        _replace(root, copies.index_file(name), content)
-        return ["restored the index of files"]
-    contradictions = identities.errors(root)
-    if contradictions:
-        raise StoreError(f"{root.path} has lost the index of its files, and {contradictions[0]}")
-    with commit.changing(root, files_now):
-        pass  # root, index and copies anew
-    return ["made the index of files anew, for nothing contradicts itself"]
-
-
-def _put_metadata_back(root: Root) -> tuple[set[str], list[str]]:
-    """The same for a store of 0.1: arrays' own metadata, from what the root says."""
-    restored = []
-    for name in sorted(root.arrays.keys() & schema.NAMES):
-        stored = None
-        with suppress(OSError, StoreError):
-            stored = copies.parse(root.path / name / FILE)
-        if stored != root.arrays[name]:
-            _replace(root, f"{name}/{FILE}", copies.as_bytes(root.arrays[name]))
-            restored.append(name)
-    return set(), [f"restored the metadata of {', '.join(restored)}"] if restored else []
-
-
-def _repair_content(
-    root: Root, actions: list[str], unmended: set[str], prompts: Path | None, console: Console
-) -> RepairResult:
-    calls = []
-    for addition in schema.ADDITIONS:
-        error = _error(root, addition, unmended)
-        if error is not None:
-            actions += _set_aside(root, addition, error)
-            calls.append(remedies.OF_ADDITIONS[addition.attribute](root))
-            root = read_root(root.path)
-    complete = store.completed(root.path, root.num_images)
-    opened, needed = open_for_checks(root, complete), list[str | Message]()
-    if not root.indexed or prompts is not None or any(map(copies.is_copied, unmended)):
-        values, needed = right_coordinates(opened, prompts)
-        actions += replace_coordinates(root, values)
-        root = read_root(root.path)
-        opened = open_for_checks(root, complete)
-    damaged, reasons = _damaged_images(opened, check_images(opened, console).findings)
+def _repair_images(opened: Opened, done: Restored, console: Console) -> list[int]:
+    """Decode pictures anew, and move other damaged images aside; return these."""
+    findings = [f for f in check_images(opened, console).findings if f.image is not None]
+    wrong = {finding.image for finding in findings if finding.check != "picture"}
+    without_picture = [f.image for f in findings if f.image is not None and f.image not in wrong]
+    decoded = regeneration.decode_again(opened, without_picture)
+    if decoded:
+        images = ", ".join(map(str, decoded))
+        done.actions.append(f"decoded the pictures of images {images} from their states again")
+    damaged, reasons = _damaged_images(
+        opened, [finding for finding in findings if finding.image not in decoded]
+    )
     for image in damaged:
         for variable in (schema.LATENTS, schema.DECODED):
-            set_aside.move(root.path, root.path / variable.name / variable.key(image))
-        actions.append(f"moved image {image} to {_ASIDE}: {reasons[image]}")
-    needed += [reason for image, reason in reasons.items() if image not in damaged]
-    n_completed = _mark_complete(opened, actions)
-    if n_completed < len(complete):
-        calls.insert(0, remedies.of_images(root))
-    calls.append(Call("verify", (root.path,)))
-    return RepairResult(
-        path=root.path,
-        num_images=len(complete),
-        n_completed=n_completed,
-        actions=tuple(actions),
-        set_aside=tuple(damaged),
-        needed=tuple(needed),
-        calls=tuple(calls),
-    )
+            set_aside.move(opened.path, opened.path / variable.name / variable.key(image))
+        done.actions.append(f"moved image {image} to {ASIDE}: {reasons[image]}")
+    done.needed += [reason for image, reason in reasons.items() if image not in damaged]
+    return damaged
 
 
 def _damaged_images(
@@ -283,40 +191,3 @@ def _mark_complete(opened: Opened, done: list[str]) -> int:
         store.finish(opened.path)
         done.append(f"marked {n_completed} images as complete")
     return n_completed
-
-
-def _error(root: Root, addition: Addition, unmended: set[str]) -> str | None:
-    """What is wrong with an addition."""
-    if addition.attribute not in root.attributes:
-        return None
-    if not root.indexed:
-        found = identities.statistics_errors(root) if addition is schema.COLLECTION else []
-        return next(iter(found), None)
-    lost = sorted(file for file in unmended if file.partition("/")[0] in addition.names)
-    return f"{lost[0]} is not what was written" if lost else None
-
-
-def _set_aside(root: Root, addition: Addition, error: str) -> list[str]:
-    """Move an addition aside; return what was done.
-
-    Sensitivities stay when statistics go: they were measured with the model, their rows are its
-    layers, and they get their names back when statistics are collected again.
-    """
-    path, done = root.path, [f"moved the {addition.title} to {_ASIDE}: {error}"]
-    for name in addition.names:
-        set_aside.move(path, path / name)
-    _unlist(root, addition)
-    return done
-
-
-def _unlist(root: Root, addition: Addition) -> None:
-    """Let readers see an addition no more."""
-    if root.indexed:
-        with commit.change(root.path) as change:
-            change.remove(addition)
-        return
-    content = copies.parsed(root.content)
-    content["attributes"].pop(addition.attribute, None)
-    for name in addition.names:
-        content["consolidated_metadata"]["metadata"].pop(name, None)
-    durable.write(root.path / FILE, copies.as_bytes(content))

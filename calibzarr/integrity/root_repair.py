@@ -1,5 +1,6 @@
 """Putting the root of a store in order: from its copy, or from what else tells."""
 
+import json
 import os
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,8 +19,7 @@ from calibzarr.models.base import Model
 from calibzarr.models.entry import ModelEntry
 from calibzarr.progress import Silent
 from calibzarr.sampling import builder
-from calibzarr.sampling.options import Settings
-from calibzarr.sampling.plan import BuildPlan
+from calibzarr.sampling.plan import BuildPlan, plan_of
 from calibzarr.storage import copies, durable, schema, shards, store
 from calibzarr.storage.manifest import FILE, NewerFormat, Root, consolidated, of_content
 
@@ -56,28 +56,29 @@ def repair_root(path: Path, lost: Lost) -> list[str]:
         ValueError: if ``path`` is no store, or the root cannot be rebuilt.
     """
     done = _make_folders(path)
-    found = {name: _root(path, name) for name in (FILE, copies.ROOT_COPY)}
-    whole = {name: root for name, root in found.items() if root is not None}
-    root, copy = (whole.get(name) for name in (FILE, copies.ROOT_COPY))
+    root, copy = _root(path, FILE), _root(path, copies.ROOT_COPY)
     if root is None and copy is None:
-        content = _old_root(path)
+        content, how = _old_root(path), "restored the manifest from its copy"
         if content is None:
             content = copies.as_bytes(_rebuilt(path, lost))
-            done.append("rebuilt the manifest from the arrays and the model")
-        else:
-            done.append("restored the manifest from its copy")
+            how = "rebuilt the manifest from the arrays and the model"
         set_aside.move(path, path / copies.ROOT_COPY)
-        return [*done, *_replace(path, FILE, content)]
-    if root is not None and not root.indexed and copy is None:
-        return done  # of 0.1
-    right = max(whole.values(), key=lambda one: one.attributes[copies.ATTRIBUTE]["generation"])
-    if right is copy and (root is None or _differ(root, copy)):
-        _replace(path, FILE, copies.as_bytes(_with_users_own(copy, path)))
-        return [*done, "restored the root's metadata from their copy"]
-    if copy is None or _differ(right, copy):
-        _replace(path, copies.ROOT_COPY, right.content)
+        _replace(path, FILE, content)
+        return [*done, how]
+    if root is not None and copy is None and not root.indexed:
+        return done + _restore_old_attributes(root)
+    numbers = [0 if one is None else _integrity(one)["generation"] for one in (root, copy)]
+    if copy is not None and (root is None or numbers[1] > numbers[0]):
+        _replace(path, FILE, _with_users_own(copy, path))
+        done.append("restored the root's metadata from their copy")
+    elif root is not None and (copy is None or _integrity(copy) != _integrity(root)):
+        _replace(path, copies.ROOT_COPY, root.content)
         done.append("kept a copy of the root's metadata")
     return done
+
+
+def _integrity(root: Root) -> dict[str, Any]:
+    return dict(root.attributes[copies.ATTRIBUTE])
 
 
 def _make_folders(path: Path) -> list[str]:
@@ -89,10 +90,11 @@ def _make_folders(path: Path) -> list[str]:
         folder = path / name
         if folder.is_dir() or (name == copies.FOLDER and not os.path.lexists(folder)):
             continue
-        if os.path.lexists(folder) and name == schema.LATENTS.name:
-            raise StoreError(f"{folder} is no folder; move it elsewhere")
-        set_aside.move(path, folder)
-        folder.mkdir()
+        if name == schema.LATENTS.name:
+            set_aside.make_directory(path)
+        else:
+            set_aside.move(path, folder)
+            folder.mkdir()
         done.append(f"made the folder {name} again")
     return done
 
@@ -107,31 +109,38 @@ def _root(path: Path, name: str) -> Root | None:
         return None
 
 
-def _differ(root: Root, copy: Root) -> bool:
-    """Whether they say other things of calibzarr's own."""
-    return bool(root.attributes[copies.ATTRIBUTE] != copy.attributes[copies.ATTRIBUTE])
-
-
-def _replace(path: Path, file: str, content: bytes) -> list[str]:
+def _replace(path: Path, file: str, content: bytes) -> None:
     """Write a file in the place of a damaged one, which is kept."""
-    target = path / file
-    if not (target.is_file() and set_aside.copy(path, target)):
-        set_aside.move(path, target)  # what is no file
-    durable.write(target, content)
-    return []
+    if not set_aside.copy(path, path / file):
+        set_aside.move(path, path / file)  # what is no file
+    durable.write(path / file, content)
 
 
-def _with_users_own(copy: Root, path: Path) -> dict[str, Any]:
-    """A root as its copy has it, and the user's own variables as the damaged one lists them."""
+def _with_users_own(copy: Root, path: Path) -> bytes:
+    """A root as its copy has it, with what the damaged one says of the user's own."""
     root = copies.parsed(copy.content)
     listed = root["consolidated_metadata"]["metadata"]
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        damaged = copies.parse(path / FILE)["consolidated_metadata"]["metadata"]
-        for name, metadata in damaged.items():
+        damaged = copies.parse(path / FILE)
+        own = {n: at for n, at in damaged["attributes"].items() if n not in schema.ATTRIBUTES}
+        root["attributes"] |= own
+        for name, metadata in damaged["consolidated_metadata"]["metadata"].items():
             if name not in schema.NAMES and (path / name / FILE).exists():
                 ArrayV3Metadata.from_dict(dict(metadata))
                 listed[name] = metadata
-    return root
+    return copies.as_bytes(root)
+
+
+def _restore_old_attributes(root: Root) -> list[str]:
+    """Of a store of 0.1: what decides its states, as the copy has it; root's have no digest."""
+    old = copies.old_attributes(root.path)
+    names = sorted(name for name, value in old.items() if root.attributes.get(name) != value)
+    if not names:
+        return []
+    content = json.loads(root.content)
+    content["attributes"] |= old
+    _replace(root.path, FILE, copies.as_bytes(content))
+    return [f"restored {', '.join(names)} of the manifest from its copy"]
 
 
 def _old_root(path: Path) -> bytes | None:
@@ -144,14 +153,6 @@ def _old_root(path: Path) -> bytes | None:
     return content
 
 
-def _stored(path: Path, name: str) -> dict[str, Any] | None:
-    """An array's own metadata, beside its chunks."""
-    try:
-        return copies.parse(path / name / FILE)
-    except (OSError, StoreError):
-        return None
-
-
 def _rebuilt(path: Path, lost: Lost) -> dict[str, Any]:
     """A root from the arrays' own metadata, the prompts, and what the user knows."""
     if lost.model is None:
@@ -160,9 +161,20 @@ def _rebuilt(path: Path, lost: Lost) -> dict[str, Any]:
             *(Option("model"), ", and by ", Option("cfg_weight"), " and ", Option("batch_size")),
             " where they were not the defaults",
         )
-    plan = _plan_of_remains(path, registry.find(lost.model), lost)
+    entry = registry.find(lost.model)
+    try:
+        with codec_errors_named():
+            arrays = {
+                variable.name: copies.parse(path / variable.name / FILE)
+                for variable in schema.BUILD_VARIABLES
+            }
+            plan = _plan_of_remains(path, arrays, entry, lost)
+    except StoreError as error:
+        raise StoreError(
+            f"{path} has lost its manifest, and what would tell it cannot be read: {error}"
+        ) from error
     model = registry.load(plan.entry.name)
-    _prove(plan, model)
+    _prove(plan, model, arrays[schema.LATENTS.name])
     attributes = {
         "format": schema.FORMAT,
         "format_version": schema.FORMAT_VERSION,
@@ -173,59 +185,36 @@ def _rebuilt(path: Path, lost: Lost) -> dict[str, Any]:
         "zarr_format": 3,
         "node_type": "group",
         "attributes": attributes,
-        "consolidated_metadata": consolidated(
-            {
-                name: stored
-                for name in sorted(schema.NAMES)
-                if (stored := _stored(path, name)) is not None
-                and name in {variable.name for variable in schema.BUILD_VARIABLES}
-            }
-        ),
+        "consolidated_metadata": consolidated(dict(sorted(arrays.items()))),
     }
 
 
-def _plan_of_remains(path: Path, entry: ModelEntry, lost: Lost) -> BuildPlan:
+def _plan_of_remains(
+    path: Path, arrays: dict[str, Any], entry: ModelEntry, lost: Lost
+) -> BuildPlan:
     """The plan that a store was built by, as its arrays tell, and the user or defaults."""
-    try:
-        with codec_errors_named():
-            latents, decoded = (
-                _stored(path, variable.name) or {} for variable in (schema.LATENTS, schema.DECODED)
-            )
-            num_images, num_states, *_ = latents["shape"]
-            image_size, latent_dtype = decoded["shape"][1], latents["data_type"]
-            texts, seeds = (
-                np.asarray(zarr.open_array(path / variable.name, mode="r")[:num_images])
-                for variable in (schema.PROMPT, schema.SEED)
-            )
-    except StoreError as error:
-        raise StoreError(
-            f"{path} has lost its manifest, and what would tell it cannot be read: {error}"
-        ) from error
-    prompts, source = tuple(map(str, texts)), "unknown"
+    latents = arrays[schema.LATENTS.name]
+    num_images, num_states, *_ = latents["shape"]
+    texts, seeds = (
+        np.asarray(zarr.open_array(path / variable.name, mode="r")[:num_images]).tolist()
+        for variable in (schema.PROMPT, schema.SEED)
+    )
     built_in = entry.prompts() if entry.prompts else None
-    if built_in is not None and prompts == built_in.prompts[: len(prompts)]:
-        source = built_in.source
-    settings = Settings(
-        num_steps=num_states - 1,
-        cfg_weight=entry.cfg_weight if lost.cfg_weight is None else float(lost.cfg_weight),
-        seed=int(seeds[0]) if (np.diff(seeds) == 1).all() else 0,
-        image_size=image_size,
-        batch_size=lost.batch_size or 1,
-        latent_dtype=latent_dtype,
-    )
-    return BuildPlan(
-        path=path,
-        root=None,
-        entry=entry,
-        settings=settings,
-        prompts=prompts,
-        seeds=tuple(seeds.tolist()),
-        prompt_source=source,
-        images=range(len(prompts)),
-    )
+    is_built_in = built_in is not None and tuple(texts) == built_in.prompts[: len(texts)]
+    attributes = {
+        "model": entry.name,
+        "num_steps": num_states - 1,
+        "cfg_weight": entry.cfg_weight if lost.cfg_weight is None else float(lost.cfg_weight),
+        "seed": seeds[0] if (np.diff(seeds) == 1).all() else 0,
+        "image_size": arrays[schema.DECODED.name]["shape"][1],
+        "batch_size": lost.batch_size,
+        "latent_dtype": latents["data_type"],
+        "prompt_source": built_in.source if built_in and is_built_in else "unknown",
+    }
+    return plan_of(path, attributes, texts, seeds)
 
 
-def _prove(plan: BuildPlan, model: Model) -> None:
+def _prove(plan: BuildPlan, model: Model, metadata: dict[str, Any]) -> None:
     """Check that a guessed plan makes the first image that is there.
 
     Raises:
@@ -234,7 +223,6 @@ def _prove(plan: BuildPlan, model: Model) -> None:
     images = np.flatnonzero(store.completed(plan.path, plan.num_images))[:1].tolist()
     if not images:
         return
-    metadata = _stored(plan.path, schema.LATENTS.name) or {}
     (states,) = shards.read_states(plan.path, metadata, images)
     schedule = model.schedule(plan.settings.num_steps)
     (made,) = builder.sample_group(plan, images, model, schedule, Silent())

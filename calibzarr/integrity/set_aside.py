@@ -15,8 +15,8 @@ def move(path: Path, file: Path) -> bool:
     """Move a file of a store there, named after its place; return whether there was one."""
     if not os.path.lexists(file):
         return False
+    make_directory(path)
     target = _free_name(path, file)
-    target.parent.mkdir(exist_ok=True)
     file.rename(target)
     durable.flush_directory(target.parent)
     return True
@@ -24,10 +24,24 @@ def move(path: Path, file: Path) -> bool:
 
 def copy(path: Path, file: Path) -> bool:
     """Keep a copy of a file that is about to be replaced; return whether there was one."""
-    if not file.exists():
+    if not file.is_file():
         return False
+    make_directory(path)
     durable.write(_free_name(path, file), file.read_bytes())
     return True
+
+
+def make_directory(path: Path) -> None:
+    """Make the folder of damaged files; what stands in its way becomes the first of them."""
+    in_the_way = []
+    for folder in (directory(path).parent, directory(path)):
+        if folder.is_dir():
+            continue
+        if os.path.lexists(folder):
+            in_the_way.append(folder.rename(folder.with_name(f"{folder.name}.moved")))
+        folder.mkdir()
+    for file in in_the_way:
+        file.rename(_free_name(path, file))
 
 
 def _free_name(path: Path, file: Path) -> Path:

@@ -14,7 +14,7 @@ from calibzarr.integrity.opened import Opened, codec_errors_named, open_for_chec
 from calibzarr.models import registry
 from calibzarr.progress import progress_console
 from calibzarr.sampling import runs
-from calibzarr.storage import commit, durable, identities, schema, store
+from calibzarr.storage import commit, durable, schema, store
 from calibzarr.storage.manifest import FILE, NewerFormat, Root, looks_like_a_store, read_root
 
 _NO_INDEX = "it has no index of its files; the next command that writes to it makes one"
@@ -90,7 +90,7 @@ def _verify(
             raise
         tally.record("manifest", [_without_remedy(error)])
         return _report(path, np.zeros(0, dtype=bool), tally, [])
-    tally.record("manifest", files.copy_errors(root) if root.indexed else [])
+    tally.record("manifest", files.copy_errors(root))
     tally.record("files", file_errors(root))
     complete, notes = store.completed(path, root.num_images), _notes(root)
     try:
@@ -113,10 +113,8 @@ def _without_remedy(error: StoreError) -> str:
 
 def file_errors(root: Root) -> list[str]:
     """What is wrong with a store's files, in words: by the index, or by what contradicts itself."""
-    if not root.indexed:
-        return identities.errors(root)
     try:
-        return [f"{file} {wrong}" for file, wrong in files.differences(root).items()]
+        return list(files.differences(root).values())
     except StoreError as error:
         return [_without_remedy(error)]
 

@@ -19,7 +19,7 @@ import zarr
 from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 
-from calibzarr.storage import arrays, copies, durable, identities, schema
+from calibzarr.storage import adoption, arrays, copies, durable, schema
 from calibzarr.storage.manifest import Root, check_identity, consolidated, read_root
 from calibzarr.storage.variable import Addition, Variable
 
@@ -131,7 +131,7 @@ class Change:
             )
         content = copies.index_content(new)
         name = copies.sha256(content)
-        staged[copies.index_file(name)] = self._write(copies.index_file(name), content)
+        staged[f"{copies.INDEX}{name}"] = self._write(f"{copies.INDEX}{name}", content)
         root = self._root(old, name, [file for file in staged if file.endswith("/zarr.json")])
         for file in _LAST:
             staged[file] = self._write(file, copies.as_bytes(root))
@@ -198,7 +198,9 @@ def change(store: Path | Root) -> Iterator[Change]:
             check_identity(store)
         go_on(path)
         root = read_root(path)
-        with changing(root, _index(root)) as made:
+        integrity = root.attributes.get(copies.ATTRIBUTE)
+        known = copies.read_index(path, integrity["index"]) if integrity else adoption.index(root)
+        with changing(root, known) as made:
             yield made
 
 
@@ -226,18 +228,6 @@ def seal(path: Path) -> None:
     made = Change(Root(path, root["attributes"], {}, copies.as_bytes(root)), path)
     made.finish({})
     (path / _PLAN).unlink()
-
-
-def _index(root: Root) -> dict[str, str]:
-    """The index of a store; that of one of 0.1 is made, if nothing in it contradicts itself."""
-    integrity = root.attributes.get(copies.ATTRIBUTE)
-    if integrity is not None:
-        return copies.read_index(root.path, integrity["index"])
-    errors = identities.errors(root)
-    if errors:
-        raise copies.damaged(root.path, errors[0])
-    found = copies.hashes(root.path, root.arrays.keys() & schema.NAMES)
-    return {file: sha for file, sha in found.items() if sha is not None}
 
 
 def read_plan(path: Path) -> dict[str, Any]:

@@ -24,11 +24,12 @@ ROOT_COPY = f"{FOLDER}/root.json"
 COORDINATES = f"{FOLDER}/coordinates.json"
 ATTRIBUTE = "integrity"  # of the root: ``generation``, ``index`` and ``digest``
 OLD_COPIES = "prompt/backup"  # of stores of 0.1
+INDEX = f"{FOLDER}/index."  # and its own SHA-256
 
 GROUP_CONTENT = json.dumps(
     {"zarr_format": 3, "node_type": "group", "attributes": {}}, indent=2
 ).encode()
-MOST_BYTES = 2**26  # of a file that is parsed
+MOST_BYTES = 2**24  # of a file that is parsed before it is known to be what was written
 _BY_IMAGE = (schema.LATENTS.name, schema.DECODED.name)
 _COPIED = tuple(
     variable.name
@@ -47,7 +48,7 @@ def as_bytes(content: Any) -> bytes:
     return json.dumps(content, indent=2).encode()
 
 
-def parse(path: Path) -> dict[str, Any]:
+def parse(path: Path, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
@@ -55,7 +56,7 @@ def parse(path: Path) -> dict[str, Any]:
         StoreError: if it is no regular file of bounded size, or no JSON object; names it.
     """
     try:
-        return parsed(durable.read(path, MOST_BYTES))
+        return parsed(durable.read(path, most_bytes))
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
@@ -100,27 +101,15 @@ def sealed(root: Mapping[str, Any], generation: int, index: str) -> dict[str, An
     return root
 
 
-def is_whole(root: Mapping[str, Any]) -> bool:
-    """Whether a root carries a digest, and that is its own."""
+def generation(root: Mapping[str, Any]) -> int:
+    """How often a root was changed; 0 if it carries no digest, or not its own."""
     try:
         integrity = root["attributes"][ATTRIBUTE]
-        return bool(
-            isinstance(integrity["generation"], int)
-            and isinstance(integrity["index"], str)
-            and integrity["digest"] == digest(root)
-        )
+        number, index = integrity["generation"], integrity["index"]
+        whole = isinstance(index, str) and integrity["digest"] == digest(root)
+        return number if whole and type(number) is int else 0
     except (KeyError, TypeError, AttributeError):
-        return False
-
-
-def generation(root: Mapping[str, Any]) -> int:
-    """How often a root was changed; 0 for one of 0.1."""
-    return int(root["attributes"][ATTRIBUTE]["generation"]) if is_whole(root) else 0
-
-
-def index_file(sha: str) -> str:
-    """Where the index with this SHA-256 is, within a store."""
-    return f"{FOLDER}/index.{sha}"
+        return 0
 
 
 def index_content(files: Mapping[str, str]) -> bytes:
@@ -134,14 +123,10 @@ def read_index(path: Path, sha: str) -> dict[str, str]:
     Raises:
         StoreError: if it is not there, or damaged.
     """
-    file = path / index_file(sha)
-    try:
-        data = durable.read(file, MOST_BYTES)
-    except OSError:
-        data = b""
-    if sha256(data) != sha:
-        raise damaged(path, f"{index_file(sha)}, the index of its files, is missing or damaged")
-    return dict(json.loads(data)["files"])
+    file = f"{INDEX}{sha}"
+    if hash_file(path / file) != sha:
+        raise damaged(path, f"{file}, the index of its files, is missing or damaged")
+    return dict(json.loads(durable.read(path / file))["files"])
 
 
 def damaged(path: Path, why: str) -> StoreError:
@@ -170,14 +155,16 @@ def covered_files(path: Path, names: Iterable[str]) -> Iterator[str]:
 def hash_file(path: Path) -> str | None:
     """SHA-256 of a file; None where it is missing, no regular file, or cannot be read."""
     try:
-        return sha256(durable.read(path))
+        with os.fdopen(durable.open_regular(path), "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return None
 
 
-def hashes(path: Path, names: Iterable[str]) -> dict[str, str | None]:
-    """SHA-256 of every covered file of some variables, as it is now."""
-    return {file: hash_file(path / file) for file in covered_files(path, names)}
+def index_of_files(path: Path, names: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of every covered file of some variables that can be read, as it is now."""
+    hashes = {file: hash_file(path / file) for file in covered_files(path, names)}
+    return {file: sha for file, sha in hashes.items() if sha is not None}
 
 
 def is_copied(file: str) -> bool:
@@ -195,7 +182,7 @@ def coordinates_content(files: Mapping[str, bytes]) -> bytes:
 def read_coordinates(path: Path) -> dict[str, bytes]:
     """Chunks of coordinates, by file, as far as there are copies that can be read."""
     try:
-        content = parse(path / COORDINATES)
+        content = parse(path / COORDINATES, 4 * MOST_BYTES)
         return {file: base64.b64decode(text) for file, text in content.items()}
     except (FileNotFoundError, StoreError, ValueError, TypeError):
         return {}
@@ -209,3 +196,10 @@ def read_old(path: Path, name: str) -> dict[str, Any]:
         return dict(copy["content"]) if copy["sha256"] == sha256(text.encode()) else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
+
+
+def old_attributes(path: Path) -> dict[str, Any]:
+    """What the copy of a root of 0.1 says of what decides its states."""
+    attributes = read_old(path, "root.json").get("attributes", {})
+    names = (*schema.FINGERPRINT, *schema.FORMULAS, "prompts_sha256")
+    return {name: attributes[name] for name in names if attributes.get(name) is not None}

@@ -19,7 +19,7 @@ from calibzarr.storage import copies, durable, schema
 FILE = "zarr.json"
 
 
-_MOST_IMAGES = 10**8
+_MOST = 10**6  # images, layers and such of a store that carries no digest
 _LIBRARIES = "libraries"
 _TYPES: dict[str, tuple[type, ...]] = {  # of what is used of a manifest that has no digest
     **dict.fromkeys(("num_images", "num_steps", "image_size"), (int,)),
@@ -105,7 +105,7 @@ def of_content(path: Path, content: bytes, identity: tuple[int, int] = (0, 0)) -
     if attributes.get("format") != schema.FORMAT:
         raise ValueError(f"says format {attributes.get('format')!r}, not {schema.FORMAT!r}")
     number = attributes.get("format_version")
-    whole = copies.is_whole(metadata)
+    whole = copies.generation(metadata) > 0
     if number != schema.FORMAT_VERSION and (whole or not _contradicted(path, number)):
         raise NewerFormat(
             f"{path} has format version {number!r}; this calibzarr reads version "
@@ -173,7 +173,7 @@ def _check_types(attributes: Mapping[str, Any], listed: Mapping[str, Any]) -> No
         if not (
             isinstance(shape, list)
             and len(shape) == len(variable.dims)
-            and all(type(size) is int and 0 <= size <= _MOST_IMAGES for size in shape)
+            and all(type(size) is int and 0 <= size <= _MOST for size in shape)
         ):
             raise ValueError(f"says shape {str(shape)[:60]} of {variable.name}")
         for dim, size in zip(variable.dims, shape, strict=True):

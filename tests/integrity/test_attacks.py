@@ -212,7 +212,39 @@ def test_damaged_pictures(path, whole):
     picture(path, 2).unlink()
     write(path, "decoded", 3, 7)  # all of one colour
     assert found(path) == {("picture", image) for image in range(4)}
-    assert mend(path, whole).set_aside == (0, 1, 2, 3)
+    assert mend(path, whole).set_aside == ()  # the model decodes them again
+
+
+@pytest.mark.parametrize("is_file", [False, True])
+@pytest.mark.parametrize("name", ["decoded", "sigma", "copies"])
+def test_folders_that_are_lost_come_back_byte_for_byte(path, whole, name, is_file):
+    shutil.rmtree(path / name)
+    if is_file:
+        (path / name).write_text("x")
+    repair(path)
+    assert repair(path).actions == ()
+    assert verify(path).ok
+    if name != "copies":  # whose generation begins anew
+        assert snapshot(whole).items() <= snapshot(path).items()
+
+
+def test_a_file_in_the_place_of_all_states_is_kept(path, whole):
+    shutil.rmtree(path / "latents")
+    (path / "latents").write_text("x")
+    mend(path, whole)
+    assert (path / "latents" / "damaged" / "latents.moved").read_text() == "x"
+
+
+@pytest.mark.parametrize("name", ["copies/root.json9", "latents/c.9.0.0.0.0", "seed/c.0.9"])
+def test_files_that_no_store_has_are_told_and_moved(path, whole, name):
+    (path / name).write_text("x")
+    (path / "mine").mkdir()
+    report = verify(path)
+    assert [name in finding.message for finding in report.findings] == [True]
+    assert "your own: mine" in report.notes[0]
+    repair(path)
+    assert verify(path).ok
+    assert snapshot(whole).items() <= snapshot(path).items()
 
 
 @pytest.mark.parametrize("damage", ["delete", "cut", "nonsense", "format", "cfg_weight", "arrays"])

@@ -125,7 +125,7 @@ def test_a_seed_that_was_changed_is_not_taken_for_a_damaged_image(path, whole):
 def test_copies_that_are_lost_whole_are_made_again(path):
     shutil.rmtree(path / "copies")
     assert not verify(path).ok
-    assert "made the index of files anew, for nothing contradicts itself" in repair(path).actions
+    assert "made an index of files, for nothing else contradicts itself" in repair(path).actions
     assert verify(path).ok
     assert not repair(path).actions
 
