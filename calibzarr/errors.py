@@ -124,16 +124,24 @@ def check_known(name: str, value: str, known: Sequence[str]) -> None:
     raise OptionError(f"no {name} {value!r};{meant}{listed}".rstrip(";"))
 
 
-def image_range(images: tuple[int, int], num_images: int) -> range:
+def image_range(images: tuple[int, int], num_images: int, *, cut: bool = False) -> range:
     """The images that a pair of first and one past the last names.
+
+    Args:
+        images: the pair.
+        num_images: images of the store.
+        cut: whether to leave out those past the store's end.
 
     Raises:
         OptionError: if the store has no such images.
     """
     first, end = images
+    if cut and first < num_images:
+        end = min(end, num_images)
     if not 0 <= first < end <= num_images:
         raise OptionError(
-            Option("images"), f" must be A:B with 0 <= A < B <= {num_images}, got {first}:{end}"
+            Option("images"),
+            f" must be A:B with 0 <= A < B <= {num_images}, got {first}:{images[1]}",
         )
     return range(first, end)
 

@@ -25,6 +25,7 @@ GROUPS = {
     "analyze": "What analyzing and recommending cost, against a loop over layers.",
     "checkpoints": "What quantized checkpoints are worth, against uniform bits.",
     "verify": "What verifying a store costs, against reading it.",
+    "help": "What asking for help costs, against a bare group of click's.",
     "legacy": "What moving to the old directory and back costs.",
 }
 """Modules of ``benchmarks`` and what they measure."""

@@ -67,6 +67,9 @@ def test_bounds_and_ranges_name_what_was_given():
     assert image_range((2, 5), 5) == range(2, 5)
     with pytest.raises(OptionError, match=r"^images must be A:B with 0 <= A < B <= 4, got 2:5$"):
         image_range((2, 5), 4)
+    assert image_range((2, 5), 4, cut=True) == range(2, 4)
+    with pytest.raises(OptionError, match=r"B <= 4, got 4:5$"):
+        image_range((4, 5), 4, cut=True)
 
 
 def test_a_name_that_is_not_there_is_told_with_near_ones():

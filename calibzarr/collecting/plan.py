@@ -102,7 +102,8 @@ def plan(
         asked, found = num_images, min(num_images, len(complete))
         chosen_images = spread(complete, before, num_images)
     else:
-        asked, chosen_images = images[1] - images[0], _of_range(root, complete, images)
+        chosen_images = _of_range(root, complete, images)
+        asked = min(images[1], root.num_images) - images[0]
         found = len(chosen_images)
     target = np.zeros_like(covered)
     all_images = np.union1d(before, chosen_images).astype(int)
@@ -131,7 +132,7 @@ def _choose_steps(steps: str | Sequence[int], num_steps: int) -> np.ndarray:
 
 def _of_range(root: Root, complete: np.ndarray, images: tuple[int, int]) -> np.ndarray:
     """The complete images of a range."""
-    chosen = np.intersect1d(complete, image_range(images, root.num_images))
+    chosen = np.intersect1d(complete, image_range(images, root.num_images, cut=True))
     if not len(chosen):
         raise OptionError(f"no image of {images[0]}:{images[1]} is complete in {root.path}")
     return chosen

@@ -82,7 +82,7 @@ if TYPE_CHECKING:
     help="Of stored latents.",
 )
 @click.option("--repeat", is_flag=True, help="Go through the prompts again, with new seeds.")
-@click.option("--resume", is_flag=True, help="Go on with the store, or begin it.")
+@click.option("--resume", is_flag=True, help="Go on with the store; or begin it, if told of what.")
 @click.option(
     "--reference",
     type=click.Path(path_type=Path),
@@ -115,6 +115,8 @@ def build_command(store: Path | None, **options: Any) -> None:
 
     console = make_console()
     plan = build_plan.plan(store, BuildOptions(**options))
+    if plan.root is None and options["resume"]:
+        console.print(f"{plan.path}: there is no store yet; it begins here")
     console.print(_announcement(plan))
     result = builder.run(plan, console)
     click.echo(f"{result.path}: {result.n_completed} of {result.num_images} images are complete")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from calibzarr.commands.command import INTERRUPTED, command
 from calibzarr.commands.common import (
@@ -13,6 +14,7 @@ from calibzarr.commands.common import (
     images_option,
     integers,
     make_console,
+    note_cut,
     store_argument,
     tell,
 )
@@ -64,7 +66,9 @@ def collect_command(store: Path, **options: Any) -> None:
 
     console = make_console()
     plan = plan_collection(store, **options)
-    if plan.asked > plan.found:
+    note_cut(console, options["images"], len(plan.covered))
+    source = click.get_current_context().get_parameter_source("num_images")
+    if plan.asked > plan.found and (options["images"] or source is not ParameterSource.DEFAULT):
         console.print(
             f"{plan.asked} images were asked for, {plan.found} are complete: taking those"
         )

@@ -62,6 +62,12 @@ def images_option(help_text: str) -> Callable[[_Command], _Command]:
     )
 
 
+def note_cut(console: "Console", images: tuple[int, int] | None, num_images: int) -> None:
+    """Tell that a range of images goes past the end of a store."""
+    if images is not None and images[1] > num_images:
+        console.print(f"there are {num_images} images: taking {images[0]}:{num_images}")
+
+
 def make_console() -> "Console":
     """Where a command tells what it is doing: standard error."""
     from calibzarr.progress import progress_console

@@ -9,7 +9,14 @@ import click
 
 from calibzarr.commands import completion
 from calibzarr.commands.command import INTERRUPTED, command
-from calibzarr.commands.common import hint, images_option, make_console, store_argument, tell
+from calibzarr.commands.common import (
+    hint,
+    images_option,
+    make_console,
+    note_cut,
+    store_argument,
+    tell,
+)
 from calibzarr.errors import Call, Option
 from calibzarr.legacy.choices import LAYOUTS, PARTS
 
@@ -72,6 +79,7 @@ def export_legacy_command(store: Path, directory: Path, **options: Any) -> None:
 
     console = make_console()
     plan = export_plan.plan(store, directory, **options)
+    note_cut(console, options["images"], plan.root.num_images)
     if plan.left_out:
         console.print(f"{len(plan.left_out)} images are not complete, and left out")
     console.print(f"{directory}: {len(plan.images)} images of {store}")

@@ -99,7 +99,7 @@ def _choose_images(
     """Images to export, and those that were asked for and are not complete."""
     if num_images is not None:
         at_least("num_images", num_images, 1)
-    asked = range(available) if images is None else image_range(images, available)
+    asked = range(available) if images is None else image_range(images, available, cut=True)
     complete = store.completed(path, available)
     chosen = [image for image in asked if complete[image]][:num_images]
     if not chosen:

@@ -6,6 +6,8 @@ that they are there without an installation; they go the same way. Names are lis
 import of anything that they stand for.
 """
 
+import logging
+import time
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,8 @@ from calibzarr.models.entry import ModelEntry, Noise, ScheduleFormula
 
 if TYPE_CHECKING:
     from calibzarr.models.base import Model
+
+logger = logging.getLogger(__name__)
 
 GROUP = "calibzarr.models"
 
@@ -84,7 +88,9 @@ def load(name: str) -> "Model":
         ModuleNotFoundError: if the framework that it runs on is not installed.
         TypeError: if a package's model is not what its entry says, or lacks a method.
     """
+    start = time.monotonic()
     model = find(name).load()
+    logger.info("%s is loaded, in %.1f s", name, time.monotonic() - start)
     missing = [method for method in _METHODS if not callable(getattr(model, method, None))]
     if missing:
         raise TypeError(f"the model {name!r} is no Model: it has no {', '.join(missing)}")

@@ -1,5 +1,6 @@
 """From prompts to trajectories in a store, resumable at any moment."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -23,6 +24,8 @@ from calibzarr.sampling.plan import BuildPlan, plan
 from calibzarr.sampling.sampler import euler_states
 from calibzarr.storage import schema, store
 from calibzarr.storage.manifest import made_by, prompts_sha256, read_root
+
+logger = logging.getLogger(__name__)
 
 _LIBRARIES = ("calibzarr", "diffusionkit", "mlx", "numpy", "transformers", "xarray", "zarr")
 
@@ -84,7 +87,8 @@ def build(
         batch_size: images sampled together. Default 1.
         latent_dtype: ``float32`` or ``float16``. Default ``float32``.
         repeat: go through the prompts again, with new seeds, if there are too few.
-        resume: go on with the store at ``path``, or begin it where there is none.
+        resume: go on with the store at ``path``; where there is none, begin it if ``model``,
+            ``prompts``, ``num_images`` or ``reference`` says what.
         images: first and one past the last of the images to build now; default: all.
         reference: directory of a store whose images are made again: its model, prompts, seeds
             and settings, of which nothing else can be chosen.
@@ -241,6 +245,7 @@ def _sample(
                 found = non_finite.find(plan, model, image, states)
                 if found is None:
                     writer.write(image, states, model.decode(states[-1]))
+                    logger.info("image %d of %s is complete", image, plan.path)
                     done += 1
                 else:
                     lost.append(found)

@@ -32,6 +32,11 @@ class BuildOptions:
     reference: str | Path | None = None
     quantized: str | Path | Configuration | None = None
 
+    def says_what_to_begin(self) -> bool:
+        """Whether a store is to begin where there is none to go on with."""
+        begins = self.model, self.prompts, self.num_images, self.reference
+        return any(value is not None for value in begins)
+
     def with_checkpoint(self) -> "BuildOptions":
         """The same, where beside a reference a model is the directory of a checkpoint.
 

@@ -98,6 +98,12 @@ def plan(path: str | Path | None = None, options: BuildOptions | None = None) ->
         raise OptionError(Option("reference"), " needs a path for the new store")
     path = Path(path) if path is not None else Path("stores") / f"{options.model or 'tiny'}.zarr"
     root = _root_to_resume(path, resume=options.resume) if objects.exists(path) else None
+    if root is None and options.resume and not options.says_what_to_begin():
+        raise OptionError(
+            f"there is no store at {path} to go on with{objects.near(path)}; to begin one there, "
+            "say what with ",
+            *(Option("model"), ", ", Option("prompts"), " or ", Option("num_images")),
+        )
     of_run = wants_run or (root is not None and schema.QUANTIZED in root.attributes)
     plan = _plan_run(path, root, options) if of_run else _plan_build(path, root, options)
     objects.check_writable(path)

@@ -14,7 +14,7 @@ from typing import Any
 from zarr.core.metadata.v3 import ArrayV3Metadata
 
 from calibzarr.errors import Call, StoreError
-from calibzarr.storage import copies, durable, schema
+from calibzarr.storage import copies, durable, objects, schema
 
 FILE = "zarr.json"
 
@@ -73,7 +73,7 @@ def read_root(path: Path) -> Root:
             its root is not what was written.
     """
     if not path.exists():
-        raise FileNotFoundError(f"there is no store at {path}")
+        raise FileNotFoundError(f"there is no store at {path}{objects.near(path)}")
     if not path.is_dir():
         raise StoreError(f"{path} is a file; a calibzarr store is a directory")
     identity = identity_of(path)

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+from difflib import get_close_matches
 from pathlib import Path
 
 from rich.filesize import decimal
@@ -10,12 +11,24 @@ from rich.filesize import decimal
 from calibzarr.errors import DiskFullError
 
 STORED_FRACTION = 0.93  # of the raw bytes, measured on latents at 16x64x64
+_FEW = 3  # stores that are named
 _CLEARLY_TOO_LITTLE = 0.8  # of the estimate
 
 
 def exists(path: Path) -> bool:
     """Whether something other than an empty directory stands at ``path``."""
     return path.exists() and not (path.is_dir() and not any(path.iterdir()))
+
+
+def near(path: Path) -> str:
+    """Names of stores beside where none is, in words to be added to a sentence; or nothing."""
+    folder = existing_parent(path)
+    if (folder / "zarr.json").exists():  # within a store: its arrays are none
+        return ""
+    roots = (*folder.glob("*/zarr.json"), *folder.glob("stores/*/zarr.json"))
+    stores = {file.parent.name: file.parent for file in roots}
+    names = get_close_matches(path.name, stores, n=_FEW, cutoff=0)
+    return f"; near it: {', '.join(str(stores[name]) for name in names)}" if names else ""
 
 
 def existing_parent(path: Path) -> Path:

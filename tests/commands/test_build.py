@@ -16,6 +16,15 @@ def test_build_says_what_it_makes_where_it_is_and_what_is_next(run, tmp_path):
     assert (code, "nothing to build" in err) == (0, True)
 
 
+def test_whoever_is_first_of_several_begins_the_store_and_says_so(run, tmp_path):
+    path = tmp_path / "a.zarr"
+    options = ["--num-images", 2, "--num-steps", 1, "--resume"]
+    code, _, err = run("build", path, *options, "--images", "1:2")
+    assert (code, f"{path}: there is no store yet; it begins here\n" in err) == (0, True)
+    code, _, err = run("build", path, *options, "--images", "0:1")
+    assert (code, "begins" in err) == (0, False)
+
+
 def test_a_part_names_the_command_that_goes_on(run, tmp_path):
     path = tmp_path / "a.zarr"
     code, out, _ = run(

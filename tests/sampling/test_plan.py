@@ -83,3 +83,16 @@ def test_sizes_are_those_of_the_arrays():
     dataset = calibzarr.open_store(EXAMPLE)
     sizes = plan(EXAMPLE, BuildOptions(resume=True)).sizes.by_dimension
     assert sizes == {name: dataset.sizes[name] for name in sizes}
+
+
+@pytest.mark.parametrize("options", [{}, {"images": (0, 4)}, {"seed": 3}])
+def test_resume_alone_begins_nothing_and_names_stores_near(tmp_path, options):
+    for name in ("tiny.zarr", "other.zarr"):
+        (tmp_path / name).symlink_to(EXAMPLE)
+    with pytest.raises(
+        OptionError, match=r"no store at .*/tini.zarr to go on with; near it: .*/tiny"
+    ):
+        plan(tmp_path / "tini.zarr", BuildOptions(resume=True, **options))
+    with pytest.raises(OptionError, match="say what with model, prompts or num_images"):
+        plan(tmp_path / "new" / "a.zarr", BuildOptions(resume=True, **options))
+    assert plan(tmp_path / "a.zarr", BuildOptions(resume=True, num_images=3)).root is None

@@ -126,6 +126,12 @@ def test_every_entry_of_the_table_of_advice_has_figures(advice_report):
     assert all(math.isfinite(each["measured"]) for each in figures)
 
 
+def test_help_is_compared_with_a_group_of_as_many_commands(directory):
+    ratio, seconds = run(directory, "help")["figures"]
+    assert seconds["measured"] > 0
+    assert 1 <= ratio["measured"] < 20
+
+
 def test_nothing_stays_on_the_disk(
     report, collect_report, analyze_report, legacy_report, advice_report, directory
 ):
