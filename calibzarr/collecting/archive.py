@@ -7,6 +7,7 @@ that the reader expects, or refused by file and field.
 
 import json
 import os
+import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,9 +17,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from calibzarr.errors import Call, Message, StoreError
+from calibzarr.errors import Call, Message, StoreError, TakenError
 from calibzarr.storage import durable
 
+PLAN = "plan.json"
 _HEADER = "header"
 _MOST_HEADER_BYTES = 2**24
 _READERS = {
@@ -153,6 +155,37 @@ def opened(path: Path, remedy: Message) -> Iterator[Archive | None]:
         except _DAMAGES as error:
             raise _damaged(path, f"content {_reason(error)}", remedy) from None
         yield archive
+
+
+def prepare(directory: Path, plan: Mapping[str, Any]) -> None:
+    """Make a directory for archives of one plan; those of another plan are removed.
+
+    Args:
+        directory: where they are to be.
+        plan: what they are of, JSON types only.
+
+    Raises:
+        TakenError: if it holds anything without a plan: it is somebody else's.
+        StoreError: if its plan is damaged.
+        OSError: if it cannot be written.
+    """
+    told, file = json.dumps(plan, indent=2).encode(), directory / PLAN
+    entries = list(directory.iterdir()) if directory.exists() else []
+    durable.remove_abandoned(entries)
+    try:
+        known = durable.read(file, _MOST_HEADER_BYTES)
+        if known == told:
+            return
+        if not isinstance(json.loads(known), dict):
+            raise ValueError("no JSON object")
+    except FileNotFoundError:
+        if any(entry.exists() for entry in entries):
+            raise TakenError(f"{directory} holds something else; move it elsewhere") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(file, f"content {_reason(error)}", remedy(directory)) from None
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    durable.write(file, told)
 
 
 def remedy(path: Path, again: Call | None = None) -> Message:

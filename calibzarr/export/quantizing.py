@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from rich.console import Console
 
+from calibzarr.collecting import archive
 from calibzarr.collecting.hessians import free_memory, hessians, replays
 from calibzarr.collecting.layer_inputs import load_replayable
 from calibzarr.collecting.replay import Replay
@@ -21,20 +22,18 @@ from calibzarr.export.checkpoint_allocation import Allocation, allocation_of
 from calibzarr.export.checkpoint_plan import CheckpointPlan
 from calibzarr.export.measuring import outputs, sqnr_by_call
 from calibzarr.export.tuning import Tuned
-from calibzarr.export.writing import as_json
 from calibzarr.long_run import LongRun, long_run
 from calibzarr.models.base import CheckpointableModel, Layer
 from calibzarr.models.quantized.tunable import Grid, TunableModel
 from calibzarr.progress import progress_console
 from calibzarr.quantization.gptq import DAMPING, gptq
 from calibzarr.quantization.quantizers import MLX_GROUPS
-from calibzarr.storage import durable
 from calibzarr.storage.manifest import made_by
 
 Rounding = Literal["gptq", "nearest"]
 ROUNDINGS: tuple[Rounding, ...] = ("gptq", "nearest")
 
-_PLAN = "plan.json"
+_LEVELS = "levels"
 _GIGABYTE = 10**9
 
 
@@ -194,12 +193,7 @@ class _Work:
         """Layers to round, those of one replay together; prepares the directory."""
         if self._rounding == "nearest" and self._plan.tune is None:
             return []
-        identity = as_json(self._identity())
-        file = self._directory / _PLAN
-        if not file.exists() or file.read_bytes() != identity:
-            shutil.rmtree(self._directory, ignore_errors=True)
-            self._directory.mkdir(parents=True)
-            durable.write(file, identity)
+        archive.prepare(self._directory, self._identity())
         if self._rounding == "nearest":
             return []
         layers = self._model.layers()
@@ -227,8 +221,7 @@ class _Work:
                 weight, bits = self._model.weight(layer), self._quantizers[layer].bits
                 assert weight is not None
                 level = gptq(weight, *self._grid(layer), bits, found[index])
-                with durable.new_file(self._file(layer)) as file:
-                    np.save(file, level)
+                archive.write(self._file(layer), {}, {_LEVELS: level})
         return True
 
     def tune(self, console: Console) -> bool:
@@ -316,9 +309,14 @@ class _Work:
         return {**self._model.module_sizes(), "mmdit": self._allocation.file_size}
 
     def _levels(self, layer: Layer) -> np.ndarray:
-        if self._rounding == "gptq":
-            return np.asarray(np.load(self._file(layer), allow_pickle=False))
-        return self._grid(layer)[0]
+        nearest = self._grid(layer)[0]
+        if self._rounding == "nearest":
+            return nearest
+        file = self._file(layer)
+        with archive.opened(file, archive.remedy(file)) as kept:
+            if kept is None:
+                raise StoreError(f"{file} was removed meanwhile; give the same command again")
+            return kept.array(_LEVELS, np.uint8, nearest.shape)
 
     def _grid(self, layer: Layer) -> Grid:
         """What ``mx.quantize`` makes of a weight."""
@@ -327,7 +325,7 @@ class _Work:
         return self._model.levels_of_weight(layer, quantizer.group_size, quantizer.bits)
 
     def _file(self, layer: Layer) -> Path:
-        return self._directory / f"{layer.name}.npy"
+        return self._directory / f"{layer.name}.npz"
 
     def _identity(self) -> dict[str, Any]:
         plan = self._plan

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from calibzarr.collecting import archive
 from calibzarr.collecting.replay import Batch, Replay
-from calibzarr.export.writing import as_json
 from calibzarr.long_run import LongRun, long_run
 from calibzarr.models.quantized.tunable import Grid, TunableModel, Tuner
-from calibzarr.storage import durable
 
 LEARNING_RATE = 1.5e-5  # ten times that wrecked `tiny`
 _IMAGES = 4  # of a step
@@ -23,7 +22,6 @@ _STEPS = 4  # with the same images, whose prompts are encoded once
 _TIMED = 3  # steps, of which the first is not representative
 _BETWEEN_SAVES = 60.0  # seconds
 _STATE = "tuning.npz"
-_IDENTITY = "identity"  # in that file, beside the tuner's arrays
 
 Scales = Mapping[int, tuple[np.ndarray, np.ndarray]]
 """Scales and biases, float32 of values of 16 bits, by index of the layer."""
@@ -133,22 +131,25 @@ def _go_on(
 
 
 def _save(tuner: Tuner, file: Path, identity: Mapping[str, Any]) -> None:
-    told = np.frombuffer(as_json(identity), np.uint8)
-    with durable.new_file(file) as opened:
-        np.savez(opened, **{_IDENTITY: told}, **tuner.state())  # type: ignore[arg-type]
+    archive.write(file, identity, tuner.state())
 
 
 def _restore(tuner: Tuner, file: Path, identity: Mapping[str, Any]) -> tuple[int, int]:
-    """How many steps there are to be, and how many there were; 0 where nothing was begun."""
-    if not file.exists():
-        return 0, 0
-    with np.load(file, allow_pickle=False) as stored:
-        state = dict(stored)
-    told = json.loads(state.pop(_IDENTITY).tobytes())
-    num_steps, done = told.pop("num_steps"), told.pop("done")
-    if told != json.loads(as_json(identity)):
-        return 0, 0
-    tuner.restore(state)
+    """How many steps there are to be, and how many there were; 0 where nothing was begun.
+
+    Raises:
+        StoreError: if what is kept is damaged.
+    """
+    with archive.opened(file, archive.remedy(file)) as kept:
+        if kept is None:
+            return 0, 0
+        told = dict(kept.header)
+        counts = {name: told.pop(name, None) for name in ("num_steps", "done")}
+        if told != json.loads(json.dumps(identity)):
+            return 0, 0
+        num_steps, done = (kept.field(name, int) for name in counts)
+        state = tuner.state().items()
+        tuner.restore({name: kept.array(name, like.dtype, like.shape) for name, like in state})
     return num_steps, done
 
 

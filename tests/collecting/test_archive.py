@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from calibzarr.collecting import archive
-from calibzarr.errors import Message, StoreError
+from calibzarr.errors import Message, StoreError, TakenError
 
 HEADER = {"steps": [0, 2], "name": "a"}
 ARRAYS = {"power": np.arange(6.0).reshape(2, 3), "covered": np.zeros((0, 2), bool)}
@@ -104,3 +104,29 @@ def test_an_array_that_declares_more_than_it_has_takes_no_memory(file):
     content = file.read_bytes().replace(b"(2, 3), ", b"(2, 3333333333), ".ljust(8)[:8])
     file.write_bytes(content)
     refused(file)
+
+
+def test_a_directory_is_for_one_plan(tmp_path):
+    directory, plan = tmp_path / "rounded", {"bits": [4, 6], "seed": None}
+    archive.prepare(directory, plan)
+    (directory / "kept").write_bytes(b"some")
+    archive.prepare(directory, plan)
+    assert (directory / "kept").exists()
+    archive.prepare(directory, {**plan, "bits": [4]})
+    assert [file.name for file in directory.iterdir()] == [archive.PLAN]
+
+
+def test_what_is_somebody_elses_or_damaged_is_not_removed(tmp_path):
+    file = tmp_path / archive.PLAN
+    (tmp_path / "theirs").touch()
+    with pytest.raises(TakenError, match="holds something else"):
+        archive.prepare(tmp_path, {})
+    for content in (b"{", b"[]", b"[" * 10**5):
+        file.write_bytes(content)
+        with pytest.raises(StoreError, match="is damaged: its content"):
+            archive.prepare(tmp_path, {})
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(StoreError, match="is no regular file; remove"):
+        archive.prepare(tmp_path, {})
+    assert {entry.name for entry in tmp_path.iterdir()} == {"theirs", archive.PLAN}

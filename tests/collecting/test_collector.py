@@ -11,9 +11,11 @@ import pytest
 import xarray as xr
 
 import calibzarr
-from calibzarr.collecting import collector
+from calibzarr.collecting import checkpoint, collector
 from calibzarr.models import registry
-from calibzarr.statistics.histogram import quantile
+from calibzarr.statistics.cached import CachedStatistics
+from calibzarr.statistics.histogram import BINS, quantile
+from calibzarr.statistics.running import Statistics
 from calibzarr.storage import collected as statistics_store
 from calibzarr.storage import commit, reading, schema, store
 from calibzarr.storage.commit import update_attributes
@@ -210,9 +212,13 @@ def test_batches_give_the_same_statistics(path, collected):
 
 
 def test_nothing_new_replays_nothing_and_loads_no_model(collected, monkeypatch):
+    """And removes the checkpoint that a kill left after the collection was written."""
     monkeypatch.setattr(registry, "load", lambda name: pytest.fail("loaded a model"))
     before = snapshot(collected)
     for options in ({}, {"num_images": 2}, {"steps": [1], "images": (0, 3)}):
+        left = Statistics.empty(BINS, 1, [0], [0], features=1)
+        cached = CachedStatistics.empty(BINS, [], 1, [0], features=0)
+        checkpoint.write(collected, left, cached, "a stamp of before")
         assert calibzarr.collect(collected, **options).num_images == 5
     assert snapshot(collected) == before
 

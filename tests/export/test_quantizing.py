@@ -123,10 +123,16 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(made, store, tmp_path, monkeypa
     monkeypatch.setattr(quantizing, "gptq", failing)
     assert calibzarr.quantize(store, tmp_path / "out", **options).interrupted
     assert not (tmp_path / "out").exists()
-    before = len(calls)
+    rounded = sorted((tmp_path / "out.rounded").glob("*.npz"))[0]
+    content = bytearray(rounded.read_bytes())
+    content[len(content) // 2] ^= 1
+    rounded.write_bytes(content)
+    with pytest.raises(StoreError, match=f"{rounded} is damaged: its levels cannot be read"):
+        calibzarr.quantize(store, tmp_path / "out", **options)
+    rounded.unlink()
     result = calibzarr.quantize(store, tmp_path / "out", **options)
     assert not result.interrupted
-    assert before + len(calls[before:]) == 1 + len(result.allocation.choice.layers)
+    assert len(calls) == 2 + len(result.allocation.choice.layers)  # two of them twice
     expected, actual = (snapshot(path)["model.safetensors"] for path in (made.path, result.path))
     assert actual == expected
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
