@@ -7,9 +7,10 @@ import numpy as np
 from rich.console import Console
 
 from calibzarr.errors import StoreError
-from calibzarr.integrity import trajectory_checks
+from calibzarr.integrity import picture_fit, trajectory_checks
 from calibzarr.integrity.findings import Tally
 from calibzarr.integrity.opened import Opened, codec_errors_named, read_states
+from calibzarr.integrity.picture_fit import Outline
 from calibzarr.models import registry
 from calibzarr.models.entry import Noise
 from calibzarr.progress import reporting
@@ -27,23 +28,35 @@ def check_images(opened: Opened, console: Console) -> Tally:
         console: where to report progress.
     """
     images = np.flatnonzero(opened.complete).tolist()
-    tally = Tally()
+    tally, outlines = Tally(), dict[int, Outline]()
     with (
         reporting(console, "verify", "image", len(images)) as report,
         ThreadPoolExecutor(_WORKERS) as pool,
     ):
         try:
-            for found in pool.map(lambda image: check_image(opened, image), images):
+            checks = pool.map(lambda image: check_image(opened, image), images)
+            for image, (found, outline) in zip(images, checks, strict=True):
                 tally.add(found)
+                if outline is not None:
+                    outlines[image] = outline
                 report.advance(1)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+    owners = picture_fit.owners(list(outlines.values()))
+    for image, owner in zip(outlines, owners.tolist(), strict=True):
+        whose = list(outlines)[owner]
+        errors = [f"it looks like the picture of image {whose}"] if whose != image else []
+        tally.record("picture", errors, image)
     return tally
 
 
-def check_image(opened: Opened, image: int) -> Tally:
-    """Check one image that is complete."""
-    tally = Tally()
+def check_image(opened: Opened, image: int) -> tuple[Tally, Outline | None]:
+    """Check one image that is complete.
+
+    Returns:
+        What was found, and what is left to be told by other images' pictures.
+    """
+    tally, states = Tally(), None
     try:
         with codec_errors_named():
             states = read_states(opened, image)
@@ -53,8 +66,11 @@ def check_image(opened: Opened, image: int) -> Tally:
     else:
         tally.record("states", [], image)
         _check_states(opened, image, states, tally)
-    tally.record("picture", _picture_errors(opened, image), image)
-    return tally
+    errors, picture = _picture_errors(opened, image)
+    if picture is not None and states is not None and np.isfinite(states[-1]).all():
+        return tally, picture_fit.outline(states[-1], picture)
+    tally.record("picture", errors, image)
+    return tally, None
 
 
 def _check_states(opened: Opened, image: int, states: np.ndarray, tally: Tally) -> None:
@@ -109,10 +125,11 @@ def likely_seeds(opened: Opened, image: int, seeds: np.ndarray) -> np.ndarray:
     return candidates[(candidates >= 0) & (candidates <= MAX_SEED)]
 
 
-def _picture_errors(opened: Opened, image: int) -> list[str]:
+def _picture_errors(opened: Opened, image: int) -> tuple[list[str], np.ndarray | None]:
+    """What is wrong with a picture; and the picture, if nothing is and nothing says whose it is."""
     file = opened.path / schema.DECODED.name / schema.DECODED.key(image)
     if not file.exists():
-        return ["it is missing"]
+        return ["it is missing"], None
     try:
         belongs = shards.picture_sha256(
             opened.path / schema.LATENTS.name / schema.LATENTS.key(image), opened.num_states
@@ -120,14 +137,14 @@ def _picture_errors(opened: Opened, image: int) -> list[str]:
     except StoreError:
         belongs = None  # which is found about the states
     if belongs is not None and copies.hash_file(file) != belongs.hex():
-        return ["it is not the picture that was written with its states"]
+        return ["it is not the picture that was written with its states"], None
     try:
         with codec_errors_named():
             picture = np.asarray(opened.arrays[schema.DECODED.name][image])
     except StoreError as error:
-        return [f"it cannot be read: {error}"]
+        return [f"it cannot be read: {error}"], None
     if schema.IMPORTED in opened.attributes and not picture.any():
-        return []  # there was none to import
+        return [], None  # there was none to import
     if (picture == picture[0, 0]).all():
-        return [f"all its pixels are {tuple(picture[0, 0].tolist())}"]
-    return []
+        return [f"all its pixels are {tuple(picture[0, 0].tolist())}"], None
+    return [], picture if belongs is None else None
