@@ -26,6 +26,7 @@ GROUPS = {
     "checkpoints": "What quantized checkpoints are worth, against uniform bits.",
     "verify": "What verifying a store costs, against reading it.",
     "help": "What asking for help costs, against a bare group of click's.",
+    "full-size": "What models of true size take, by hand: hours, and 20 GiB.",
     "legacy": "What moving to the old directory and back costs.",
 }
 """Modules of ``benchmarks`` and what they measure."""
@@ -56,7 +57,9 @@ def group_command(group: str, description: str) -> click.Command:
         directory: Path | None,
         as_json: bool,
     ) -> None:
-        entries: Mapping[str, Entry] = import_module(f"benchmarks.{group}").ENTRIES
+        entries: Mapping[str, Entry] = import_module(
+            f"benchmarks.{group.replace('-', '_')}"
+        ).ENTRIES
         for name in names:
             if name not in entries:
                 raise click.BadParameter(

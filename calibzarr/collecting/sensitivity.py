@@ -41,7 +41,8 @@ class SensitivityResult:
         num_images: images that they were measured with.
         num_probes: probes of each image at each step.
         steps: calls that they were measured at.
-        worst_error_db: greatest standard error of a layer over all steps, dB; NaN if interrupted.
+        worst_error_db: greatest standard error of a layer over all steps, dB; NaN if interrupted,
+            or of one image with one probe.
         interrupted: whether the user stopped it; what it measured is kept for the next time.
     """
 
@@ -270,4 +271,4 @@ def _result(plan: SensitivityPlan, found: Measurement, *, interrupted: bool) -> 
 def _worst_error_db(found: Measurement, known: np.ndarray) -> float:
     by_step = derive(found.products, found.power)
     total = over_steps(by_step, found.power.mean(axis=1))
-    return float(np.nanmax(total.error_db[known]))
+    return float(np.fmax.reduce(total.error_db[known], axis=None, initial=np.nan))

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
@@ -14,14 +15,8 @@ from typing import Any
 import numpy as np
 
 _PRINT_PEAK = """
-import resource
-from pathlib import Path
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-status = Path("/proc/self/status")
-if status.exists():  # Linux lets a child's ru_maxrss begin with its parent's; in KiB
-    fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-    peak = int(fields["VmHWM"].split()[0]) * 1024
-print(peak)
+from benchmarks.measure import peak_bytes
+print(peak_bytes())
 """
 
 
@@ -165,6 +160,15 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "blas": preloaded_blas() or ("Accelerate" if sys.platform == "darwin" else "MLX's own"),
     }
+
+
+def peak_bytes() -> int:
+    """Peak memory of this process, bytes."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    return int(fields["VmHWM"].split()[0]) * 1024  # a child's ru_maxrss begins with its parent's
 
 
 def peak_memory(program: str, *arguments: str | Path | int) -> int:

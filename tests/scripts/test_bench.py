@@ -132,6 +132,23 @@ def test_help_is_compared_with_a_group_of_as_many_commands(directory):
     assert 1 <= ratio["measured"] < 20
 
 
+def test_a_pass_in_float16_has_time_peak_and_bytes(directory):
+    figures = run(directory, "full-size", "sd3-medium-float16")["figures"]
+    assert [each["what"] for each in figures] == [
+        *("pass: seconds", "pass: peak, GiB", "pass: MB written")
+    ]
+    assert all(each["measured"] > 0 for each in figures)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="MLX has an optimised BLAS elsewhere")
+def test_true_size_with_a_plain_blas_is_refused():
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    command = [sys.executable, BENCH, "full-size", "--quick"]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == 2
+    assert "preload OpenBLAS" in result.stderr
+
+
 def test_nothing_stays_on_the_disk(
     report, collect_report, analyze_report, legacy_report, advice_report, directory
 ):
