@@ -92,6 +92,13 @@ def _groups(text: str) -> list[int]:
     show_default="not at all",
     help="Then tune scales and biases until outputs are those of the store.",
 )
+@click.option(
+    "--t5",
+    type=int,
+    metavar="BITS",
+    show_default="not at all",
+    help="Quantize the text encoder T5 as well, uniformly.",
+)
 def quantize_command(
     store: Path, out: Path, rounding: Any, memory: float | None, **options: Any
 ) -> None:
@@ -117,6 +124,8 @@ def quantize_command(
         tell(f"{out}: stopped; go on with: ", Call("quantize", (store, out), given))
         sys.exit(INTERRUPTED)
     click.echo(f"{out}: {card.summary(result.allocation)}")
+    for line in card.text_encoder(result.t5):
+        click.echo(line)
     for line in card.quality(result.allocation, result.output_sqnr_db):
         click.echo(line)
     click.echo(card.memory_in_words(result.memory))

@@ -118,7 +118,13 @@ def _run(
         if likeness and first and first.pictures
         else None,
         skipped=reasons,
+        fitted_images=_fitted(plan.images, root),
     )
+
+
+def _fitted(images: Sequence[int], run: Root) -> tuple[int, ...]:
+    fitted = (run.attributes.get(schema.QUANTIZED) or {}).get(schema.FITTED_IMAGES, ())
+    return tuple(image for image in images if image in fitted)
 
 
 def _found(part: _Part | Message) -> _Part | None:

@@ -39,6 +39,7 @@ class RunComparison:
         psnr_gain: mean PSNR over that of the first run, by paired differences, dB; None for the
             first.
         skipped: why parts of :data:`PARTS` are None.
+        fitted_images: those compared that the weights of the run's checkpoint were fitted to.
     """
 
     path: Path
@@ -50,6 +51,7 @@ class RunComparison:
     predicted: Predicted | None
     psnr_gain: Figure | None
     skipped: Mapping[str, Message]
+    fitted_images: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,8 @@ def sentences(comparison: Comparison) -> Iterator[Message]:
             yield Message(f"{name}: {_about_gain(run.psnr_gain, names(comparison)[0])}")
         if run.predicted is not None and run.predicted.shares:
             yield Message(f"{name}: {_about_shares(run)}")
+        if run.fitted_images:
+            yield Message(f"{name}: {about_fitted(run)}")
         for part, reason in run.skipped.items():
             yield Message(f"{name}: without {PARTS[part]}: ", reason)
 
@@ -151,6 +155,14 @@ def _about_pictures(comparison: Comparison, run: RunComparison) -> str:
         f"median PSNR {cell(median, '.1f')} dB, SSIM {run.pictures.median_ssim.value:.3f}; worst "
         f"is image {comparison.images[worst]}, {psnr[worst]:.1f} dB, SSIM "
         f"{run.pictures.ssim[worst]:.3f}: {quoted!r}"
+    )
+
+
+def about_fitted(run: RunComparison) -> str:
+    """What the user should know of figures over images that a checkpoint was fitted to."""
+    return (
+        f"the checkpoint was fitted to {len(run.fitted_images)} of the {len(run.final_error)} "
+        "images compared; on others it may lose more"
     )
 
 

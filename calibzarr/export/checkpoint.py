@@ -9,8 +9,9 @@ import numpy as np
 
 from calibzarr.errors import Message, TakenError, disk_full_named
 from calibzarr.export.writing import as_json
-from calibzarr.models.base import CheckpointableModel, Layer
-from calibzarr.models.quantized.layout import CARD, CONFIG, WEIGHTS
+from calibzarr.models.base import Layer
+from calibzarr.models.quantized.checkpointable import CheckpointableModel, Parameters
+from calibzarr.models.quantized.layout import CARD, CONFIG, T5, TRANSFORMER
 from calibzarr.quantization.packing import packed
 from calibzarr.quantization.quantizers import Quantizer
 from calibzarr.storage import durable, tensors
@@ -28,7 +29,7 @@ Scales = Callable[[Layer], tuple[np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True)
 class Choice:
-    """How each linear layer of a model is quantized.
+    """How each linear layer of a module is quantized.
 
     Attributes:
         layers: the linear layers, in order of depth.
@@ -57,6 +58,15 @@ class Choice:
                 yield layer, quantizer
 
 
+def uniform(module: Parameters, bits: int) -> Choice:
+    """The same bits, in groups of 64, for each linear layer whose width they divide."""
+    layers = tuple(layer for layer in module.layers() if layer.role == "input")
+    quantizer = Quantizer("weight", f"mlx-{DEFAULTS['group_size']}", bits)
+    return Choice(
+        layers, tuple(quantizer if quantizer.fits(layer.features) else None for layer in layers)
+    )
+
+
 def shapes(
     parameters: Mapping[str, tuple[str, tuple[int, ...]]], choice: Choice
 ) -> dict[str, TensorShape]:
@@ -82,7 +92,7 @@ def shapes(
 
 
 def file_size(tensor_shapes: Mapping[str, TensorShape]) -> int:
-    """Bytes of ``model.safetensors``, everything counted."""
+    """Bytes of a part's file, everything counted."""
     header = tensors.header(tensor_shapes, METADATA)
     return len(header) + sum(tensor.num_bytes for tensor in tensor_shapes.values())
 
@@ -105,6 +115,7 @@ def write(
     config: Mapping[str, Any],
     card: Callable[[Path], str],
     scales: Scales | None = None,
+    t5: Choice | None = None,
 ) -> None:
     """Write a checkpoint aside, and give it its name when it is whole.
 
@@ -113,9 +124,10 @@ def write(
         model: to quantize, unquantized.
         choice: how.
         levels: gives those of the layers that are quantized.
-        config: what ``config.json`` is to say beside ``quantization``.
+        config: what ``config.json`` is to say beside how layers are quantized.
         card: gives the text of ``README.md``; called with the directory, which holds all the rest.
         scales: gives scales and biases of those layers; None for those of ``mx.quantize``.
+        t5: how its T5 is quantized, rounded to the nearest level; None where it stays as it is.
 
     Raises:
         TakenError: if something stands there.
@@ -123,35 +135,50 @@ def write(
         OSError: if it cannot be written.
     """
     check_free(path)
-    expected = shapes(model.parameters(), choice)
+    parts = {TRANSFORMER: _Rounded(model, choice, levels, scales)}
+    if t5 is not None:
+        encoder = model.t5()
+        assert encoder is not None
+        parts[T5] = _Rounded(encoder, t5)
     consequence = Message(f"nothing of {path} is left; make room, then go on")
     with disk_full_named(lambda: consequence), durable.new_directory(path) as directory:
-        with (directory / WEIGHTS).open("xb") as file:
-            tensors.write(file, expected, _tensors(model, choice, levels, scales), METADATA)
-        content = {**config, "quantization": choice.entry()}
-        (directory / CONFIG).write_bytes(as_json(content))
+        for part, rounded in parts.items():
+            with (directory / part.weights).open("xb") as file:
+                tensors.write(file, rounded.shapes(), rounded.tensors(), METADATA)
+        entries = {part.entry: rounded.choice.entry() for part, rounded in parts.items()}
+        (directory / CONFIG).write_bytes(as_json({**config, **entries}))
         (directory / CARD).write_text(card(directory), encoding="utf-8")
-        for name in (WEIGHTS, CONFIG, CARD):
+        for name in (*(part.weights for part in parts), CONFIG, CARD):
             durable.flush_file(directory / name)
 
 
-def _tensors(
-    model: CheckpointableModel, choice: Choice, levels: Levels, scales: Scales | None
-) -> Iterator[tuple[str, np.ndarray]]:
-    quantized = {f"{pair[0].module}.weight": pair for pair in choice.quantized()}
-    for path, (dtype, _) in model.parameters().items():
-        if path not in quantized:
-            yield path, model.parameter(path)
-            continue
-        layer, quantizer = quantized[path]
-        assert quantizer.group_size is not None
-        if scales is None:
-            _, *parts = model.levels_of_weight(layer, quantizer.group_size, quantizer.bits)
-        else:
-            parts = list(scales(layer))
-        yield path, packed(levels(layer), quantizer.bits)
-        for name, values in zip(("scales", "biases"), parts, strict=True):
-            yield path.removesuffix("weight") + name, sixteen_bits(values, dtype)
+@dataclass(frozen=True)
+class _Rounded:
+    """A module, and what its linear layers are rounded to: None for what ``mx.quantize`` does."""
+
+    module: Parameters
+    choice: Choice
+    levels: Levels | None = None
+    scales: Scales | None = None
+
+    def shapes(self) -> dict[str, TensorShape]:
+        return shapes(self.module.parameters(), self.choice)
+
+    def tensors(self) -> Iterator[tuple[str, np.ndarray]]:
+        quantized = {f"{pair[0].module}.weight": pair for pair in self.choice.quantized()}
+        for path, (dtype, _) in self.module.parameters().items():
+            if path not in quantized:
+                yield path, self.module.parameter(path)
+                continue
+            layer, quantizer = quantized[path]
+            assert quantizer.group_size is not None
+            group_size, bits = quantizer.group_size, quantizer.bits
+            nearest, *parts = self.module.levels_of_weight(layer, group_size, bits)
+            if self.scales is not None:
+                parts = list(self.scales(layer))
+            yield path, packed(nearest if self.levels is None else self.levels(layer), bits)
+            for name, values in zip(("scales", "biases"), parts, strict=True):
+                yield path.removesuffix("weight") + name, sixteen_bits(values, dtype)
 
 
 def sixteen_bits(values: np.ndarray, dtype: str) -> np.ndarray:

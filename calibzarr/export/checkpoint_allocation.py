@@ -10,7 +10,8 @@ from calibzarr.errors import Option, OptionError
 from calibzarr.export import checkpoint
 from calibzarr.export.checkpoint import Choice
 from calibzarr.export.checkpoint_plan import CheckpointPlan
-from calibzarr.models.base import CheckpointableModel, Layer
+from calibzarr.models.base import Layer
+from calibzarr.models.quantized.checkpointable import CheckpointableModel
 from calibzarr.quantization.allocation import allocate, feasible_mean
 from calibzarr.quantization.costs import error_energy, exact_bits, non_increasing, options
 from calibzarr.quantization.prediction import NO_QUANTIZER, Measured, predict_quantizers

@@ -9,7 +9,7 @@ from calibzarr.collecting.layer_inputs import choose_calls, choose_images
 from calibzarr.errors import Call, Message, Option, OptionError, StoreError, at_least
 from calibzarr.export import checkpoint
 from calibzarr.quantization.prediction import Measured
-from calibzarr.quantization.quantizers import MLX_GROUPS
+from calibzarr.quantization.quantizers import MLX_BITS, MLX_GROUPS
 from calibzarr.storage.manifest import Root, check_known, read_root, refuse_runs
 
 NUM_HELD_OUT = 8
@@ -34,6 +34,7 @@ class CheckpointPlan:
         tune: minutes of tuning; or None.
         training: images to tune on: all that are not held out.
         notes: what the user has to know.
+        t5: bits of T5's linear layers; None where T5 stays as it is.
     """
 
     root: Root
@@ -49,6 +50,7 @@ class CheckpointPlan:
     notes: tuple[Message, ...]
     tune: float | None = None
     training: tuple[int, ...] = ()
+    t5: int | None = None
 
 
 def plan(
@@ -61,6 +63,7 @@ def plan(
     keep: Sequence[str],
     images: int,
     tune: float | None = None,
+    t5: int | None = None,
 ) -> CheckpointPlan:
     """Check what can be checked without the model; see :func:`calibzarr.quantize`.
 
@@ -69,7 +72,7 @@ def plan(
         StoreError: if the store has no sensitivities, or is not one to replay.
         TakenError: if something stands at ``out``.
     """
-    _check_options(bits_per_weight, size, groups, images)
+    _check_options(bits_per_weight, size, groups, images, t5)
     root = read_root(Path(path))
     checkpoint.check_free(Path(out))
     check_known(root.path, root.attributes)
@@ -100,11 +103,16 @@ def plan(
         notes=() if held_out else (_too_few(root.path, len(complete)),),
         tune=tune,
         training=tuple(others),
+        t5=t5,
     )
 
 
 def _check_options(
-    bits_per_weight: float | None, size: float | None, groups: Sequence[int], images: int
+    bits_per_weight: float | None,
+    size: float | None,
+    groups: Sequence[int],
+    images: int,
+    t5: int | None,
 ) -> None:
     if (bits_per_weight is None) == (size is None):
         raise OptionError("give either ", Option("bits_per_weight"), " or ", Option("size"))
@@ -116,6 +124,10 @@ def _check_options(
         wanted = ", ".join(map(str, groups)) or "none"
         raise OptionError(
             Option("groups"), f" must be of {', '.join(map(str, MLX_GROUPS))}, got {wanted}"
+        )
+    if t5 not in (None, *MLX_BITS):
+        raise OptionError(
+            Option("t5"), f" must be one of {', '.join(map(str, MLX_BITS))}, got {t5}"
         )
 
 

@@ -71,6 +71,7 @@ def _run(comparison: Comparison, run: RunComparison) -> dict[str, Any]:
         },
         "predicted": run.predicted and _predicted(run.predicted),
         "psnr_gain_db": run.psnr_gain and _figure(run.psnr_gain),
+        "fitted_images": list(run.fitted_images),
         "skipped": {part: str(reason) for part, reason in run.skipped.items()},
     }
 

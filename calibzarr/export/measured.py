@@ -8,7 +8,15 @@ from datetime import date
 from pathlib import Path
 
 from calibzarr.comparison.figures import Figure
-from calibzarr.comparison.result import HEADINGS, Comparison, RunComparison, cell, figures, names
+from calibzarr.comparison.result import (
+    HEADINGS,
+    Comparison,
+    RunComparison,
+    about_fitted,
+    cell,
+    figures,
+    names,
+)
 from calibzarr.errors import Message, StoreError
 from calibzarr.models.quantized import layout
 from calibzarr.storage import durable, schema
@@ -56,9 +64,10 @@ def section(comparison: Comparison, run: RunComparison, day: date) -> str:
     calls = ""
     if run.teacher_forced is not None:
         calls = f" Output dB: its SQNR, mean over {len(run.teacher_forced.by_step.step)} calls."
+    fitted = f" Note: {about_fitted(run)}." if run.fitted_images else ""
     lines = [
         f"Measured on {day.isoformat()}: {len(comparison.images)} images against those of the "
-        f"unquantized model, `{comparison.reference.name}`, with intervals of 95 %.{calls}",
+        f"unquantized model, `{comparison.reference.name}`, with intervals of 95 %.{calls}{fitted}",
         "",
         _row(["", *_COLUMNS]),
         "|---|" + "---:|" * len(_COLUMNS),

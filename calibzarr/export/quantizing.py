@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
 from statistics import fmean
@@ -18,12 +17,14 @@ from calibzarr.collecting.layer_inputs import load_replayable
 from calibzarr.collecting.replay import Replay
 from calibzarr.errors import Option, OptionError, StoreError, disk_full_named
 from calibzarr.export import card, checkpoint, checkpoint_plan, tuning
+from calibzarr.export.card import QuantizeResult
 from calibzarr.export.checkpoint_allocation import Allocation, allocation_of
 from calibzarr.export.checkpoint_plan import CheckpointPlan
 from calibzarr.export.measuring import outputs, sqnr_by_call
 from calibzarr.export.tuning import Tuned
 from calibzarr.long_run import LongRun, long_run
-from calibzarr.models.base import CheckpointableModel, Layer
+from calibzarr.models.base import Layer
+from calibzarr.models.quantized.checkpointable import CheckpointableModel
 from calibzarr.models.quantized.tunable import Grid, TunableModel
 from calibzarr.progress import progress_console
 from calibzarr.quantization.gptq import DAMPING, gptq
@@ -35,28 +36,6 @@ ROUNDINGS: tuple[Rounding, ...] = ("gptq", "nearest")
 
 _LEVELS = "levels"
 _GIGABYTE = 10**9
-
-
-@dataclass(frozen=True)
-class QuantizeResult:
-    """What was made.
-
-    Attributes:
-        path: directory of the checkpoint.
-        allocation: bits and groups, and what they come to.
-        output_sqnr_db: measured on images that nothing was fitted to, by call; None if there are
-            too few.
-        memory: bytes of the weights of the whole pipeline, by module.
-        interrupted: whether the user stopped it; what is rounded so far is kept for the next time.
-        tuned: what tuning did; None without.
-    """
-
-    path: Path
-    allocation: Allocation
-    output_sqnr_db: dict[int, float] | None
-    memory: dict[str, int]
-    interrupted: bool
-    tuned: Tuned | None = None
 
 
 def quantize(
@@ -71,6 +50,7 @@ def quantize(
     images: int = 48,
     memory: float | None = None,
     tune: float | None = None,
+    t5: int | None = None,
     progress: bool | None = None,
 ) -> QuantizeResult:
     """Write a quantized checkpoint of a store's model, with bits where they count.
@@ -92,6 +72,8 @@ def quantize(
         tune: minutes for tuning scales and biases by Adam until the model's outputs are those of
             the store's states, on all images that quality is not measured on; it is measured
             before and after, and the better is kept. None for none.
+        t5: bits of the linear layers of the text encoder T5, 2, 3, 4, 5, 6 or 8, in groups of 64,
+            rounded to the nearest level; None where T5 stays as it is, and outside.
         progress: whether to show it; if None, only on a terminal.
 
     Returns:
@@ -112,6 +94,7 @@ def quantize(
         keep=keep,
         images=images,
         tune=tune,
+        t5=t5,
     )
     return run(plan, progress_console(progress), rounding=rounding, memory=memory)
 
@@ -150,12 +133,10 @@ def run(
             calls = 0
         with working(calls + measuring) as run:
             if work.round(parts, run):
-                found = work.write(run)
-                if work.tuned is not None:
-                    console.print(work.tuned.in_words())
-                return QuantizeResult(
-                    plan.out, allocation, found, work.memory(), run.interrupted, work.tuned
-                )
+                result = work.write(run)
+                if result.tuned is not None:
+                    console.print(result.tuned.in_words())
+                return result
     return interrupted
 
 
@@ -165,6 +146,10 @@ def _loaded(plan: CheckpointPlan) -> CheckpointableModel:
         raise StoreError(f"{model.name} is no model that mlx.nn.quantize can quantize")
     if plan.tune is not None and not isinstance(model, TunableModel):
         raise StoreError(f"{model.name} is no model whose quantized weights can be tuned")
+    if plan.t5 is not None and model.t5() is None:
+        raise OptionError(
+            Option("t5"), f" is for models with T5, which {model.name} has not; got {plan.t5}"
+        )
     return model
 
 
@@ -188,6 +173,8 @@ class _Work:
         self._scales: tuning.Scales | None = None
         self._num_steps = 0  # of tuning
         self.tuned: Tuned | None = None
+        encoder = model.t5()
+        self.t5 = checkpoint.uniform(encoder, plan.t5) if encoder and plan.t5 else None
 
     def parts(self, memory: int) -> list[list[int]]:
         """Layers to round, those of one replay together; prepares the directory."""
@@ -248,8 +235,8 @@ class _Work:
         self._num_steps, self._scales = found
         return True
 
-    def write(self, run: LongRun) -> dict[int, float] | None:
-        """Write the checkpoint; return the SQNR by call that was measured of it."""
+    def write(self, run: LongRun) -> QuantizeResult:
+        """Write the checkpoint, and measure it."""
         plan, advance = self._plan, lambda: run.report.advance(1)
         expected = outputs(plan, self._model, advance)
         found: dict[int, float] = {}
@@ -261,22 +248,28 @@ class _Work:
         if self._scales is not None:
             found = self._better(measured)
 
+        def result() -> QuantizeResult:
+            return QuantizeResult(
+                *(plan.out, self._allocation, found or None, self.memory()),
+                interrupted=run.interrupted,
+                tuned=self.tuned,
+                t5=self.t5,
+            )
+
         def text(directory: Path) -> str:
             if not found:
                 found.update(measured(directory))
-            line = "" if self.tuned is None else self.tuned.in_words()
-            return card.card(plan, self._allocation, self._rounding, found, self.memory(), line)
+            return card.card(plan, self._rounding, result())
 
         config = {
             "model": self._model.name,
             "model_fingerprint": self._model.fingerprint,
-            **card.provenance(plan, self._allocation, self._rounding),
-            **({} if self.tuned is None else {"tuning": asdict(self.tuned)}),
+            **card.provenance(plan, self._rounding, result()),
             **made_by(("calibzarr", "diffusionkit", "mlx"), "quantized"),
         }
         self._write(plan.out, config, text)
         shutil.rmtree(self._directory, ignore_errors=True)
-        return found or None
+        return result()
 
     def _better(self, measured: Callable[[Path], dict[int, float]]) -> dict[int, float]:
         """Measure the checkpoint as it was and as it is tuned; keep the better one's scales."""
@@ -302,11 +295,16 @@ class _Work:
             config,
             text,
             None if scales is None else lambda layer: scales[layers.index(layer)],
+            self.t5,
         )
 
     def memory(self) -> dict[str, int]:
-        """Bytes of the whole pipeline's weights, with the quantized transformer."""
-        return {**self._model.module_sizes(), "mmdit": self._allocation.file_size}
+        """Bytes of the whole pipeline's weights, with the quantized modules."""
+        sizes = {**self._model.module_sizes(), "mmdit": self._allocation.file_size}
+        if self.t5 is not None and (encoder := self._model.t5()) is not None:
+            shapes = checkpoint.shapes(encoder.parameters(), self.t5)
+            sizes["t5_encoder"] = checkpoint.file_size(shapes)
+        return sizes
 
     def _levels(self, layer: Layer) -> np.ndarray:
         nearest = self._grid(layer)[0]

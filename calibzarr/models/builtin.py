@@ -172,8 +172,8 @@ MODELS = {entry.name: entry for entry in (TINY, SD3_MEDIUM, SD35_LARGE, FLUX_SCH
 def load_pipeline(path: str | Path) -> Any:
     """Load a quantized checkpoint as one of DiffusionKit's pipelines.
 
-    The transformer's float weights are never loaded; text encoders and decoder come from where
-    the model has them, downloaded if need be.
+    Float weights of what it holds, the transformer and perhaps T5, are never loaded; the other
+    text encoders and the decoder come from where the model has them, downloaded if need be.
 
     Args:
         path: directory of the checkpoint.
@@ -194,7 +194,8 @@ def load_pipeline(path: str | Path) -> Any:
         raise StoreError(f"{directory} is of {name!r}, and not of one of {', '.join(MODELS)}")
     if entry.repository is None:
         return pipeline.load_tiny(directory)
-    hub.download(name, [pair for pair in entry.files if not pair[1].startswith("flux")])
+    held = ("flux", *_T5) if layout.has_t5(directory) else ("flux",)
+    hub.download(name, [pair for pair in entry.files if not pair[1].startswith(held)])
     return pipeline.load(directory, entry.name, entry.repository)
 
 

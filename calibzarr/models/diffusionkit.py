@@ -27,8 +27,9 @@ from calibzarr.models.loading.fingerprint import deciding_modules, fingerprint
 from calibzarr.models.loading.mmdit import empty_copy
 from calibzarr.models.modulation import cached_modulation, unchanged_parameters
 from calibzarr.models.observation import observing, observing_cached
-from calibzarr.models.quantized import checkpoint, parameters
+from calibzarr.models.quantized import checkpoint, layout
 from calibzarr.models.quantized.fake_quantization import AtCall, FakeQuantization
+from calibzarr.models.quantized.parameters import ModuleParameters, TextEncoder
 from calibzarr.models.quantized.transformed_inputs import transforming_inputs
 from calibzarr.models.quantized.tunable import Grid
 from calibzarr.models.quantized.tuning import Output, ScaleTuner
@@ -57,7 +58,7 @@ class TextConditioning:
     cfg_weight: float
 
 
-class DiffusionKitModel:
+class DiffusionKitModel(ModuleParameters):
     """One of DiffusionKit's pipelines as a :class:`calibzarr.models.base.Model`.
 
     Args:
@@ -300,20 +301,14 @@ class DiffusionKitModel:
             return None
         return np.asarray(module.weight.astype(mx.float32))
 
-    def parameters(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Dtype in a checkpoint, ``F16`` or ``BF16``, and shape of each parameter, by its path."""
-        return parameters.described(self.pipeline.mmdit)
+    def _module(self) -> nn.Module:
+        mmdit: nn.Module = self.pipeline.mmdit
+        return mmdit
 
-    def parameter(self, path: str) -> np.ndarray:
-        """The bits of a parameter as a checkpoint has it, uint16, of its shape."""
-        return parameters.parameter(self.pipeline.mmdit, path)
-
-    def levels_of_weight(
-        self, layer: Layer, group_size: int, bits: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What ``mx.quantize`` makes of the weight of a linear layer in a checkpoint."""
-        module = dict(self.pipeline.mmdit.named_modules())[layer.module]
-        return parameters.levels_of_weight(module, group_size, bits)
+    def t5(self) -> TextEncoder | None:
+        """T5, which a checkpoint can hold as well; None where the model has none."""
+        encoder = getattr(self.pipeline, "t5_encoder", None)
+        return None if encoder is None else TextEncoder(encoder)
 
     def module_sizes(self) -> dict[str, int]:
         """Bytes of the weights of the transformer, the text encoders and the decoder, by name."""
@@ -323,11 +318,13 @@ class DiffusionKitModel:
         }
 
     def with_checkpoint(self, directory: Path) -> "DiffusionKitModel":
-        """The same model with the quantized transformer of a checkpoint."""
+        """The same model with the quantized transformer of a checkpoint, and its T5 if any."""
         model = copy.copy(self)
         model.pipeline = copy.copy(self.pipeline)
         model.pipeline.mmdit = empty_copy(self.pipeline.mmdit)
         checkpoint.load(model.pipeline.mmdit, directory, self.pipeline.dtype)
+        if layout.has_t5(directory):
+            model.pipeline.t5_encoder = checkpoint.load_t5(directory, self.pipeline.dtype)
         return model
 
     def tuner(self, grids: Mapping[int, Grid]) -> ScaleTuner:

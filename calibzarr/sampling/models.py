@@ -4,8 +4,9 @@ from pathlib import Path
 
 from calibzarr.errors import StoreError
 from calibzarr.models import registry
-from calibzarr.models.base import CheckpointableModel, Model, QuantizableModel
+from calibzarr.models.base import Model, QuantizableModel
 from calibzarr.models.quantized import layout
+from calibzarr.models.quantized.checkpointable import CheckpointableModel
 from calibzarr.quantization.configuration import check_model
 from calibzarr.sampling import runs
 from calibzarr.sampling.runs import Run

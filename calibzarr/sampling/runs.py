@@ -1,7 +1,7 @@
 """Runs: the images of a reference, made again by a quantized model."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -127,9 +127,11 @@ def of(reference: Path, quantized: str | Path | Configuration) -> Run:
         )
     manifest.check_known(reference, root.attributes)
     known = root.attributes
-    configuration = None
+    prompts, seeds = store.stored_prompts(root)
+    configuration, fitted = None, {}
     if not isinstance(quantized, Configuration) and Path(quantized).is_dir():
         kind, sha256 = schema.BY_CHECKPOINT, _checkpoint(Path(quantized), known)
+        fitted = _fitted(layout.read_config(Path(quantized)), known, prompts, seeds)
     else:
         configuration = (
             quantized
@@ -139,14 +141,32 @@ def of(reference: Path, quantized: str | Path | Configuration) -> Run:
         of_no_layer = replace(configuration, layers=())  # not known before a model is loaded
         configurations.check_model(of_no_layer, (), known["model_fingerprint"], known["model"])
         kind, sha256 = schema.BY_CONFIGURATION, configuration.sha256
-    fingerprint = manifest.fingerprint(known, *store.stored_prompts(root))
     path = None if isinstance(quantized, Configuration) else str(quantized)
     return Run(
-        reference={"fingerprint": fingerprint, "path": str(reference)},
-        quantized={"kind": kind, "sha256": sha256, "path": path},
+        reference={
+            "fingerprint": manifest.fingerprint(known, prompts, seeds),
+            "path": str(reference),
+        },
+        quantized={"kind": kind, "sha256": sha256, "path": path, **fitted},
         configuration=configuration,
         source=root,
     )
+
+
+def _fitted(
+    config: Mapping[str, Any],
+    reference: Mapping[str, Any],
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+) -> dict[str, list[int]]:
+    """Which images of a reference, which may have grown since, a checkpoint was fitted to."""
+    source, images = config.get("store"), config.get("fitted_images")
+    if not (source and images):
+        return {}
+    count = source["num_images"]
+    if source["fingerprint"] != manifest.fingerprint(reference, prompts[:count], seeds[:count]):
+        return {}
+    return {schema.FITTED_IMAGES: images}
 
 
 def _checkpoint(directory: Path, reference: Mapping[str, Any]) -> str:

@@ -73,6 +73,7 @@ BUILD_VARIABLES = (SIGMA, TIMESTEP, FINAL, PROMPT, SEED, COMPLETE, LATENTS, DECO
 
 REFERENCE = "reference"  # the attribute of a run that says whose images it makes again
 QUANTIZED = "quantized"  # the attribute of a run that says what its model is quantized by
+FITTED_IMAGES = "fitted_images"  # in it: those of the reference that a checkpoint was fitted to
 BY_CONFIGURATION = "configuration"  # the kind that a run holds itself
 BY_CHECKPOINT = "checkpoint"  # the kind that is a directory of its own
 QUANTIZATION_CONFIG = Variable(

@@ -38,10 +38,9 @@ def built(make_store, tiny, tmp_path_factory):
 def place(built, tmp_path, monkeypatch):
     """A directory to work in: all of them."""
     shutil.copytree(built, tmp_path, dirs_exist_ok=True)
-    update_attributes(
-        tmp_path / "q4.zarr",
-        {"quantized": {"kind": "checkpoint", "sha256": sha256(tmp_path / "out"), "path": "out"}},
-    )
+    about = {"kind": "checkpoint", "sha256": sha256(tmp_path / "out"), "path": "out"}
+    fitted = {"fitted_images": [1, NUM_IMAGES]}
+    update_attributes(tmp_path / "q4.zarr", {"quantized": {**about, **fitted}})
     (tmp_path / "out" / "README.md").write_text(f"{BEFORE}{START}Nothing yet.\n{END}{AFTER}")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -63,6 +62,9 @@ def test_figures_are_those_of_the_comparison_with_other_runs_beside(run, place):
     assert card.startswith(f"{BEFORE}{START}Measured on 2")
     assert card.endswith(f"{END}{AFTER}")
     assert f"{NUM_IMAGES} images against" in card
+    note = f"the checkpoint was fitted to 1 of the {NUM_IMAGES} images compared"
+    assert f"q4.zarr: {note}" in out
+    assert f"Note: {note}" in card
     found = calibzarr.compare("a.zarr", ["q4.zarr", "b|c.zarr"])
     heading, rule, *rows = table(card)
     assert {len(heading), len(rule), *map(len, rows)} == {4}
@@ -130,7 +132,7 @@ def gone(out):
         (not_text, "decode"),
         (a_directory, "no regular file"),
         (another, "not the one that made the run"),
-        (gone, "No such file"),
+        (gone, "it has no config.json"),
     ],
 )
 def test_what_cannot_be_written_is_a_note(run, place, change, reason):

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import mlx.core as mx
 import numpy as np
@@ -12,6 +13,7 @@ from calibzarr.export.measured import END, START
 from calibzarr.models.diffusionkit import DiffusionKitModel
 from calibzarr.quantization.gptq import gptq
 from calibzarr.quantization.packing import packed
+from calibzarr.sampling import runs
 from tests.support.stores import snapshot
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
@@ -180,6 +182,8 @@ def test_kept_layers_stay_and_are_outside_of_the_mean(store, tiny, tmp_path):
         ({"bits_per_weight": 4, "rounding": "up"}, "gptq or nearest, got 'up'"),
         ({"bits_per_weight": 4, "images": 0}, "1 or more, got 0"),
         ({"bits_per_weight": 4, "memory": 0}, "above 0, got 0"),
+        ({"bits_per_weight": 4, "t5": 7}, "t5 must be one of 2, 3, 4, 5, 6, 8, got 7"),
+        ({"bits_per_weight": 4, "t5": 8}, "for models with T5, which tiny has not; got 8"),
         ({"bits_per_weight": 4, "tune": 0}, "minutes above 0, got 0"),
         ({"bits_per_weight": 4, "tune": float("inf")}, "minutes above 0, got inf"),
     ],
@@ -198,6 +202,18 @@ def test_other_stores_and_taken_places_are_refused(store, replayed, made, tmp_pa
     monkeypatch.setattr("calibzarr.models.registry.load", lambda name: _Changed())
     with pytest.raises(StoreError, match="put the old weights back"):
         calibzarr.quantize(store, tmp_path / "out", bits_per_weight=4)
+
+
+def test_a_run_says_which_of_its_images_the_checkpoint_was_fitted_to(
+    store, made, replayed, tmp_path
+):
+    config = json.loads((made.path / "config.json").read_text())
+    assert runs.of(store, made.path).quantized["fitted_images"] == config["images"]
+    shutil.copytree(store, tmp_path / "grown.zarr")
+    calibzarr.build(tmp_path / "grown.zarr", resume=True, num_images=13, images=(0, 1))
+    grown = runs.of(tmp_path / "grown.zarr", made.path)
+    assert grown.quantized["fitted_images"] == config["images"]
+    assert "fitted_images" not in runs.of(replayed.path, made.path).quantized  # fewer images
 
 
 def test_a_run_is_refused(store, made, tmp_path):

@@ -20,8 +20,8 @@ def choice_of(model, settings=None, kept=()):
     return Choice(layers, tuple(quantizers))
 
 
-def write(path, model, choice, config=None):
-    """A checkpoint whose weights are rounded."""
+def write(path, model, choice, config=None, t5=None):
+    """A checkpoint whose weights are rounded; with T5, where that has a number of bits."""
     config = config or {"model": model.name}
     quantizers = dict(choice.quantized())
 
@@ -29,5 +29,6 @@ def write(path, model, choice, config=None):
         quantizer = quantizers[layer]
         return model.levels_of_weight(layer, quantizer.group_size, quantizer.bits)[0]
 
-    checkpoint.write(path, model, choice, levels, config, lambda _: "a card\n")
+    encoder = t5 and checkpoint.uniform(model.t5(), t5)
+    checkpoint.write(path, model, choice, levels, config, lambda _: "a card\n", t5=encoder)
     return path

@@ -1,4 +1,4 @@
-"""DiffusionKit's pipelines with a transformer that comes from a quantized checkpoint alone."""
+"""DiffusionKit's pipelines with modules that come from a quantized checkpoint alone."""
 
 import platform
 from collections.abc import Iterator
@@ -12,13 +12,13 @@ import mlx.nn as nn
 from calibzarr.models import tiny
 from calibzarr.models.compatibility import import_diffusionkit, metal_names
 from calibzarr.models.loading import hub, pipelines
-from calibzarr.models.quantized import checkpoint
+from calibzarr.models.quantized import checkpoint, layout
 
 kit: Any = import_diffusionkit()
 
 
-class _QuantizedTransformer(pipelines.OwnTransformer):
-    """What a pipeline with a quantized transformer does otherwise; stands before the pipeline."""
+class _QuantizedModules(pipelines.OwnTransformer):
+    """What a pipeline on a quantized checkpoint does otherwise; stands before the pipeline."""
 
     checkpoint: Path
 
@@ -26,21 +26,27 @@ class _QuantizedTransformer(pipelines.OwnTransformer):
         """Give the transformer the checkpoint's weights."""
         checkpoint.load(transformer, self.checkpoint, self.dtype)
 
+    def set_up_t5(self) -> None:
+        """Build T5 from the checkpoint, where that has it."""
+        if getattr(self, "t5_encoder", None) is None and layout.has_t5(self.checkpoint):
+            self.t5_encoder = checkpoint.load_t5(self.checkpoint, self.dtype)
+        super().set_up_t5()  # type: ignore[misc]
+
     def generate_image(self, *arguments: Any, **options: Any) -> Any:
         """DiffusionKit's, where there is no argmaxtools and no Metal as well."""
         with metal_names(), _context_names():
             return super().generate_image(*arguments, **options)  # type: ignore[misc]
 
 
-class QuantizedSD3Pipeline(_QuantizedTransformer, kit.DiffusionPipeline):
+class QuantizedSD3Pipeline(_QuantizedModules, kit.DiffusionPipeline):
     """Stable Diffusion 3."""
 
 
-class QuantizedFluxPipeline(_QuantizedTransformer, kit.FluxPipeline):
+class QuantizedFluxPipeline(_QuantizedModules, kit.FluxPipeline):
     """FLUX.1."""
 
 
-class QuantizedTinyPipeline(_QuantizedTransformer, tiny.TinyPipeline):
+class QuantizedTinyPipeline(_QuantizedModules, tiny.TinyPipeline):
     """The embedded model."""
 
     t5 = None  # so that DiffusionKit does not set one up

@@ -5,7 +5,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from calibzarr.models.base import CheckpointableModel, Conditioning, Schedule
+from calibzarr.models.base import Conditioning, Schedule
+from calibzarr.models.quantized.checkpointable import CheckpointableModel
 
 Grid = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Levels of a weight, shape (output, feature), uint8; scales and biases, shape (output, group)."""
