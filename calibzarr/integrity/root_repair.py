@@ -125,7 +125,8 @@ def _with_users_own(copy: Root, path: Path) -> bytes:
         own = {n: at for n, at in damaged["attributes"].items() if n not in schema.ATTRIBUTES}
         root["attributes"] |= own
         for name, metadata in damaged["consolidated_metadata"]["metadata"].items():
-            if name not in schema.NAMES and (path / name / FILE).exists():
+            known = name in schema.NAMES or name == copies.FOLDER
+            if not known and (path / name / FILE).exists():
                 ArrayV3Metadata.from_dict(dict(metadata))
                 listed[name] = metadata
     return copies.as_bytes(root)

@@ -217,6 +217,30 @@ def test_variables_of_version_0_1_that_the_format_no_longer_knows_stay(path):
     assert repair(path).actions == ()
 
 
+def test_a_manifest_that_xarray_erased_comes_back_and_the_users_variable_stays(run, path, whole):
+    """``to_zarr`` in mode "a" writes the root anew, of a dataset that has no manifest."""
+    scores = xr.Dataset({"score": ("image", [0.5, 1.5, 2.5])}, attrs={"judge": "me"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of consolidated metadata, and of files beside arrays
+        scores.to_zarr(path, mode="a", consolidated=True)
+    elsewhere = path.parent / "elsewhere"
+    for command in (
+        *(("build", path, "--resume"), ("info", path), ("collect", path), ("sensitivity", path)),
+        *(("analyze", path), ("export-config", path, elsewhere), ("compare", path, whole)),
+        *(("quantize", path, elsewhere, "--bits-per-weight", 5), ("compare", whole, path)),
+        *(("export-legacy", path, elsewhere), ("verify", path)),
+    ):
+        code, out, err = run(*command)
+        assert (code, f"calibzarr repair {path}" in out + err) == (1, True), command
+    repair(path)
+    assert verify(path).ok
+    found = values(path)
+    np.testing.assert_array_equal(found.score, scores.score)
+    assert found.attrs["judge"] == "me"
+    xr.testing.assert_equal(found.drop_vars("score"), values(whole))
+    assert repair(path).actions == ()
+
+
 def test_a_dry_run_fails_as_the_repair_would(path, monkeypatch):
     wrong = path.parent / "wrong.csv"
     wrong.write_text("prompt\na\nb\nc\n")

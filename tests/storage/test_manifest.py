@@ -2,6 +2,8 @@ import hashlib
 import json
 import os
 import re
+import tracemalloc
+from contextlib import suppress
 from importlib.metadata import version
 
 import pytest
@@ -9,6 +11,8 @@ import xarray as xr
 
 import calibzarr
 from calibzarr.errors import StoreError
+from calibzarr.integrity.repair import repair
+from calibzarr.integrity.verification import verify
 from calibzarr.storage import commit, manifest, schema
 from calibzarr.storage.manifest import prompts_sha256, read_root
 from tests.support.stores import create, without_index
@@ -81,6 +85,25 @@ def test_a_root_without_a_digest_is_held_to_its_types(path, value):
         (path / "zarr.json").write_text(json.dumps(metadata))
         with pytest.raises(StoreError, match=r"damaged: its zarr\.json (says|describes)"):
             read_root(path)
+
+
+def test_more_images_than_any_store_has_are_refused_before_anything_is_made_for_them(path):
+    without_index(path)
+    root = json.loads((path / "zarr.json").read_text())
+    for metadata in root["consolidated_metadata"]["metadata"].values():
+        if "image" in metadata["dimension_names"]:
+            metadata["shape"][metadata["dimension_names"].index("image")] = 10**12
+    (path / "zarr.json").write_text(json.dumps(root))
+    tracemalloc.start()
+    try:
+        for use in (read_root, calibzarr.open_store, verify, repair):
+            with suppress(ValueError):
+                use(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
+    with pytest.raises(StoreError, match=r"says shape \[1000000000000.* of prompt"):
+        read_root(path)
 
 
 def test_hash_of_prompts_tells_their_boundaries():
