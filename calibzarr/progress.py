@@ -4,14 +4,33 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Column
 from rich.text import Text
 
+from calibzarr.visible import visible
+
 _LINE_SECONDS = 10.0  # between plain lines
+
+
+class VisibleConsole(Console):
+    """A console that shows texts of any origin without obeying them; see :func:`visible`."""
+
+    def __init__(self, *, stderr: bool = False, soft_wrap: bool = False) -> None:
+        super().__init__(
+            stderr=stderr,
+            soft_wrap=soft_wrap,
+            highlight=False,
+            markup=False,  # a path may hold brackets
+            emoji=False,
+        )
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """What rich makes of every string, also in the cells of a table."""
+        return super().render_str(visible(text), **options)
 
 
 def progress_console(progress: bool | None = None) -> Console:  # noqa: FBT001 - its only one
@@ -20,13 +39,7 @@ def progress_console(progress: bool | None = None) -> Console:  # noqa: FBT001 -
     Args:
         progress: whether to tell anything; if None, only on a terminal.
     """
-    console = Console(
-        stderr=True,
-        soft_wrap=True,
-        highlight=False,
-        markup=False,  # a path may hold brackets
-        emoji=False,
-    )
+    console = VisibleConsole(stderr=True, soft_wrap=True)
     console.quiet = not (console.is_terminal if progress is None else progress)
     return console
 

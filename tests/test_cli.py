@@ -149,3 +149,31 @@ def test_hints_are_typed_as_the_program_was(run, tmp_path, monkeypatch):
     assert f"sample them with: {command}\n" in out
     _, _, err = run("prompts", "--count", 1, "--out", file)
     assert err == f"Error: {file} exists already; overwrite it with --force\n"
+
+
+def test_paths_and_prompts_command_no_terminal(run, tmp_path):
+    hostile = "\x1b[31m\u202e\udcff"
+    path, prompts = tmp_path / f"a{hostile}.zarr", tmp_path / f"p{hostile}.csv"
+    prompts.write_text('prompt\n"#\x1b[2Ja \u202ered\x07 star"\n')
+    moved, wrong = tmp_path / f"old{hostile}", tmp_path / f"x{hostile}"
+    printed = ""
+    for expected, *words in (
+        (0, "build", path, "--prompts", prompts, "--num-steps", 1, "--image-size", 16),
+        (0, "info", path),
+        (0, "verify", path),
+        (0, "export-legacy", path, moved),
+        (0, "import-legacy", moved, tmp_path / f"b{hostile}.zarr"),
+        (0, "repair", path),
+        (2, "build", path),
+        (1, "info", wrong),
+        (2, "build", tmp_path / "b", "--prompts", wrong),
+        (2, "build", tmp_path / "b", "--model", hostile),
+        (2, f"x{hostile}"),
+    ):
+        code, out, err = run(*words)
+        assert code == expected, err
+        printed += out + err
+    assert not {character for character in printed if ord(character) < 32} - set("\n")
+    assert "\u202e" not in printed
+    assert "\udcff" not in printed
+    assert r"a\x1b[31m\u202e\udcff.zarr" in printed

@@ -9,7 +9,7 @@ from calibzarr import strict_json
 from calibzarr.advice import choices
 from calibzarr.commands import completion
 from calibzarr.commands.command import command
-from calibzarr.commands.common import hint, json_option, store_argument, table_console
+from calibzarr.commands.common import hint, json_option, store_argument, table_console, tell
 from calibzarr.commands.spelling import spelled
 from calibzarr.errors import Call
 
@@ -93,7 +93,7 @@ def analyze_command(store: Path, as_json: bool, plots: Path | None, **options: A
             result.activations,
             result.predicted,
         )
-        click.echo(f"{plots}: {len(pictures)} files", err=as_json)
+        tell(f"{plots}: {len(pictures)} files", err=as_json)
     if not as_json:
         name = store.resolve().with_suffix(".json").name
         hint("write it down with: ", Call("export_config", (store, name)))

@@ -119,7 +119,7 @@ def build_command(store: Path | None, **options: Any) -> None:
         console.print(f"{plan.path}: there is no store yet; it begins here")
     console.print(_announcement(plan))
     result = builder.run(plan, console)
-    click.echo(f"{result.path}: {result.n_completed} of {result.num_images} images are complete")
+    tell(f"{result.path}: {result.n_completed} of {result.num_images} images are complete")
     if result.interrupted:
         tell("stopped; go on with: ", builder.resume_call(plan))
         sys.exit(INTERRUPTED)

@@ -78,9 +78,9 @@ def collect_command(store: Path, **options: Any) -> None:
     if result.interrupted:
         tell(f"{store}: stopped; go on with: ", _same(store, options))
         sys.exit(INTERRUPTED)
-    click.echo(f"{store}: statistics of {result.num_layers} layers from {covered}")
+    tell(f"{store}: statistics of {result.num_layers} layers from {covered}")
     if result.non_finite:
-        click.echo(f"warning: {result.non_finite} of the values were infinite or NaN", err=True)
+        tell(f"warning: {result.non_finite} of the values were infinite or NaN", err=True)
     hint("look at them with: ", Call("analyze", (store,)))
 
 

@@ -10,6 +10,7 @@ import click
 
 from calibzarr.commands.spelling import TYPED, spelled, typed_name, typed_path
 from calibzarr.errors import Explained, OptionError
+from calibzarr.visible import visible
 
 INTERRUPTED = 130  # exit code by the shells' convention: 128 + SIGINT
 
@@ -201,4 +202,4 @@ def tell_error(error: click.ClickException) -> None:
     context = error.ctx if isinstance(error, click.UsageError) else None
     if context is not None:
         text = f"{text}{'' if text[-1] in '.?)' else '.'} Try '{typed_path(context)} -h'."
-    click.echo(f"Error: {text}", err=True)
+    click.echo(visible(f"Error: {text}"), err=True)

@@ -9,6 +9,7 @@ import click
 from calibzarr.commands.command import is_quiet
 from calibzarr.commands.spelling import spelled
 from calibzarr.errors import Call, Message, Option
+from calibzarr.visible import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,7 +31,7 @@ def integers(text: str, expected: str) -> list[int]:
 
 def tell(*parts: str | Call | Option | Message, err: bool = False) -> None:
     """Print a line, with its parameters and calls as they are typed."""
-    click.echo(spelled(Message(*parts)), err=err)
+    click.echo(visible(spelled(Message(*parts))), err=err)
 
 
 def hint(*parts: str | Call | Option | Message) -> None:
@@ -77,6 +78,6 @@ def make_console() -> "Console":
 
 def table_console() -> "Console":
     """Where a command prints tables, which are results: standard output."""
-    from rich.console import Console
+    from calibzarr.progress import VisibleConsole
 
-    return Console(highlight=False, markup=False, emoji=False)  # a path may hold brackets
+    return VisibleConsole()

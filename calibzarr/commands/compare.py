@@ -94,13 +94,13 @@ def compare_command(
     try:
         found = comparing.run(plan(reference, runs), make_console(), features)
     except KeyboardInterrupt:
-        click.echo("stopped; nothing is written")
+        tell("stopped; nothing is written")
         sys.exit(INTERRUPTED)
     _print(found)
     for file, content in ((json_file, files.json_bytes), (csv_file, files.csv_bytes)):
         if file is not None:
             durable.write(file, content(found))
-            click.echo(f"{file}: {len(found.runs)} runs, {len(found.images)} images")
+            tell(f"{file}: {len(found.runs)} runs, {len(found.images)} images")
     for message in measured.write_cards(found, datetime.now(UTC).date()):
         tell(message)
 

@@ -7,7 +7,7 @@ import click
 
 from calibzarr.advice import choices
 from calibzarr.commands.command import command
-from calibzarr.commands.common import make_console, store_argument
+from calibzarr.commands.common import make_console, store_argument, tell
 from calibzarr.commands.spelling import spelled
 
 if TYPE_CHECKING:
@@ -117,11 +117,11 @@ def export_config_command(
     console = make_console()
     for warning in result.warnings:
         console.print(f"warning: {spelled(warning)}")
-    click.echo(f"{file}: {result.num_layers} layers, {result.bits}")
+    tell(f"{file}: {result.num_layers} layers, {result.bits}")
     for line in _reached(result.prediction, weights_alone=file_format == "mlx"):
-        click.echo(line)
+        tell(line)
     if file_format == "mlx":
-        click.echo("load it into: mlx.nn.quantize(model, class_predicate=...)")
+        tell("load it into: mlx.nn.quantize(model, class_predicate=...)")
 
 
 def _reached(prediction: "Mapping[str, Any]", *, weights_alone: bool) -> list[str]:

@@ -87,9 +87,9 @@ def export_legacy_command(store: Path, directory: Path, **options: Any) -> None:
     if result.interrupted:
         tell(f"{directory}: stopped; go on with the same command, but without ", Option("force"))
         sys.exit(INTERRUPTED)
-    click.echo(f"{directory}: {result.num_images} images of {store}")
+    tell(f"{directory}: {result.num_images} images of {store}")
     if result.others:
-        click.echo(
+        tell(
             f"warning: {directory} also has {result.others} files of states that are not among "
             f"those; its manifest does not list them",
             err=True,
@@ -151,9 +151,9 @@ def import_legacy_command(directory: Path, store: Path, **options: Any) -> None:
     result = importing.run(plan, console)
     _list("left out", result.left_out)
     _list("without a picture", result.without_picture)
-    click.echo(f"{store}: {result.n_completed} of {result.num_images} images are complete")
+    tell(f"{store}: {result.n_completed} of {result.num_images} images are complete")
     if result.interrupted:
-        click.echo("stopped; go on with the same command")
+        tell("stopped; go on with the same command")
         sys.exit(INTERRUPTED)
     hint("look at it with: ", Call("info", (store,)))
 
@@ -161,6 +161,6 @@ def import_legacy_command(directory: Path, store: Path, **options: Any) -> None:
 def _list(what: str, images: Mapping[int, str]) -> None:
     """Name some images with what is wrong, and count the others, on standard error."""
     for image, problem in list(images.items())[:_LISTED]:
-        click.echo(f"warning: image {image} is {what}: {problem}", err=True)
+        tell(f"warning: image {image} is {what}: {problem}", err=True)
     if len(images) > _LISTED:
-        click.echo(f"warning: {len(images) - _LISTED} more images are {what}", err=True)
+        tell(f"warning: {len(images) - _LISTED} more images are {what}", err=True)

@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import click
 
+from calibzarr.visible import visible
+
 _OURS = "calibzarr"
 
 
@@ -13,7 +15,7 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record in its own line."""
-        click.echo(f"{record.name}: {record.getMessage()}", err=True)
+        click.echo(visible(f"{record.name}: {record.getMessage()}"), err=True)
 
 
 def start(times: int) -> Callable[[], None]:

@@ -1,9 +1,7 @@
 """``calibzarr models``."""
 
-import click
-
 from calibzarr.commands.command import command
-from calibzarr.commands.common import table_console
+from calibzarr.commands.common import table_console, tell
 
 
 @command("models")
@@ -31,4 +29,4 @@ def models_command() -> None:
         )
     table_console().print(table)
     for problem in registry.problems():
-        click.echo(problem, err=True)
+        tell(problem, err=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from calibzarr.commands.command import command
-from calibzarr.commands.common import hint
+from calibzarr.commands.common import hint, tell
 from calibzarr.errors import Call, Option, TakenError
 
 
@@ -44,7 +44,7 @@ def prompts_command(count: int, seed: int, file: Path | None, force: bool) -> No
     if file.exists() and not force:
         raise TakenError(f"{file} exists already; overwrite it with ", Option("force"))
     durable.write(file, as_text(prompts, as_csv=file.suffix.lower() == ".csv").encode())
-    click.echo(f"{file}: {count} prompts")
+    tell(f"{file}: {count} prompts")
     keywords = {"model": "sd3-medium", "prompts": file}
     hint("sample them with: ", Call("build", ("stores/sd3.zarr",), keywords))
 

@@ -123,11 +123,11 @@ def quantize_command(
         given = {name: value for name, value in same.items() if value}
         tell(f"{out}: stopped; go on with: ", Call("quantize", (store, out), given))
         sys.exit(INTERRUPTED)
-    click.echo(f"{out}: {card.summary(result.allocation)}")
+    tell(f"{out}: {card.summary(result.allocation)}")
     for line in card.text_encoder(result.t5):
-        click.echo(line)
+        tell(line)
     for line in card.quality(result.allocation, result.output_sqnr_db):
-        click.echo(line)
-    click.echo(card.memory_in_words(result.memory))
+        tell(line)
+    tell(card.memory_in_words(result.memory))
     run = Call("build", ("STORE2",), {"reference": store, "model": out})
     hint("see what it does to pictures with: ", run)

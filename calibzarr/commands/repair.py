@@ -51,13 +51,13 @@ def repair_command(store: Path, dry_run: bool, **options: Any) -> None:
     result = repair(store, dry_run=dry_run, progress=not is_quiet(), **options)
     would = "would have " if dry_run else ""
     for action in result.actions:
-        click.echo(f"{would}{action}")
+        tell(f"{would}{action}")
     if not result.actions:
-        click.echo(f"{result.path}: nothing to repair")
+        tell(f"{result.path}: nothing to repair")
     for need in result.needed:
         tell("warning: ", need, err=True)
     is_now = "would be" if dry_run else "are"
-    click.echo(f"{result.n_completed} of {result.num_images} images {is_now} complete")
+    tell(f"{result.n_completed} of {result.num_images} images {is_now} complete")
     again = Call("repair", (result.path,))
     calls = [again] if dry_run and result.actions else result.calls
-    click.echo("next: " + " && ".join(map(command_line, calls)))
+    tell("next: " + " && ".join(map(command_line, calls)))

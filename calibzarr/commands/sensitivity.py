@@ -78,7 +78,7 @@ def sensitivity_command(store: Path, **options: Any) -> None:
         same = {name: value for name, value in options.items() if name != "force"}
         tell(f"{store}: stopped; go on with: ", Call("sensitivity", (store,), same))
         sys.exit(INTERRUPTED)
-    click.echo(
+    tell(
         f"{store}: sensitivities of {result.num_layers} layers from {result.num_images} images "
         f"at {len(result.steps)} steps, {result.num_probes} probes"
     )

@@ -1,13 +1,13 @@
 """Parameters and calls as they are typed on this command line, and as it was typed itself."""
 
 import os
-import shlex
 import sys
 from pathlib import Path
 
 import click
 
 from calibzarr.errors import Call, Message, Option
+from calibzarr.visible import quoted
 
 TYPED = "calibzarr.typed"  # words after the command, in click's own memory
 
@@ -39,7 +39,7 @@ def command_line(call: Call) -> str:
     """
     name = call.function.replace("_", "-")
     command = _command(name)
-    words = [program(), name, *(shlex.quote(str(argument)) for argument in call.arguments)]
+    words = [program(), name, *(quoted(str(argument)) for argument in call.arguments)]
     for keyword, value in call.keywords.items():
         parameter = None if command is None else _parameter(command, keyword)
         words += _typed(_by_rule(keyword) if parameter is None else _longest(parameter), value)
@@ -83,12 +83,12 @@ def _typed(option: str, value: object) -> list[str]:
     if value is ...:
         return [option, option[2:].rpartition("-")[2].upper()]
     if isinstance(value, tuple) and all(isinstance(one, str) for one in value):
-        return [word for one in value for word in (option, shlex.quote(one))]  # a repeatable one
+        return [word for one in value for word in (option, quoted(one))]  # a repeatable one
     if isinstance(value, tuple):
         return [option, "{}:{}".format(*value)]
     if isinstance(value, list):
         return [option, ",".join(map(str, value))]
-    return [option, shlex.quote(str(value))]
+    return [option, quoted(str(value))]
 
 
 def program() -> str:
@@ -120,4 +120,4 @@ def _executable(path: str) -> str:
     if found is not None and os.path.abspath(found) == file:
         return name
     below = os.path.relpath(file)
-    return shlex.quote(file if below.startswith(os.pardir) else below)
+    return quoted(file if below.startswith(os.pardir) else below)

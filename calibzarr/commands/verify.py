@@ -86,14 +86,14 @@ def _print(report: "Report") -> None:
             failures.add_row(image, finding.check, finding.message)
         console.print(failures)
     if "coordinates" not in report.as_json()["checks"]:
-        click.echo("nothing else could be checked: mend this first")
+        tell("nothing else could be checked: mend this first")
     for note in report.notes:
-        click.echo(f"note: {note}")
+        tell(f"note: {note}")
     if report.incomplete:
         count, total = len(report.incomplete), report.num_images
-        click.echo(f"{count} of {total} images are not complete, which is no failure")
+        tell(f"{count} of {total} images are not complete, which is no failure")
     if report.ok:
-        click.echo(f"{report.path}: nothing is wrong")
+        tell(f"{report.path}: nothing is wrong")
     else:
-        click.echo(f"{report.path}: failures: {len(report.findings)}")
+        tell(f"{report.path}: failures: {len(report.findings)}")
         tell("mend what can be with: ", Call("repair", (report.path,)))

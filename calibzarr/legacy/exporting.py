@@ -205,7 +205,8 @@ def _write_manifest(plan: ExportPlan) -> None:
     exported = [image in there for image in range(len(prompts))]
     manifest = old_format.manifest(_about(plan), list(zip(prompts, seeds, strict=True)), exported)
     content = strict_json.dumps(manifest, indent=2, ensure_ascii=False)
-    durable.write(plan.directory / old_format.MANIFEST, content.encode())
+    # Bytes of a path that are no text become escapes, which JSON reads.
+    durable.write(plan.directory / old_format.MANIFEST, content.encode("utf-8", "backslashreplace"))
 
 
 def _about(plan: ExportPlan) -> dict[str, Any]:
