@@ -17,11 +17,12 @@ from calibzarr.commands.prompts import prompts_command
 from calibzarr.commands.quantize import quantize_command
 from calibzarr.commands.repair import repair_command
 from calibzarr.commands.sensitivity import sensitivity_command
+from calibzarr.commands.show import show_command
 from calibzarr.commands.verify import verify_command
 
 SECTIONS = {
     "Build": (models_command, prompts_command, build_command),
-    "Look": (info_command,),
+    "Look": (info_command, show_command),
     "Advise": (
         collect_command,
         sensitivity_command,

@@ -1,13 +1,9 @@
-import shutil
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import xarray as xr
 from PIL import Image, ImageDraw, ImageFont
 
-from calibzarr.plots.images import contact_sheet, film_strip, side_by_side
+from calibzarr.plots.images import contact_sheet, film_strip, film_strips, side_by_side
 from tests.support.files import ROOT
 
 EXAMPLE = ROOT / "stores" / "example.zarr"
@@ -72,12 +68,15 @@ def test_a_film_strip_shows_decoded_states_over_their_noise_levels(example, tiny
         ((left, top),) = places(strip, frame.repeat(2, axis=0).repeat(2, axis=1))
         found.append((left, top))
         below = strip[top + 128 :, left : left + 128]
+        assert places(below, label(f"step {step}"))
         assert places(below, label(f"sigma {example.sigma.values[step]:.2f}"))
     assert found == sorted(found)
     assert len({top for _, top in found}) == 1
     last = strip[top : top + 128 : 2, left : left + 128 : 2].astype(int)
     assert (np.abs(last - example.decoded.values[1]) <= 1).mean() > 0.999
-    assert places(strip[:top], label("1: a purple star at the bottom on a black background"))
+    assert places(strip[:top], label("tiny, 50 steps, cfg weight 3"))
+    prompt = "a purple star at the bottom on a black background"
+    assert places(strip[:top], label(f"image 1, seed 1: {prompt}"))
 
 
 def test_a_film_strip_of_half_precision_and_other_orders_is_the_same(example, tiny):
@@ -99,18 +98,6 @@ def test_a_film_strip_needs_a_complete_image_and_a_step(example, tiny):
         film_strip(holes, 2, tiny.decode)
 
 
-@pytest.mark.slow
-def test_showing_a_store_writes_two_pictures_beside_it(tmp_path):
-    path = shutil.copytree(EXAMPLE, tmp_path / "shown.zarr")
-    script = ROOT / "scripts" / "show_store.py"
-    subprocess.run([sys.executable, script, path], check=True, capture_output=True)
-    sheet, film = (np.asarray(Image.open(tmp_path / f"shown{end}.png")) for end in ("", "-film"))
-    whole = xr.open_zarr(path).load()
-    for picture in whole.decoded.values:
-        assert places(sheet, picture.repeat(3, axis=0).repeat(3, axis=1))
-    assert film.shape[1] == 11 * (128 + 8) + 8
-
-
 def test_stores_stand_above_each_other_with_seeds_and_prompts_below(example):
     inverted = example.assign(decoded=255 - example.decoded)
     sheet = np.asarray(side_by_side({"one": example, "another": inverted}, [2, 0]))
@@ -122,3 +109,38 @@ def test_stores_stand_above_each_other_with_seeds_and_prompts_below(example):
         assert all(rows)
     assert sheet.shape[1] == 2 * (192 + 8) + 8
     assert sheet[-40:].min() < 100  # the captions
+
+
+@pytest.mark.parametrize(("greatest", "factor"), [(255, 1), (100, 2), (3, 64), (0, 128)])
+def test_the_difference_is_made_bright_by_a_factor_that_is_told(example, greatest, factor):
+    first = example.assign(decoded=example.decoded * 0)
+    other = first.decoded.copy(deep=True)
+    other[0, 5, 5] = greatest
+    sheet = np.asarray(
+        side_by_side({"a": first, "b": first.assign(decoded=other)}, [0], difference=True)
+    )
+    assert places(sheet, label(f"difference, times {factor}" if greatest else "equal"))
+    expected = (other.values[0].astype(int) * factor).astype(np.uint8)
+    assert places(sheet, expected.repeat(3, axis=0).repeat(3, axis=1))
+    if greatest:
+        error = 10 * np.log10(64 * 64 * 255**2 / greatest**2)
+        assert places(sheet, label(f"PSNR {error:.1f} dB"))
+
+
+def test_a_large_picture_is_made_smaller_to_fit():
+    large = np.asarray(contact_sheet(dataset(1, size=512)))
+    assert large.shape[1] == 256 + 2 * 8
+    assert (large == [10, 0, 0]).all(axis=-1).sum() == 256 * 256
+
+
+def test_films_of_two_stores_and_their_difference_stand_above_each_other(example, tiny):
+    changed = example.latents.copy(deep=True)
+    changed[0, 40:] *= 0.5
+    other = example.assign(latents=changed)
+    sheet = np.asarray(
+        film_strips({"one": example, "other": other}, 0, tiny.decode, 40, difference=True)
+    )
+    for step in (0, 40, 50):
+        frames = [tiny.decode(each.latents.values[0, step]) for each in (example, other)]
+        assert all(places(sheet, frame.repeat(2, axis=0).repeat(2, axis=1)) for frame in frames)
+    assert places(sheet, label("equal"))
