@@ -94,6 +94,22 @@ class TakenError(Explained, FileExistsError):
     """Something else stands where a result would go."""
 
 
+class MissingFilesError(Explained, FileNotFoundError):
+    """Files that can be fetched are not on this machine.
+
+    Args:
+        *parts: of the message.
+        commands: of a shell, that fetch them.
+    """
+
+    def __init__(self, *parts: str | Option | Call | Message, commands: Sequence[str] = ()) -> None:
+        super().__init__(*parts)
+        self.commands = tuple(commands)
+
+    def __str__(self) -> str:
+        return "\n".join([str(self.message), *self.commands])
+
+
 def at_least(name: str, value: float, least: float) -> None:
     """Check a parameter's lower bound.
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from calibzarr.commands.spelling import TYPED, spelled, typed_name, typed_path
-from calibzarr.errors import Explained, OptionError
+from calibzarr.errors import Explained, MissingFilesError, OptionError
 from calibzarr.visible import visible
 
 INTERRUPTED = 130  # exit code by the shells' convention: 128 + SIGINT
@@ -176,6 +176,8 @@ def _one_line_errors() -> Iterator[None]:
         raise
     except OptionError as error:
         raise _BadOption(spelled(error.message)) from error
+    except MissingFilesError as error:
+        raise _Missing(spelled(error.message), error.commands) from error
     except Explained as error:
         raise click.ClickException(spelled(error.message)) from error
     except OSError as error:
@@ -186,6 +188,12 @@ def _one_line_errors() -> Iterator[None]:
 
 class _BadOption(click.ClickException):
     exit_code = 2
+
+
+class _Missing(click.ClickException):
+    def __init__(self, message: str, commands: Sequence[str]) -> None:
+        super().__init__(message)
+        self.commands = commands
 
 
 def _os_message(error: OSError) -> str:
@@ -203,3 +211,5 @@ def tell_error(error: click.ClickException) -> None:
     if context is not None:
         text = f"{text}{'' if text[-1] in '.?)' else '.'} Try '{typed_path(context)} -h'."
     click.echo(visible(f"Error: {text}"), err=True)
+    for line in error.commands if isinstance(error, _Missing) else ():
+        click.echo(visible(line), err=True)

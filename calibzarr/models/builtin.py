@@ -1,10 +1,11 @@
 """The models that calibzarr brings, all of DiffusionKit; MLX is imported when one is loaded."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calibzarr.errors import StoreError
+from calibzarr.errors import OptionError, StoreError
 from calibzarr.models.entry import ModelEntry
 from calibzarr.models.formulas import (
     MAX_IMAGE_SIZE_OF_TINY,
@@ -13,8 +14,9 @@ from calibzarr.models.formulas import (
     flux_schedule,
     sd3_schedule,
 )
-from calibzarr.models.loading import hub
-from calibzarr.models.loading.architectures import GUIDANCE
+from calibzarr.models.loading import hub, sources
+from calibzarr.models.loading.architectures import FLUX_SHIFT, GUIDANCE, SD3_SHIFT, is_flux
+from calibzarr.models.loading.sources import Source
 from calibzarr.models.quantized import layout
 from calibzarr.prompts.lists import shape_captions
 
@@ -38,15 +40,22 @@ def _load_tiny() -> "Model":
     return DiffusionKitModel("tiny", tiny.TinyPipeline())
 
 
-def _load_pipeline(
-    name: str, repository: str, file: str, files: hub.Files, shift: float
-) -> "Model":
-    hub.download(name, files)
+def _load(name: str, source: Source, files: hub.Files) -> "Model":
+    hub.check(name, files)
     from calibzarr.models.diffusionkit import DiffusionKitModel
     from calibzarr.models.loading import pipelines
 
-    pipeline = pipelines.load(name, repository, shift, file=hub.path(repository, file))
+    file = source.transformer or hub.path(*MODELS[source.architecture].files[0])
+    version = _version(source)
+    pipeline = pipelines.load(source.architecture, version, decoder=source.decoder, file=file)
     return DiffusionKitModel(name, pipeline)
+
+
+def _version(source: Source) -> str:
+    """DiffusionKit's name of a model, which says by which names it reads a decoder."""
+    repository, _ = MODELS[source.architecture].files[0]
+    is_whole = source.of_diffusionkit and source.decoder == source.transformer
+    return f"{repository}-4bit-quantized" if is_whole else repository
 
 
 def _sd3(
@@ -54,16 +63,14 @@ def _sd3(
 ) -> ModelEntry:
     clip_files = (*_CLIP_L, *_CLIP_L_TOKENIZER, *_CLIP_G, *_CLIP_G_TOKENIZER, *_T5)
     files = (
-        (repository, "config.json"),
         (repository, weights_file),
         *((_CLIP_REPOSITORY, file) for file in clip_files),
         *_T5_TOKENIZER,
     )
-    shift = 3.0
     return ModelEntry(
         name=name,
         description=description,
-        load=partial(_load_pipeline, name, repository, weights_file, files, shift),
+        load=partial(_load, name, Source(name), files),
         image_size=image_size,
         max_image_size=1536,
         image_size_multiple=16,
@@ -71,7 +78,7 @@ def _sd3(
         latent_channels=16,
         pixels_per_latent=PIXELS_PER_LATENT,
         noise=NOISE,
-        schedule=sd3_schedule(shift),
+        schedule=sd3_schedule(SD3_SHIFT),
         cfg_weight=7.5,
         guided=True,
         repository=repository,
@@ -91,17 +98,15 @@ def _flux(
 ) -> ModelEntry:
     clip_files = (*_CLIP_L, *_CLIP_L_TOKENIZER, *_T5)
     files = (
-        (repository, "config.json"),
         (repository, weights_file),
         (repository, "ae.safetensors"),
         *((_CLIP_REPOSITORY, file) for file in clip_files),
         *_T5_TOKENIZER,
     )
-    shift = 1.0
     return ModelEntry(
         name=name,
         description=description,
-        load=partial(_load_pipeline, name, repository, weights_file, files, shift),
+        load=partial(_load, name, Source(name), files),
         image_size=512,
         max_image_size=2048,
         image_size_multiple=16,
@@ -109,7 +114,7 @@ def _flux(
         latent_channels=16,
         pixels_per_latent=PIXELS_PER_LATENT,
         noise=NOISE,
-        schedule=flux_schedule(shift),
+        schedule=flux_schedule(FLUX_SHIFT),
         guidance=guidance,
         repository=repository,
         files=files,
@@ -169,6 +174,29 @@ FLUX_DEV = _flux(
 MODELS = {entry.name: entry for entry in (TINY, SD3_MEDIUM, SD35_LARGE, FLUX_SCHNELL, FLUX_DEV)}
 
 
+def of_weights(name: str) -> ModelEntry:
+    """The entry of weights of one's own: a file, a directory or a repository of the Hub.
+
+    Raises:
+        OptionError: if they are not here, or of no known architecture.
+    """
+    return _of_weights(name)[0]
+
+
+def _of_weights(name: str) -> tuple[ModelEntry, Source]:
+    name = sources.full_name(name)
+    source = sources.find(name)
+    entry = MODELS[source.architecture]
+    # Of the model's own files, these may leave one in use: the last, which has its decoder.
+    replaced = [pair for pair in entry.files if pair[0] == entry.repository]
+    if source.decoder is None:
+        del replaced[-1]
+    files = tuple(pair for pair in entry.files if pair not in replaced)
+    load = partial(_load, name, source, files)
+    description = f"{entry.description}, other weights"
+    return replace(entry, name=name, description=description, load=load, files=files), source
+
+
 def load_pipeline(path: str | Path) -> Any:
     """Load a quantized checkpoint as one of DiffusionKit's pipelines.
 
@@ -189,14 +217,17 @@ def load_pipeline(path: str | Path) -> Any:
 
     directory = Path(path)
     name = layout.read_config(directory)["model"]
-    entry = MODELS.get(name)
-    if entry is None:
-        raise StoreError(f"{directory} is of {name!r}, and not of one of {', '.join(MODELS)}")
-    if entry.repository is None:
+    if name == TINY.name:
         return pipeline.load_tiny(directory)
-    held = ("flux", *_T5) if layout.has_t5(directory) else ("flux",)
-    hub.download(name, [pair for pair in entry.files if not pair[1].startswith(held)])
-    return pipeline.load(directory, entry.name, entry.repository)
+    try:
+        entry, source = (MODELS[name], Source(name)) if name in MODELS else _of_weights(name)
+    except OptionError as error:
+        raise StoreError(f"{directory} is of {name}, which is not here: ", error.message) from None
+    held = _T5 if layout.has_t5(directory) else ()
+    transformer = MODELS[source.architecture].files[0][1]  # SD3's has its decoder as well
+    held = (*held, transformer) if is_flux(source.architecture) else held
+    hub.check(name, [pair for pair in entry.files if pair[1] not in held])
+    return pipeline.load(directory, source.architecture, _version(source), source.decoder)
 
 
 def load_checkpoint(path: str | Path) -> "Model":

@@ -105,6 +105,19 @@ def lenient_updates() -> Iterator[None]:
 
 
 @contextmanager
+def offline() -> Iterator[None]:
+    """Let huggingface_hub ask nobody: without a network each file takes it half a minute."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+@contextmanager
 def metal_names() -> Iterator[None]:
     """Let DiffusionKit use names of MLX's memory that are deprecated, gone, or Apple's alone."""
     replaced = {

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from calibzarr.errors import OptionError
 from calibzarr.models import builtin, formulas
 from calibzarr.models.entry import ModelEntry, Noise, ScheduleFormula
+from calibzarr.models.loading import hub, sources
 
 if TYPE_CHECKING:
     from calibzarr.models.base import Model
@@ -55,7 +56,7 @@ def names() -> tuple[str, ...]:
 
 
 def find(name: str) -> ModelEntry:
-    """The entry of a model.
+    """The entry of a model, by its name; or of one's own weights, by their path or repository.
 
     Raises:
         OptionError: if there is no such model, or its entry cannot be used; says why.
@@ -63,6 +64,8 @@ def find(name: str) -> ModelEntry:
     if name in _BUILT_IN:
         return _entry(_BUILT_IN[name])
     points = [point for point in _plugins() if point.name == name]
+    if not points and sources.is_one(name):
+        return builtin.of_weights(name)
     if not points:
         raise OptionError(f"unknown model {name!r}; the models are {', '.join(names())}")
     if len(points) > 1:
@@ -79,24 +82,41 @@ def find_if_known(name: object) -> ModelEntry | None:
 
 
 def load(name: str) -> "Model":
-    """Load a model with all its weights, downloading what is not on this machine.
+    """Load a model with all its weights.
 
     Raises:
         OptionError: if there is no such model.
         ValueError: if weights are damaged.
-        FileNotFoundError: if weights are missing and cannot be downloaded.
+        MissingFilesError: if weights are not on this machine; says how to fetch them.
         ModuleNotFoundError: if the framework that it runs on is not installed.
         TypeError: if a package's model is not what its entry says, or lacks a method.
     """
+    entry = find(name)
     start = time.monotonic()
-    model = find(name).load()
+    model = entry.load()
     logger.info("%s is loaded, in %.1f s", name, time.monotonic() - start)
     missing = [method for method in _METHODS if not callable(getattr(model, method, None))]
     if missing:
         raise TypeError(f"the model {name!r} is no Model: it has no {', '.join(missing)}")
-    if model.name != name:
+    if model.name != entry.name:
         raise TypeError(f"the model {name!r} calls itself {model.name!r}")
     return model
+
+
+def download(name: str) -> None:
+    """Fetch what a model needs and this machine lacks, from the Hugging Face Hub.
+
+    Args:
+        name: of a model, or a repository of one's own weights.
+
+    Raises:
+        OptionError: if there is no such model, or it is of no known architecture.
+        MissingFilesError: if a file cannot be had.
+    """
+    if sources.is_repository(name) and hub.cached_snapshot(name) is None:
+        hub.fetch_weights(name, sources.FLUX_DECODER)
+    entry = find(name)
+    hub.fetch(entry.name, entry.files)
 
 
 def problems() -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 from calibzarr.errors import Call, Option, OptionError, at_least, image_range
 from calibzarr.models import registry
 from calibzarr.models.entry import ModelEntry
+from calibzarr.models.loading.sources import short_name
 from calibzarr.prompts import lists as prompt_lists
 from calibzarr.prompts.lists import PromptList
 from calibzarr.sampling import runs
@@ -96,7 +97,8 @@ def plan(path: str | Path | None = None, options: BuildOptions | None = None) ->
     wants_run = options.reference is not None or options.quantized is not None
     if wants_run and path is None:
         raise OptionError(Option("reference"), " needs a path for the new store")
-    path = Path(path) if path is not None else Path("stores") / f"{options.model or 'tiny'}.zarr"
+    default = Path("stores") / f"{short_name(options.model or 'tiny')}.zarr"
+    path = default if path is None else Path(path)
     root = _root_to_resume(path, resume=options.resume) if objects.exists(path) else None
     if root is None and options.resume and not options.says_what_to_begin():
         raise OptionError(
@@ -116,7 +118,8 @@ def _plan_build(path: Path, root: Root | None, options: BuildOptions) -> BuildPl
     stored = {} if root is None else root.attributes
     entry = registry.find(options.model or stored.get("model", "tiny"))
     if root is not None:
-        given = {name: getattr(options, name) for name in ("model", *SETTINGS)}
+        given = {name: getattr(options, name) for name in SETTINGS}
+        given["model"] = options.model and entry.name  # of a path, the whole
         refuse_differences(path, stored, given)
     if options.num_images is not None:
         at_least("num_images", options.num_images, 1)

@@ -119,7 +119,7 @@ def use_small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_io, "FLUX_SCHNELL", MMDIT_CONFIGS["flux-schnell"])
     for name in ("VAEDecoderConfig", "VAEEncoderConfig"):
         monkeypatch.setattr(model_io, name, partial(getattr(model_io, name), **_VAE))
-    for repository in repositories:
+    for repository in (*repositories, f"{repositories[1]}-4bit-quantized"):
         monkeypatch.setitem(kit.T5_MAX_LENGTH, repository, T5_LENGTH)
 
 
@@ -210,8 +210,8 @@ def write(name: str, hub: Path) -> None:
     parts = modules(name)
     repository = MODELS[name].repository
     assert repository is not None
-    _write_text(hub, repository, "config.json", "{}")
-    file = MODELS[name].files[1][1]
+    _write_text(hub, repository, "config.json", "{}")  # DiffusionKit's own loader wants one
+    file = MODELS[name].files[0][1]
     if name.startswith("sd3"):
         weights = {
             **_prefixed("model.diffusion_model.", sd3_weights(parts["mmdit"])),

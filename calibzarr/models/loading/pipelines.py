@@ -8,15 +8,17 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from calibzarr.models.compatibility import import_diffusionkit, lenient_updates
+from calibzarr.models.compatibility import import_diffusionkit, lenient_updates, offline
 from calibzarr.models.loading import mmdit
-from calibzarr.models.loading.architectures import GUIDANCE
+from calibzarr.models.loading.architectures import FLUX_SHIFT, GUIDANCE, SD3_SHIFT, is_flux
+from calibzarr.models.loading.sources import SD3_PREFIX
 from calibzarr.models.text.tokenizers import replace_clip_tokenizers
+from calibzarr.quantization.quantizers import on_levels
 
 kit: Any = import_diffusionkit()
 logger = logging.getLogger(__name__)
 
-_SD3_PREFIX = "model.diffusion_model."
+_GROUP_SIZE = 64  # of DiffusionKit's quantized checkpoints: what MLX takes where nothing is said
 
 
 class OwnTransformer:
@@ -96,51 +98,83 @@ class FluxPipeline(OwnTransformer, kit.FluxPipeline):
 
 
 def load(
-    architecture: str, repository: str, shift: float, pipeline: type | None = None, **located: Any
+    architecture: str,
+    version: str,
+    pipeline: type | None = None,
+    decoder: Path | None = None,
+    **located: Any,
 ) -> Any:
     """Load a pipeline with all its weights, which are on this machine.
 
     Args:
         architecture: name of the model in ``mmdit.CONFIGS``.
-        repository: DiffusionKit's name of the model.
-        shift: of the noise levels.
+        version: DiffusionKit's name of the model.
         pipeline: the class; if None, that of the architecture.
+        decoder: file of the decoder; the model's own if None.
         located: attributes of the class: DiffusionKit's constructors load the transformer.
 
     Raises:
         ValueError: if a file of weights lacks some.
     """
-    class_ = pipeline or (FluxPipeline if architecture.startswith("flux") else SD3Pipeline)
+    flux = is_flux(architecture)
+    class_ = pipeline or (FluxPipeline if flux else SD3Pipeline)
     bound: Any = type(class_.__name__, (class_,), {"architecture": architecture, **located})
-    with lenient_updates():
-        loaded = bound(
-            w16=True,
-            a16=True,
-            shift=shift,
-            use_t5=True,
-            model_version=repository,
-            low_memory_mode=False,
-        )
+    try:
+        with lenient_updates(), offline():
+            loaded = bound(
+                w16=True,
+                a16=True,
+                shift=FLUX_SHIFT if flux else SD3_SHIFT,
+                use_t5=True,
+                model_version=version,
+                low_memory_mode=False,
+                local_ckpt=decoder and str(decoder),
+            )
+    finally:
+        kit.model_io.LOCAl_SD3_CKPT = None  # where DiffusionKit keeps it for whatever it loads next
     replace_clip_tokenizers(loaded)
     return loaded
 
 
 def renamed(weights: dict[str, mx.array], config: Any) -> dict[str, mx.array]:
     """A transformer's weights, of the names that their authors gave, by DiffusionKit's names."""
+    prefixed = {name: v for name, v in weights.items() if name.startswith(SD3_PREFIX)}
+    weights = {name.removeprefix(SD3_PREFIX): v for name, v in (prefixed or weights).items()}
+    if any(name.startswith("multimodal_transformer_blocks") for name in weights):
+        return _dequantized(weights, config)
     if config.depth_unified:
         named: dict[str, mx.array] = kit.model_io.flux_state_dict_adjustments(
             weights, hidden_size=config.hidden_size, mlp_ratio=config.mlp_ratio
         )
         return named
-    named = kit.model_io.mmdit_state_dict_adjustments(weights, prefix=_SD3_PREFIX)
+    prefixed = {SD3_PREFIX + name: value for name, value in weights.items()}
+    named = kit.model_io.mmdit_state_dict_adjustments(prefixed, prefix=SD3_PREFIX)
     biases = {name: value for name, value in weights.items() if name.endswith(".attn.qkv.bias")}
     return {**named, **{_key_bias(name): mx.split(v, 3)[1] for name, v in biases.items()}}
+
+
+def _dequantized(weights: dict[str, mx.array], config: Any) -> dict[str, mx.array]:
+    """Weights of one of DiffusionKit's quantized checkpoints, which hold no bias of k."""
+    named = {}
+    for name, value in weights.items():
+        stem, _, kind = name.rpartition(".")
+        if value.dtype == mx.uint32:
+            scales, biases = weights[f"{stem}.scales"], weights[f"{stem}.biases"]
+            bits = value.shape[1] * 32 // (scales.shape[1] * _GROUP_SIZE)
+            # Its arithmetic is that of the scales, and levels are whole numbers.
+            ends = mx.ones(scales.shape), mx.zeros(scales.shape)
+            levels = mx.dequantize(value, *ends, group_size=_GROUP_SIZE, bits=bits)
+            named[name] = on_levels(levels, scales, biases)
+        elif kind not in ("scales", "biases"):
+            named[name] = value
+        if config.use_qk_norm and name.endswith("k_proj.weight"):
+            named[f"{stem}.bias"] = mx.zeros(value.shape[0])
+    return named
 
 
 def _key_bias(name: str) -> str:
     """DiffusionKit's name of the bias of k, which it leaves out, by that of q, k and v."""
     for theirs, ours in (
-        (_SD3_PREFIX, ""),
         ("joint_blocks", "multimodal_transformer_blocks"),
         ("context_block", "text_transformer_block"),
         ("x_block", "image_transformer_block"),

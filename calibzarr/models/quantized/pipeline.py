@@ -12,6 +12,7 @@ import mlx.nn as nn
 from calibzarr.models import tiny
 from calibzarr.models.compatibility import import_diffusionkit, metal_names
 from calibzarr.models.loading import hub, pipelines
+from calibzarr.models.loading.architectures import is_flux
 from calibzarr.models.quantized import checkpoint, layout
 
 kit: Any = import_diffusionkit()
@@ -69,16 +70,14 @@ def load_tiny(directory: Path) -> QuantizedTinyPipeline:
     return bound()
 
 
-def load(directory: Path, architecture: str, repository: str) -> Any:
-    """The pipeline of a model on a checkpoint.
+def load(directory: Path, architecture: str, version: str, decoder: Path | None) -> Any:
+    """The pipeline of a model on a checkpoint; see :func:`pipelines.load`.
 
     Raises:
         StoreError: if the checkpoint is damaged, or is of another model.
     """
-    is_flux = architecture.startswith("flux")
-    class_ = QuantizedFluxPipeline if is_flux else QuantizedSD3Pipeline
-    shift = 1.0 if is_flux else 3.0
-    return pipelines.load(architecture, repository, shift, class_, checkpoint=directory)
+    class_ = QuantizedFluxPipeline if is_flux(architecture) else QuantizedSD3Pipeline
+    return pipelines.load(architecture, version, class_, decoder, checkpoint=directory)
 
 
 @contextmanager
