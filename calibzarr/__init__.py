@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from calibzarr.legacy.exporting import export_legacy
     from calibzarr.legacy.importing import import_legacy
     from calibzarr.models.builtin import load_pipeline
+    from calibzarr.models.registry import download
     from calibzarr.sampling.builder import build
     from calibzarr.storage.reading import open_store
 
@@ -24,6 +25,7 @@ __all__ = [
     "build",
     "collect",
     "compare",
+    "download",
     "export_legacy",
     "import_legacy",
     "layer_inputs",
@@ -41,6 +43,7 @@ _MODULES = {
     "build": "calibzarr.sampling.builder",
     "collect": "calibzarr.collecting.collector",
     "compare": "calibzarr.comparison.comparing",
+    "download": "calibzarr.models.registry",
     "export_legacy": "calibzarr.legacy.exporting",
     "import_legacy": "calibzarr.legacy.importing",
     "layer_inputs": "calibzarr.collecting.layer_inputs",

@@ -9,6 +9,7 @@ from calibzarr.commands.build import build_command
 from calibzarr.commands.collect import collect_command
 from calibzarr.commands.command import INTERRUPTED, Group, tell_error
 from calibzarr.commands.compare import compare_command
+from calibzarr.commands.download import download_command
 from calibzarr.commands.export_config import export_config_command
 from calibzarr.commands.info import info_command
 from calibzarr.commands.legacy import export_legacy_command, import_legacy_command
@@ -21,7 +22,7 @@ from calibzarr.commands.show import show_command
 from calibzarr.commands.verify import verify_command
 
 SECTIONS = {
-    "Build": (models_command, prompts_command, build_command),
+    "Build": (models_command, download_command, prompts_command, build_command),
     "Look": (info_command, show_command),
     "Advise": (
         collect_command,

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     "--model",
     show_default="tiny",
     shell_complete=completion.models,
-    help="Model to sample with; 'calibzarr models' lists them. With --reference: OUT of quantize.",
+    help="Model to sample with; 'calibzarr models' lists them. Or a file, directory or repository "
+    "of weights. With --reference: OUT of quantize.",
 )
 @click.option(
     "--prompts",
