@@ -10,7 +10,7 @@ import click
 import numpy as np
 
 import calibzarr
-from calibzarr.export.config import export
+from calibzarr.export.config import export_config
 from calibzarr.models import registry
 from calibzarr.plots.images import side_by_side
 
@@ -44,7 +44,7 @@ def main(directory: Path, bits: int, steps: int) -> None:
     costs = {"weight_bits": float(bits), "activation_bits": float(bits)}
     for method in ("uniform", "budget"):
         file, run = directory / f"{method}.json", directory / f"{method}.zarr"
-        predicted = export(calibration, file, method=method, force=True, **costs).prediction
+        predicted = export_config(calibration, file, method=method, force=True, **costs).prediction
         costs = {name: predicted[name] for name in costs}
         calibzarr.build(run, reference=reference, quantized=file, progress=True)
         dataset = calibzarr.open_store(run)

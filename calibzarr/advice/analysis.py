@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from calibzarr.advice import observed
+from calibzarr.advice import labels, observed
+from calibzarr.datasets import for_users
 from calibzarr.quantization.clipping import best_clipping
 from calibzarr.quantization.features import feature_ranges, feature_spread
 from calibzarr.quantization.histograms import Histograms
@@ -16,8 +17,20 @@ from calibzarr.storage.reading import open_statistics
 
 
 def analyze(path: str | Path) -> xr.Dataset:
-    """Analyze a store's statistics; see :func:`of_statistics`."""
-    return of_statistics(open_statistics(path))
+    """Describe every layer of a store in figures: ranges, tails, expected quantization error.
+
+    Args:
+        path: directory of a store with statistics.
+
+    Returns:
+        By layer, by (layer, step) and by (layer, bits); each variable has its ``long_name`` and
+        ``units``. NaN where nothing is known.
+
+    Raises:
+        FileNotFoundError: if nothing is at ``path``.
+        StoreError: if it is no calibzarr store, or has no statistics.
+    """
+    return for_users(of_statistics(open_statistics(path)), labels.ANALYZED)
 
 
 def of_statistics(

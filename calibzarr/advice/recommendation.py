@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from calibzarr.advice import observed
+from calibzarr.advice import labels, observed
 from calibzarr.advice.choices import ActivationQuantizer, Clip, WeightQuantizer
 from calibzarr.advice.evidence import clipping_ranges, gather
 from calibzarr.advice.methods.base import Chosen, Evidence, choose, method_of
 from calibzarr.advice.options import Options
 from calibzarr.advice.predicted import described
+from calibzarr.advice.warnings import warnings_of
 from calibzarr.collecting import measured as sensitivities
-from calibzarr.errors import Call, Message, Option, OptionError
+from calibzarr.datasets import for_users
+from calibzarr.errors import Call, Option, OptionError
 from calibzarr.quantization.configuration import UNQUANTIZED
 from calibzarr.quantization.histograms import Histograms
 from calibzarr.quantization.levels import BITS
@@ -40,7 +42,7 @@ def recommend(
     clip: Clip | None = None,
     by_phase: bool | None = None,
 ) -> xr.Dataset:
-    """Recommend a quantization of a store's model; see :func:`of_statistics`.
+    """Recommend bits and clipping ranges for every layer of a store's model.
 
     Args:
         path: directory of the store.
@@ -54,6 +56,10 @@ def recommend(
         keep: patterns, as of file names, of layers that stay unquantized.
         clip: how clipping ranges are chosen; None for that of the sensitivities, or ``lp``.
         by_phase: whether activations are quantized by phase; None where that can be.
+
+    Returns:
+        By layer and by phase: bits, ranges, and the reasons; each variable has its ``long_name``
+        and ``units``. Attributes in JSON: ``prediction``, ``options``, ``warnings``.
 
     Raises:
         OptionError: if an option does not fit, or a mean or an error cannot be had.
@@ -70,7 +76,9 @@ def recommend(
         clip=clip,
         by_phase=by_phase,
     )
-    return of_store(read_root(Path(path)), options)
+    recommended = of_store(read_root(Path(path)), options)
+    warnings = [str(warning) for warning in recommended.attrs["warnings"]]
+    return for_users(recommended.assign_attrs(warnings=warnings), labels.RECOMMENDED)
 
 
 def of_store(root: Root, options: Options) -> xr.Dataset:
@@ -81,7 +89,7 @@ def of_store(root: Root, options: Options) -> xr.Dataset:
         options: what to reach, and how.
     """
     recommended = of_statistics(open_statistics(root), options, measured=measured_of(root))
-    return recommended.assign_attrs(warnings=tuple(_warnings(recommended, root.path)))
+    return recommended.assign_attrs(warnings=tuple(warnings_of(recommended, root.path)))
 
 
 def measured_of(root: Root) -> Measured | None:
@@ -310,40 +318,3 @@ def _reasons(
             text = "; ".join(note for note in notes if note)
         texts.append(text)
     return texts
-
-
-def _warnings(recommended: xr.Dataset, path: Path) -> list[Message]:
-    """What everyone should know who uses a recommendation."""
-    options = Options(**recommended.attrs["options"])
-    measure, found = Call("sensitivity", (path,)), recommended.attrs.get(schema.SENSITIVITY)
-    messages = []
-    if (warning := method_of(options).warning) is not None:
-        messages.append(Message(warning))
-    if found is None:
-        messages.append(
-            Message(
-                "what a bit costs each layer is not measured: the noise of all layers counts "
-                "alike, nothing is predicted, and bits by phase are not offered; measure it "
-                "with: ",
-                measure,
-            )
-        )
-    elif found["statistics"] != recommended.attrs[schema.ACTIVATIONS]["stamp"]:
-        again = Call("sensitivity", (path,), {"force": True})
-        messages.append(
-            Message(
-                f"{path} has newer statistics than its sensitivities, whose ranges are used; "
-                "measure anew with: ",
-                again,
-            )
-        )
-    linear = recommended.isel(layer=np.flatnonzero(recommended.role.values == "input"))
-    unfit = np.strings.find(linear.reason.values.astype(str), "no quantizer fits") >= 0
-    if unfit.any():
-        messages.append(
-            Message(
-                f"the weights of {unfit.sum()} layers stay as they are: their widths do not divide "
-                f"by 32; the first is {linear.layer.values[unfit][0]}"
-            )
-        )
-    return messages

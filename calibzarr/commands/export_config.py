@@ -113,7 +113,7 @@ def export_config_command(
     """
     from calibzarr.export import config
 
-    result = config.export(store, file, file_format=file_format, **options)
+    result = config.export_config(store, file, file_format=file_format, **options)
     console = make_console()
     for warning in result.warnings:
         console.print(f"warning: {spelled(warning)}")

@@ -19,9 +19,9 @@ def info_command(store: Path, as_json: bool) -> None:
     \b
     calibzarr info stores/tiny.zarr
     """
-    from calibzarr.storage.reading import describe
+    from calibzarr.storage.reading import info as described
 
-    description = describe(store)
+    description = described(store)
     if as_json:
         click.echo(strict_json.dumps(description, indent=2))
         return

@@ -33,11 +33,11 @@ def prompts_command(count: int, seed: int, file: Path | None, force: bool) -> No
     calibzarr prompts --count 20
     calibzarr prompts --count 1000 --seed 7 --out prompts.csv
     """
-    from calibzarr.prompts.general import general_prompts
+    from calibzarr.prompts.general import make_prompts
     from calibzarr.prompts.lists import as_text
     from calibzarr.storage import durable
 
-    prompts = general_prompts(count, seed)
+    prompts = make_prompts(count, seed)
     if file is None:
         _print(as_text(prompts, as_csv=False))
         return

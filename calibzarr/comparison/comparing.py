@@ -56,7 +56,7 @@ def compare(
         progress: whether to tell of it; if None, only on a terminal.
 
     Returns:
-        What was found, which prints as text.
+        What was found, which prints as text; ``to_dataset`` gives its figures as arrays.
 
     Raises:
         OptionError: if no run is named, or ``features`` does not give features.

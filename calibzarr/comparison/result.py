@@ -6,13 +6,15 @@ from math import isinf, isnan, nan
 from pathlib import Path
 
 import numpy as np
+import xarray as xr
 
 from calibzarr.comparison.distance import Distance
-from calibzarr.comparison.figures import Figure
+from calibzarr.comparison.figures import CONFIDENCE, Figure
 from calibzarr.comparison.pictures import Likeness
 from calibzarr.comparison.predicted import Predicted
 from calibzarr.comparison.states import ErrorByStep
 from calibzarr.comparison.teacher_forced import TeacherForced
+from calibzarr.datasets import for_users
 from calibzarr.errors import Message
 
 PARTS = {
@@ -76,6 +78,104 @@ class Comparison:
 
     def __str__(self) -> str:
         return text(self)
+
+    def to_dataset(self) -> xr.Dataset:
+        """All figures as a dataset, with ``long_name`` and ``units``; NaN where there are none.
+
+        Returns:
+            By (run, image): ``psnr_db``, ``ssim``, ``final_error``. By (run, step), free-running
+            over all states: ``relative_error`` and the ends of its interval, ``relative_error_low``
+            and ``_high``; at the reference's states, at the calls that were made:
+            ``output_relative_error``, likewise. By run: ``frechet_distance``,
+            ``predicted_psnr_db``, ``predicted_output_sqnr_db``.
+        """
+        variables = {
+            **_by_image(self.runs, len(self.images)),
+            **_by_step(self.runs),
+            **_by_run(self.runs),
+        }
+        coordinates = {
+            "run": names(self),
+            "path": ("run", [str(run.path) for run in self.runs]),
+            "image": list(self.images),
+            "prompt": ("image", np.array(self.prompts, dtype=object)),
+            "seed": ("image", list(self.seeds)),
+            "step": self.runs[0].states.step,
+            "sigma": ("step", self.runs[0].states.sigma),
+        }
+        attributes = {"reference": str(self.reference), "confidence": CONFIDENCE}
+        return for_users(xr.Dataset(variables, coordinates, attributes), _LABELS)
+
+
+_LABELS = {
+    "psnr_db": ("PSNR of the picture", "dB"),
+    "ssim": ("structural similarity of the picture", "1"),
+    "final_error": ("squared error of the final state over its power", "1"),
+    "relative_error": ("squared error of the states over their power, free-running", "1"),
+    "relative_error_low": ("lower end of its interval of confidence", "1"),
+    "relative_error_high": ("upper end of its interval of confidence", "1"),
+    "output_relative_error": ("squared error of the guided output over its power", "1"),
+    "output_relative_error_low": ("lower end of its interval of confidence", "1"),
+    "output_relative_error_high": ("upper end of its interval of confidence", "1"),
+    "frechet_distance": ("Frechet distance to the reference's pictures", "1"),
+    "predicted_psnr_db": ("PSNR of pictures that sensitivities predict", "dB"),
+    "predicted_output_sqnr_db": ("SQNR of the guided output that sensitivities predict", "dB"),
+    "run": ("name of the run", "1"),
+    "path": ("directory of the run", "1"),
+    "image": ("index in the reference", "1"),
+    "prompt": ("text that the image was made from", "1"),
+    "seed": ("seed of the image's first noise", "1"),
+    "step": ("index of the state", "1"),
+    "sigma": ("noise level of the state", "1"),
+}
+_Variables = dict[str, tuple[str | tuple[str, str], np.ndarray]]
+
+
+def _by_image(runs: Sequence[RunComparison], count: int) -> _Variables:
+    missing = Likeness(np.full(count, nan), np.full(count, nan))
+    pictures = [run.pictures or missing for run in runs]
+    values = {
+        "psnr_db": [one.psnr_db for one in pictures],
+        "ssim": [one.ssim for one in pictures],
+        "final_error": [run.final_error for run in runs],
+    }
+    return {name: (("run", "image"), np.stack(rows)) for name, rows in values.items()}
+
+
+def _by_step(runs: Sequence[RunComparison]) -> _Variables:
+    """Errors at the states, and of the output at the calls that were made."""
+    step = runs[0].states.step
+    forced = (run.teacher_forced for run in runs)
+    found: dict[str, list[ErrorByStep | None]] = {
+        "": [run.states for run in runs],
+        "output_": [None if error is None else error.by_step for error in forced],
+    }
+    variables: _Variables = {}
+    for prefix, errors in found.items():
+        for part in ("relative_error", "low", "high"):
+            values = np.full((len(runs), len(step)), nan)
+            for row, error in zip(values, errors, strict=True):
+                if error is not None:
+                    row[np.searchsorted(step, error.step)] = getattr(error, part)
+            suffix = "" if part == "relative_error" else f"_{part}"
+            variables[f"{prefix}relative_error{suffix}"] = (("run", "step"), values)
+    return variables
+
+
+def _by_run(runs: Sequence[RunComparison]) -> _Variables:
+    values = {
+        "frechet_distance": [run.distance.figure.value if run.distance else nan for run in runs],
+        **{
+            f"predicted_{name}": [
+                nan if run.predicted is None else getattr(run.predicted, attribute) for run in runs
+            ]
+            for name, attribute in (
+                ("psnr_db", "picture_psnr_db"),
+                ("output_sqnr_db", "output_sqnr_db"),
+            )
+        },
+    }
+    return {name: ("run", np.array(row, dtype=float)) for name, row in values.items()}
 
 
 HEADINGS = ("", "PSNR dB", "SSIM", "Frechet", "latents dB", "output dB")

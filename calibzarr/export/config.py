@@ -26,7 +26,7 @@ from calibzarr.storage import durable
 from calibzarr.storage.manifest import read_root
 
 
-def export(
+def export_config(
     path: str | Path,
     file: str | Path,
     *,
@@ -49,17 +49,22 @@ def export(
         path: directory of the store.
         file: to write.
         file_format: ``json``, or ``mlx`` for what ``mlx.nn.quantize`` takes.
-        granularity: see :func:`calibzarr.export.configuration.configuration`.
+        granularity: what rows are of: ``linear`` layers, a ``block``, or ``all`` for both.
         force: whether to overwrite ``file``.
-        method: see :func:`calibzarr.recommend`, as for all that follow.
-        weight_bits: with scales.
-        activation_bits: of inputs.
-        activation_quantizer: ``tensor`` or ``token``.
-        weight_quantizer: ``tensor``, ``row`` or ``mlx``; None for that of the format.
-        output_db: SQNR of the guided output.
-        keep: patterns of layers that stay unquantized.
-        clip: how clipping ranges are chosen.
-        by_phase: whether activations are to be quantized by phase.
+        method: ``budget`` for the least error at mean numbers of bits, ``target`` for the fewest
+            bits with an error, ``uniform`` for the same everywhere, ``range`` for the old rule.
+        weight_bits: mean over weights, with scales: 4 of ``budget``, the fewest of ``target``.
+        activation_bits: mean over activations: 8 of ``budget``, the fewest of ``target``.
+        activation_quantizer: ``tensor`` for one range, ``token`` for one of each token.
+        weight_quantizer: one scale by ``tensor`` or ``row``, or ``mlx`` for MLX's groups; None for
+            ``mlx`` in files for MLX, ``row`` in others.
+        output_db: of ``target``: SQNR of the guided output, dB.
+        keep: patterns, as of file names, of layers that stay unquantized.
+        clip: how clipping ranges are chosen; None for that of the sensitivities, or ``lp``.
+        by_phase: whether activations are quantized by phase; None where that can be.
+
+    Returns:
+        What was written: number of layers, bits in words, warnings, and what is predicted.
 
     Raises:
         OptionError: if an option does not fit.

@@ -67,6 +67,9 @@ def repair(
         batch_size: the same; 1 if not given.
         progress: whether to tell of it; if None, only on a terminal.
 
+    Returns:
+        What was done, or would be, and what is left to do.
+
     Raises:
         FileNotFoundError: if nothing is at ``path``.
         OptionError: if a value is not allowed, or the manifest is lost and no model is given.

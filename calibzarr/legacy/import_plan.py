@@ -18,7 +18,7 @@ from calibzarr.legacy.origin import Origin, find_origin
 from calibzarr.legacy.trajectories import Reference
 from calibzarr.models.formulas import PIXELS_PER_LATENT
 from calibzarr.storage import objects, schema, store
-from calibzarr.storage.manifest import Root, made_by, prompts_sha256, read_root
+from calibzarr.storage.manifest import Root, about_new_store, prompts_sha256, read_root
 
 _LIBRARIES = ("calibzarr", "numpy", "zarr")
 _COMPARED = 3  # images of a store that are tried for a comparison with the directory
@@ -194,7 +194,7 @@ def _attributes(
         "seed": origin.seed,
         "prompts_sha256": prompts_sha256(origin.prompts),
         "prompt_source": origin.prompt_source,
-        **made_by(_LIBRARIES),
+        **about_new_store(_LIBRARIES, origin.model),
         "n_completed": 0,
         schema.IMPORTED: {
             "layout": found.reference.layout,

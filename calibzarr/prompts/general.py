@@ -28,7 +28,7 @@ _IRREGULAR = {
 }
 
 
-def general_prompts(count: int, seed: int = 0) -> tuple[str, ...]:
+def make_prompts(count: int, seed: int = 0) -> tuple[str, ...]:
     """Make different prompts about everything: people, animals, things, places, styles, text.
 
     Subjects, sentences and words are gone through in shuffled rounds, so that a short list is
@@ -37,6 +37,9 @@ def general_prompts(count: int, seed: int = 0) -> tuple[str, ...]:
     Args:
         count: how many.
         seed: which of the lists.
+
+    Returns:
+        The prompts, each once.
 
     Raises:
         OptionError: if there are not so many, or the seed is no seed.

@@ -44,17 +44,24 @@ def shape_captions() -> PromptList:
     return PromptList(tuple(captions), (None,) * len(captions), "built-in captions of shapes")
 
 
-def read_prompts(path: Path) -> PromptList:
+def read_prompts(path: str | Path) -> PromptList:
     """Read a table with a ``prompt`` column, or a text file with one prompt a line.
 
     A file whose name ends with ``.csv`` or ``.tsv`` is a table. Its ``seed`` column overrides the
     image's seed; blank lines are passed over.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        The prompts in their order, and the seeds that the file names.
 
     Raises:
         OSError: if the file cannot be read.
         ValueError: if it is not UTF-8, has no prompt, lacks the column or has it twice, a line has
             more fields than there are columns, a seed is no seed, or something is too long.
     """
+    path = Path(path)
     text = _text(path)
     delimiter = _DELIMITERS.get(path.suffix.lower())
     rows = list(_lines(text) if delimiter is None else _table(path, text, delimiter))

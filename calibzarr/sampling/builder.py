@@ -23,7 +23,7 @@ from calibzarr.sampling.options import BuildOptions, refuse_differences
 from calibzarr.sampling.plan import BuildPlan, plan
 from calibzarr.sampling.sampler import euler_states
 from calibzarr.storage import schema, store
-from calibzarr.storage.manifest import made_by, prompts_sha256, read_root
+from calibzarr.storage.manifest import about_new_store, prompts_sha256, read_root
 
 logger = logging.getLogger(__name__)
 
@@ -215,7 +215,7 @@ def manifest(plan: BuildPlan, model: Model) -> dict[str, Any]:
         "prompt_source": plan.prompt_source,
         **tokens.described(model, plan.prompts),
         **({} if plan.run is None else plan.run.attributes),
-        **made_by(_LIBRARIES),
+        **about_new_store(_LIBRARIES, plan.entry.name, plan.entry.repository),
         "n_completed": 0,
     }
 

@@ -34,7 +34,7 @@ def create(
     for variable in variables:
         dtype = latent_dtype if variable is schema.LATENTS else variable.dtype
         attributes: dict[str, Any] = {"long_name": variable.description}
-        if variable.units:
+        if dtype != "string":
             attributes["units"] = variable.units
         if coordinates := _coordinates(variable, variables):
             attributes["coordinates"] = " ".join(coordinates)

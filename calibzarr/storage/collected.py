@@ -10,7 +10,7 @@ import zarr
 
 from calibzarr.errors import Call, StoreError
 from calibzarr.statistics.cached import CachedStatistics
-from calibzarr.statistics.histogram import LogBins
+from calibzarr.statistics.histogram import LogBins, representative
 from calibzarr.statistics.running import Statistics
 from calibzarr.storage import arrays, commit, schema, store
 from calibzarr.storage.manifest import Root, read_root
@@ -173,6 +173,7 @@ def replace(
             **layers,
             "bin_low": statistics.bins.low,
             "bin_high": statistics.bins.high,
+            "bin_center": representative(statistics.bins.low, statistics.bins.high),
             schema.COLLECTED_IMAGE.name: np.isin(np.arange(sizes["image"]), statistics.images),
             schema.COLLECTED.name: np.isin(np.arange(sizes["step"]), statistics.steps),
             schema.OBSERVED.name: _observed(sizes, statistics, cached),

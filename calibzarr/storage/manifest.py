@@ -21,6 +21,7 @@ FILE = "zarr.json"
 
 _MOST = 10**6  # images, layers and such of a store that carries no digest
 _LIBRARIES = "libraries"
+_SAMPLER = "https://github.com/argmaxinc/DiffusionKit"
 _TYPES: dict[str, tuple[type, ...]] = {  # of what is used of a manifest that has no digest
     **dict.fromkeys(("num_images", "num_steps", "image_size"), (int,)),
     **dict.fromkeys(("model", "sampler", "noise", "schedule"), (str, type(None))),
@@ -275,6 +276,26 @@ def made_by(libraries: Iterable[str], moment: str = "created") -> dict[str, Any]
     return {
         "libraries": {name: number for name in libraries if (number := _version(name))},
         moment: datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def about_new_store(
+    libraries: Iterable[str], model: str | None, repository: str | None = None
+) -> dict[str, Any]:
+    """What a new store is made by, and what programs show of it that know no calibzarr.
+
+    Args:
+        libraries: of :func:`made_by`.
+        model: its name, where it is known.
+        repository: of the model on the Hugging Face Hub, where there is one.
+    """
+    made = made_by(libraries)
+    return {
+        **made,
+        "Conventions": "CF-1.11",
+        "title": f"States of {model or 'a diffusion model'} at every step of its sampling",
+        "history": f"{made['created']} calibzarr {version('calibzarr')}: begun",
+        "references": f"https://huggingface.co/{repository}" if repository else _SAMPLER,
     }
 
 

@@ -22,7 +22,8 @@ def open_store(path: str | Path | Root) -> xr.Dataset:
     """Open a calibration dataset for fast slicing.
 
     Values are read when they are used, without dask. ``complete`` and the attribute
-    ``n_completed`` tell what is in the store at this moment, also while a build goes on.
+    ``n_completed`` tell what is in the store at this moment, also while a build goes on. ``image``
+    and ``step`` number images and states, so that a selection keeps them; no store has them.
 
     Args:
         path: directory of the store, or what its root said when it was read.
@@ -43,7 +44,10 @@ def open_store(path: str | Path | Root) -> xr.Dataset:
         dataset[schema.LATENTS.name] = xr.Variable(latents.dims, lazy, latents.attrs)
     complete = completed(root.path, dataset.sizes["image"])
     dataset = dataset.assign_coords(
-        complete=("image", complete, dataset[schema.COMPLETE.name].attrs)
+        {
+            schema.COMPLETE.name: ("image", complete, dataset[schema.COMPLETE.name].attrs),
+            **{dim: np.arange(dataset.sizes[dim]) for dim in ("image", "step")},
+        }
     )
     return dataset.assign_attrs(n_completed=int(complete.sum()))
 
@@ -135,7 +139,7 @@ def open_statistics(path: str | Path | Root) -> xr.Dataset:
     }
     every_step = dataset[names].assign_coords(
         {
-            "step": np.arange(dataset.sizes["step"]),
+            **{dim: np.arange(dataset.sizes[dim]) for dim in ("image", "step")},
             "state_sigma": ("state", noise_levels(root)),
             **text,
         }
@@ -202,8 +206,11 @@ def _first_of_equals(names: np.ndarray, keys: np.ndarray) -> np.ndarray:
     return np.asarray(names[first[group.ravel()]])
 
 
-def describe(path: str | Path) -> dict[str, Any]:
+def info(path: str | Path) -> dict[str, Any]:
     """Describe a store, in JSON types.
+
+    Args:
+        path: directory of the store.
 
     Returns:
         ``path``; ``manifest`` (the root attributes); ``num_images`` and ``n_completed`` (from

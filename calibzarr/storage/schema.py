@@ -54,8 +54,7 @@ LATENTS = Variable(
     "latents",
     ("image", "step", "channel", "height", "width"),
     "float32",
-    "states of the sampler, from noise to picture",
-    units="latent units",
+    "states of the sampler, from noise to picture, in latent units",
     chunk={"image": 1, "step": 1},
     shard={"image": 1},
     fill_value=float("nan"),
@@ -89,7 +88,7 @@ def build_variables(attributes: Mapping[str, Any]) -> tuple[Variable, ...]:
     return BUILD_VARIABLES
 
 
-def _by_layer(name: str, dims: str, dtype: str, description: str, units: str = "") -> Variable:
+def _by_layer(name: str, dims: str, dtype: str, description: str) -> Variable:
     """A statistic; one chunk holds all layers of a step, or all there is where that is small."""
     all_dims = ("layer", *dims.split())
     return Variable(
@@ -97,7 +96,6 @@ def _by_layer(name: str, dims: str, dtype: str, description: str, units: str = "
         all_dims,
         dtype,
         description,
-        units,
         chunk={} if all_dims == ("layer", "step") else {"step": 1, "image": IMAGE_CHUNK},
         fill_value=float("nan") if dtype.startswith("float") else 0,
     )
@@ -112,27 +110,29 @@ def _about_layers(
     )
 
 
-_VALUES = "activation units"
+_IN_UNITS = ", in activation units"
+
+
+def _values(name: str, dims: str, description: str, dtype: str = "float32") -> Variable:
+    return _by_layer(name, dims, dtype, description + _IN_UNITS)
+
+
 STATISTICS = (
     _by_layer("histogram", "step bin", "int64", "observed values in each bin"),
     _by_layer("non_finite_count", "step", "int64", "infinities and NaN, counted nowhere else"),
     _by_layer("value_count", "step", "int64", "observed finite values"),
-    _by_layer("value_min", "step", "float32", "least value", _VALUES),
-    _by_layer("value_max", "step", "float32", "greatest value", _VALUES),
-    _by_layer("value_mean", "step", "float64", "mean of all values", _VALUES),
-    _by_layer("value_std", "step", "float64", "standard deviation of all values", _VALUES),
-    _by_layer("image_min", "step image", "float32", "least value of an image", _VALUES),
-    _by_layer("image_max", "step image", "float32", "greatest value of an image", _VALUES),
-    _by_layer("image_mean", "step image", "float32", "mean of an image's values", _VALUES),
-    _by_layer("image_std", "step image", "float32", "standard deviation of an image", _VALUES),
-    _by_layer("feature_min", "step feature", "float32", "least value of a feature", _VALUES),
-    _by_layer("feature_max", "step feature", "float32", "greatest value of a feature", _VALUES),
-    _by_layer(
-        "feature_mean_min", "step feature", "float32", "mean over images of their least", _VALUES
-    ),
-    _by_layer(
-        "feature_mean_max", "step feature", "float32", "mean over images of their greatest", _VALUES
-    ),
+    _values("value_min", "step", "least value"),
+    _values("value_max", "step", "greatest value"),
+    _values("value_mean", "step", "mean of all values", "float64"),
+    _values("value_std", "step", "standard deviation of all values", "float64"),
+    _values("image_min", "step image", "least value of an image"),
+    _values("image_max", "step image", "greatest value of an image"),
+    _values("image_mean", "step image", "mean of an image's values"),
+    _values("image_std", "step image", "standard deviation of an image"),
+    _values("feature_min", "step feature", "least value of a feature"),
+    _values("feature_max", "step feature", "greatest value of a feature"),
+    _values("feature_mean_min", "step feature", "mean over images of their least"),
+    _values("feature_mean_max", "step feature", "mean over images of their greatest"),
 )
 WEIGHT_STATISTICS = (
     _by_layer("weight_histogram", "bin", "int64", "weights in each bin"),
@@ -154,8 +154,12 @@ LAYER_COORDINATES = (
     ),
 )
 BIN_COORDINATES = tuple(
-    Variable(name, ("bin",), "float64", f"{edge} edge of the bin", _VALUES, coordinate=True)
-    for name, edge in (("bin_low", "lower"), ("bin_high", "upper"))
+    Variable(name, ("bin",), "float64", words + _IN_UNITS, coordinate=True, optional=optional)
+    for name, words, optional in (
+        ("bin_low", "lower edge of the bin", False),
+        ("bin_high", "upper edge of the bin", False),
+        ("bin_center", "middle of the bin, or its finite edge", True),
+    )
 )
 COLLECTED = Variable(
     "collected",
@@ -198,7 +202,13 @@ IMPORTED = "imported"  # the attribute that only a store from another format has
 
 
 def _measured(
-    name: str, dims: str, dtype: str, description: str, units: str = "", *, coordinate: bool = False
+    name: str,
+    dims: str,
+    dtype: str,
+    description: str,
+    units: str = "1",
+    *,
+    coordinate: bool = False,
 ) -> Variable:
     fill: float | int | str = float("nan") if dtype.startswith("float") else 0
     return Variable(
@@ -265,8 +275,7 @@ SENSITIVITY_VARIABLES = (
             f"sensitivity_clip_{end}",
             "layer quantizer",
             "float32",
-            f"{which} end of the range that inputs are quantized in",
-            _VALUES,
+            f"{which} end of the range that inputs are quantized in{_IN_UNITS}",
         )
         for end, which in (("min", "lower"), ("max", "upper"))
     ),
@@ -295,6 +304,7 @@ def collected_variables(names: Container[str]) -> tuple[Variable, ...]:
     came_together = (
         [variable for variable in LAYER_COORDINATES if variable.optional],
         [OBSERVED],
+        [variable for variable in BIN_COORDINATES if variable.optional],
     )
     absent = [
         variable

@@ -13,7 +13,7 @@ class Variable:
         dims: names of its dimensions.
         dtype: a NumPy dtype name, or ``"string"``.
         description: what it holds, in a few words.
-        units: units of the values, "" where there are none.
+        units: of the values, as UDUNITS writes them.
         chunk: extent of a chunk along some dimensions; the others are not divided.
         shard: the same for a shard, or None where chunks are not gathered in shards.
         fill_value: what reading a missing chunk gives.
@@ -26,7 +26,7 @@ class Variable:
     dims: tuple[str, ...]
     dtype: str
     description: str
-    units: str = ""
+    units: str = "1"
     chunk: Mapping[str, int] = field(default_factory=dict)
     shard: Mapping[str, int] | None = None
     fill_value: float | int | bool | str = 0

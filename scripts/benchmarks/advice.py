@@ -3,7 +3,6 @@
 All of it on captions that were not calibrated on.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,6 @@ from scipy.stats import spearmanr
 import calibzarr
 from benchmarks.judge import Case, Judge, calibrated_judge
 from benchmarks.measure import Entry, Figure, Settings, Turn, interleave
-from calibzarr.export.configuration import configuration
 
 _NEVER_BELOW_DB = -0.3
 
@@ -157,11 +155,14 @@ def speed(settings: Settings) -> list[Figure]:
         calibzarr.build(reference, **sizes)
 
         def quantized(quantizer: str) -> Callable[[Turn], object]:
-            recommended = calibzarr.recommend(
-                judge.store, activation_quantizer=quantizer, by_phase=False
-            )
             file = Path(directory) / f"{quantizer}.json"
-            file.write_text(json.dumps(configuration(recommended, "linear")))
+            calibzarr.export_config(
+                judge.store,
+                file,
+                granularity="linear",
+                activation_quantizer=quantizer,  # type: ignore[arg-type]
+                by_phase=False,
+            )
             return lambda turn: calibzarr.build(
                 turn.directory / "a.zarr", reference=reference, quantized=file
             )

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 
 import calibzarr
+from calibzarr.advice.options import Options
+from calibzarr.advice.recommendation import of_store
 from calibzarr.collecting import measured
 from calibzarr.export.configuration import configuration as in_json
 from calibzarr.models import registry
@@ -193,7 +195,7 @@ class Judge:
         return cost / size
 
     def _recommended(self, **options: object) -> Configuration:
-        recommended = calibzarr.recommend(self.store, **options)  # type: ignore[arg-type]
+        recommended = of_store(read_root(self.store), Options(**options))  # type: ignore[arg-type]
         return parse(in_json(recommended, "linear"))
 
 

@@ -51,7 +51,7 @@ def test_the_whole_is_what_configurations_of_these_bits_predict(measured, of_mod
 
 
 def calibrated(path, method, costs):
-    return recommendation.recommend(path, method=method, **costs).attrs["prediction"]
+    return json.loads(recommendation.recommend(path, method=method, **costs).attrs["prediction"])
 
 
 def test_quantizing_less_makes_less_error(of_model):

@@ -94,7 +94,7 @@ def test_a_new_method_is_one_file(lookup, replayed, tmp_path):
     layer = str(recommended.layer.values[0])
     assert content["layer_configs"][layer]["reason"] == f"the table says {wanted[0]}"
     with pytest.raises(OptionError, match="weight_bits is nothing to the method a_lookup_table"):
-        config.export(path, file, force=True, method=lookup, weight_bits=4.0)
+        config.export_config(path, file, force=True, method=lookup, weight_bits=4.0)
 
 
 def test_what_is_no_method_is_refused_with_those_there_are(lookup, replayed):

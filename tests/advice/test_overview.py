@@ -1,15 +1,19 @@
 import pytest
 import xarray as xr
 
-import calibzarr
-from calibzarr.advice import analysis, overview, summary
+from calibzarr.advice import analysis, overview, recommendation, summary
+from calibzarr.advice.options import Options
 from calibzarr.errors import OptionError
+from calibzarr.storage.manifest import read_root
+from calibzarr.storage.reading import open_statistics
 
 
 @pytest.mark.slow
 def test_an_overview_is_what_its_parts_are(replayed):
     result = overview.overview(replayed.path, stream="image", sort="outliers", top=3)
-    analyzed, recommended = calibzarr.analyze(replayed.path), calibzarr.recommend(replayed.path)
+    root = read_root(replayed.path)
+    analyzed = analysis.of_statistics(open_statistics(root))
+    recommended = recommendation.of_store(root, Options())
     xr.testing.assert_identical(result.analyzed, analyzed)
     del recommended.attrs["warnings"]
     xr.testing.assert_identical(result.recommended, recommended)

@@ -3,16 +3,20 @@ import shutil
 import numpy as np
 import pytest
 
-import calibzarr
 from calibzarr.advice import recommendation
 from calibzarr.errors import OptionError, StoreError
 from calibzarr.quantization.clipping import clipping_range
 from calibzarr.quantization.quantizers import QUANTIZERS
 from calibzarr.storage import reading
 from calibzarr.storage.commit import update_attributes
+from calibzarr.storage.manifest import read_root
 from tests.support.measuring import measure
 
 pytestmark = pytest.mark.slow
+
+
+def recommend(path, **options):
+    return recommendation.of_store(read_root(path), recommendation.Options(**options))
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +30,7 @@ def measured(replayed, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def recommended(measured):
-    return calibzarr.recommend(measured, weight_bits=4.5, activation_bits=5)
+    return recommend(measured, weight_bits=4.5, activation_bits=5)
 
 
 def rows(recommended, name):
@@ -110,7 +114,7 @@ def test_shares_are_of_the_whole_error(recommended):
 
 
 def test_without_sensitivities_relative_noise_decides(replayed):
-    chosen = calibzarr.recommend(replayed.path, activation_bits=5)
+    chosen = recommend(replayed.path, activation_bits=5)
     assert not chosen.attrs["by_phase"]
     assert not chosen.phase_bits.any()
     assert chosen.attrs["prediction"]["output_sqnr_db"] is None
@@ -121,7 +125,7 @@ def test_without_sensitivities_relative_noise_decides(replayed):
 
 
 def test_by_token_ranges_are_the_extremes(measured):
-    found = calibzarr.recommend(measured, activation_quantizer="token")
+    found = recommend(measured, activation_quantizer="token")
     np.testing.assert_array_equal(found.clip_min, found.value_min)
     np.testing.assert_array_equal(found.clip_max, found.value_max)
     assert not found.clip_min_fraction.any()
@@ -129,7 +133,7 @@ def test_by_token_ranges_are_the_extremes(measured):
 
 
 def test_kept_layers_stay_as_they_are(measured):
-    found = calibzarr.recommend(measured, keep=["*.adaLN_modulation", "final_layer.linear"])
+    found = recommend(measured, keep=["*.adaLN_modulation", "final_layer.linear"])
     kept = np.isin(found.kind.values, ("adaLN_modulation", "linear"))
     kept &= found.role.values == "input"
     assert kept.any()
@@ -151,17 +155,17 @@ def test_widths_that_no_group_divides_stay_as_they_are(replayed):
 
 def test_what_does_not_fit_the_sensitivities_is_refused(measured, replayed, tmp_path):
     with pytest.raises(OptionError, match="clip is lp of the sensitivities, got mse"):
-        calibzarr.recommend(measured, clip="mse")
+        recommend(measured, clip="mse")
     with pytest.raises(OptionError, match="by_phase needs sensitivities"):
-        calibzarr.recommend(replayed.path, by_phase=True)
+        recommend(replayed.path, by_phase=True)
     with pytest.raises(OptionError, match=r"keep 'mm_block_9\.\*' matches no linear layer; give"):
-        calibzarr.recommend(replayed.path, keep=["mm_block_9.*"])
+        recommend(replayed.path, keep=["mm_block_9.*"])
     other = tmp_path / "a.zarr"
     shutil.copytree(measured, other)
     about = dict(reading.open_store(other).attrs["sensitivity"])
     update_attributes(other, {"sensitivity": {**about, "model_fingerprint": "other"}})
     with pytest.raises(StoreError, match="sensitivities of other weights than its statistics"):
-        calibzarr.recommend(other)
+        recommend(other)
     update_attributes(other, {"sensitivity": {**about, "statistics": "older"}})
-    (warning,) = calibzarr.recommend(other).attrs["warnings"]
+    (warning,) = recommend(other).attrs["warnings"]
     assert "newer statistics than its sensitivities" in str(warning)

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from calibzarr.prompts.general import general_prompts
+from calibzarr.prompts.general import make_prompts
 from calibzarr.prompts.lists import read_prompts
 
 
@@ -16,7 +16,7 @@ def test_written_prompts_are_read_back(run, tmp_path, name):
     assert out.splitlines()[0] == f"{path}: 500 prompts"
     assert f"calibzarr build stores/sd3.zarr --model sd3-medium --prompts {path}\n" in out
     read = read_prompts(path)
-    assert read.prompts == general_prompts(500, 3)
+    assert read.prompts == make_prompts(500, 3)
     assert read.seeds == (None,) * 500
     assert any('"' in prompt and "," in prompt for prompt in read.prompts)
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
@@ -25,7 +25,7 @@ def test_written_prompts_are_read_back(run, tmp_path, name):
 def test_prompts_are_printed_one_a_line(run):
     code, out, err = run("prompts", "--count", 20, "--seed", 4)
     assert (code, err) == (0, "")
-    assert out == "".join(f"{prompt}\n" for prompt in general_prompts(20, 4))
+    assert out == "".join(f"{prompt}\n" for prompt in make_prompts(20, 4))
 
 
 def test_quiet_tells_only_where_they_are(run, tmp_path):
@@ -41,7 +41,7 @@ def test_existing_file_is_kept_without_force(run, tmp_path):
     assert err == f"Error: {path} exists already; overwrite it with --force\n"
     assert path.read_text() == "mine"
     assert run("prompts", "--count", 5, "--out", path, "--force")[0] == 0
-    assert read_prompts(path).prompts == general_prompts(5)
+    assert read_prompts(path).prompts == make_prompts(5)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_reader_that_stops_early_sees_no_error():
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout.readline() == f"{general_prompts(1)[0]}\n"
+    assert process.stdout.readline() == f"{make_prompts(1)[0]}\n"
     process.stdout.close()
     assert process.stderr.read() == ""
     process.stderr.close()

@@ -36,7 +36,7 @@ def small(replayed, tmp_path_factory):
 def exported(replayed, tmp_path_factory):
     """The default configuration of the embedded model."""
     file = tmp_path_factory.mktemp("exported") / "deeper" / "config.json"
-    return file, config.export(replayed.path, file)
+    return file, config.export_config(replayed.path, file)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def read_like_an_old_reader(file):
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 def test_old_readers_accept_it(small, tmp_path, granularity):
     file = tmp_path / "old.json"
-    result = config.export(small, file, granularity=granularity, method="range")
+    result = config.export_config(small, file, granularity=granularity, method="range")
     quantizers = read_like_an_old_reader(file)
     dataset = analysis.open_statistics(small)
     roles = {"block": ["output"], "linear": ["input"], "all": ["input", "output"]}[granularity]
@@ -126,7 +126,7 @@ def test_an_old_reader_accepts_the_default(exported, written):
 
 def test_the_old_rule_is_that_of_raw_percentiles(replayed, tiny, tmp_path):
     text_only = {layer.name for layer in tiny.layers() if layer.text_only}
-    config.export(replayed.path, tmp_path / "a.json", method="range")
+    config.export_config(replayed.path, tmp_path / "a.json", method="range")
     content = read_json(tmp_path / "a.json")
     assert content["provenance"]["method"] == "range"
     clear = 0
@@ -168,7 +168,7 @@ def test_it_says_where_it_is_from(written, replayed):
 @pytest.mark.slow
 def test_equal_statistics_give_equal_bytes_but_for_the_date(replayed, exported, tmp_path):
     file, again = exported[0], tmp_path / "again.json"
-    config.export(replayed.path, again)
+    config.export_config(replayed.path, again)
     date = re.compile(rb'"date": "[^"]*"')
     first, second = (date.sub(b'"date": ""', each.read_bytes()) for each in (file, again))
     assert first == second
@@ -177,7 +177,7 @@ def test_equal_statistics_give_equal_bytes_but_for_the_date(replayed, exported, 
 
 def test_options_of_python_are_checked_too(small, tmp_path):
     before = snapshot(small)
-    export = partial(config.export, small, tmp_path / "a.json")
+    export = partial(config.export_config, small, tmp_path / "a.json")
     for options, message in [
         ({"granularity": "head"}, "granularity must be one of block, linear, all, got 'head'"),
         ({"file_format": "gguf"}, "file_format must be one of json, mlx, got 'gguf'"),
@@ -206,7 +206,7 @@ def test_an_input_that_is_always_zero_has_no_error_and_no_infinity(small, tmp_pa
     counts = np.zeros_like(group["histogram"][row])
     counts[:, counts.shape[-1] // 2] = group["value_count"][row]
     group["histogram"][row] = counts
-    config.export(path, tmp_path / "a.json")
+    config.export_config(path, tmp_path / "a.json")
     entry = read_json(tmp_path / "a.json")["layer_configs"][layer]
     own = {each.name: each for each in read(tmp_path / "a.json").layers}[layer]
     assert own.activation is None or (own.activation.scale, own.activation.zero_point) == (1, 0)
@@ -224,7 +224,7 @@ def test_a_layer_without_any_finite_value_is_named(small, tmp_path):
         group[name][row] = np.nan
     before = snapshot(path)
     with pytest.raises(ValueError, match=rf"no finite value.*{group['layer'][row]}"):
-        config.export(path, tmp_path / "a.json")
+        config.export_config(path, tmp_path / "a.json")
     assert snapshot(path) == before
     assert not (tmp_path / "a.json").exists()
 
@@ -234,7 +234,7 @@ def test_samplings_too_short_for_three_phases_are_exported(tmp_path, loaded_once
     path, file = tmp_path / "a.zarr", tmp_path / "a.json"
     calibzarr.build(path, num_images=1, num_steps=num_steps)
     calibzarr.collect(path)
-    config.export(path, file)
+    config.export_config(path, file)
     content = read_json(file)
     parse(content)
     steps = [(phase["first_step"], phase["last_step"]) for phase in content["phases"].values()]
@@ -256,7 +256,7 @@ def test_what_the_file_rebuilds_is_what_was_recommended_and_predicted(
 ):
     file = tmp_path / "a.json"
     names = dict(zip(("activation_quantizer", "weight_quantizer"), quantizers, strict=True))
-    config.export(sensitive, file, weight_bits=5.5, activation_bits=5, **names)
+    config.export_config(sensitive, file, weight_bits=5.5, activation_bits=5, **names)
     configuration, content = read(file), read_json(file)
     check_model(configuration, tiny.layers(), tiny.fingerprint, tiny.name)
     recommended = calibzarr.recommend(sensitive, weight_bits=5.5, activation_bits=5, **names)

@@ -17,7 +17,7 @@ from calibzarr.models import registry
 def paths(replayed, tmp_path_factory):
     """What a file holds that the embedded model was exported to."""
     file = tmp_path_factory.mktemp("mlx") / "weights.json"
-    result = config.export(replayed.path, file, file_format="mlx", weight_bits=5)
+    result = config.export_config(replayed.path, file, file_format="mlx", weight_bits=5)
     content = json.loads(file.read_text())
     assert (content.pop("group_size"), content.pop("bits")) == (64, 4)  # mlx-lm's default
     assert result.num_layers == len(content)
@@ -89,7 +89,7 @@ def test_the_quantized_transformer_denoises_and_more_bits_are_nearer(paths, repl
 
 def test_layers_that_stay_unquantized_are_false_and_told(replayed, tmp_path):
     file, keep = tmp_path / "a.json", ["mm_block_0.image.*"]
-    result = config.export(replayed.path, file, file_format="mlx", keep=keep)
+    result = config.export_config(replayed.path, file, file_format="mlx", keep=keep)
     content = json.loads(file.read_text())
     recommended = recommendation.recommend(replayed.path, weight_quantizer="mlx", keep=keep)
     linear = recommended.isel(layer=recommended.role.values == "input")
@@ -104,5 +104,5 @@ def test_quantizing_leaves_the_store_alone(replayed, tmp_path):
     path = tmp_path / "a.zarr"
     shutil.copytree(replayed.path, path)
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
-    config.export(path, tmp_path / "a.json", file_format="mlx")
+    config.export_config(path, tmp_path / "a.json", file_format="mlx")
     assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calibzarr.errors import OptionError
-from calibzarr.prompts.general import MAX_PROMPTS, general_prompts, plural
+from calibzarr.prompts.general import MAX_PROMPTS, make_prompts, plural
 from calibzarr.prompts.lists import MAX_SEED
 from calibzarr.prompts.words import WORDS
 
@@ -28,7 +28,7 @@ LOOKS = [
 
 @pytest.fixture(scope="module")
 def many():
-    return general_prompts(10_000, 1)
+    return make_prompts(10_000, 1)
 
 
 def mentioned(words, prompts):
@@ -39,30 +39,30 @@ def mentioned(words, prompts):
 
 @pytest.mark.parametrize("seed", [0, 1, 2, MAX_SEED])
 def test_no_prompt_comes_twice_whatever_its_case(seed):
-    assert len({prompt.casefold() for prompt in general_prompts(10_000, seed)}) == 10_000
+    assert len({prompt.casefold() for prompt in make_prompts(10_000, seed)}) == 10_000
 
 
 def test_as_many_as_are_promised_can_be_had():
-    assert len(set(general_prompts(MAX_PROMPTS, 5))) == MAX_PROMPTS
+    assert len(set(make_prompts(MAX_PROMPTS, 5))) == MAX_PROMPTS
 
 
 @settings(max_examples=25)
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(0, MAX_SEED))
 def test_a_shorter_list_is_the_beginning_of_a_longer_one(one, other, seed):
     short, long = sorted((one, other))
-    assert general_prompts(short, seed) == general_prompts(long, seed)[:short]
+    assert make_prompts(short, seed) == make_prompts(long, seed)[:short]
 
 
 def test_another_process_makes_the_same_list_and_another_seed_another():
     code = (
-        "from calibzarr.prompts.general import general_prompts; "
-        "print(*general_prompts(300, 9), sep='\\n')"
+        "from calibzarr.prompts.general import make_prompts; "
+        "print(*make_prompts(300, 9), sep='\\n')"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
     )
-    assert tuple(result.stdout.splitlines()) == general_prompts(300, 9)
-    assert not set(general_prompts(10, 9)) & set(general_prompts(10, 10))
+    assert tuple(result.stdout.splitlines()) == make_prompts(300, 9)
+    assert not set(make_prompts(10, 9)) & set(make_prompts(10, 10))
 
 
 def test_prompts_are_clean_lines_of_moderate_length(many):
@@ -119,14 +119,14 @@ def test_plurals(one, more):
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_ten_prompts_are_about_different_things_in_different_looks(seed):
-    prompts = general_prompts(10, seed)
+    prompts = make_prompts(10, seed)
     assert sum(mentioned(WORDS[kind], prompts) > 0 for kind in SHOWN) >= 5
     assert mentioned((*WORDS["photograph"], *WORDS["artwork"], *WORDS["medium"]), prompts) >= 4
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_hundred_prompts_show_every_kind_of_thing_and_look(seed):
-    prompts = general_prompts(100, seed)
+    prompts = make_prompts(100, seed)
     for kind in (*SHOWN, *LOOKS):
         assert mentioned(WORDS[kind], prompts) >= 6, kind
     assert sum('"' in prompt for prompt in prompts) >= 5
@@ -150,10 +150,10 @@ def test_a_colour_is_not_put_beside_itself(many):
 @pytest.mark.parametrize("count", [-1, 0, MAX_PROMPTS + 1])
 def test_impossible_count_is_refused(count):
     with pytest.raises(OptionError, match=f"count must be 1 to {MAX_PROMPTS}, got {count}$"):
-        general_prompts(count)
+        make_prompts(count)
 
 
 @pytest.mark.parametrize("seed", [-1, MAX_SEED + 1])
 def test_impossible_seed_is_refused(seed):
     with pytest.raises(OptionError, match=f"seed must be 0 to {MAX_SEED}, got {seed}$"):
-        general_prompts(3, seed)
+        make_prompts(3, seed)
