@@ -12,6 +12,7 @@ FORMAT = "calibzarr"
 FORMAT_VERSION = 1
 
 IMAGE_CHUNK = 1024  # images in one chunk of a coordinate: small, and a store may still grow
+_IN_UNITS = ", in activation units"
 
 
 SIGMA = Variable(
@@ -108,9 +109,6 @@ def _about_layers(
     return Variable(
         name, ("layer",), dtype, description, coordinate=True, fill_value=fill, optional=optional
     )
-
-
-_IN_UNITS = ", in activation units"
 
 
 def _values(name: str, dims: str, description: str, dtype: str = "float32") -> Variable:

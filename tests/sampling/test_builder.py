@@ -41,7 +41,7 @@ def assert_same_dataset(actual, expected):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         first, second = (xr.open_zarr(path).load() for path in (actual, expected))
-    created = {"created": None, "integrity": None}  # the latter says when it was made, too
+    created = dict.fromkeys(("created", "history", "integrity"))  # all say when it was made
     xr.testing.assert_identical(first.assign_attrs(created), second.assign_attrs(created))
     assert snapshot(actual).keys() == snapshot(expected).keys()
 
