@@ -189,11 +189,12 @@ def _replay(
 
     After a second Ctrl-C half a call is in the arrays, and the last checkpoint counts.
     """
-    replay, checkpoints = Replay.of(root, model), _Checkpoints(root, statistics, cached)
-    work = plan.work()
+    checkpoints, work = _Checkpoints(root, statistics, cached), plan.work()
     verb = f"{len(statistics.arrays['value_count'])} layers x {len(plan.steps)} steps"
     total = sum(len(images) for images, _ in work)
     with long_run(console, verb, "image", total, stopping="after the model call in work") as long:
+        ahead = [image for images, _ in work for image in images]
+        replay = Replay.of(root, model, ahead, lambda: not long.stop_requested())
         for images, steps in work:
             with out_of_memory_named(len(images)):
                 batch = replay.batch(images)

@@ -70,7 +70,7 @@ def layer_inputs(
     model = load_replayable(root)
     known = model.layers()
     indices = matching(known, (layers,) if isinstance(layers, str) else layers)
-    replay = Replay.of(root, model)
+    replay = Replay.of(root, model, chosen_images)
 
     def generate() -> Iterator[LayerInputs]:
         for start in range(0, len(chosen_images), batch_size):

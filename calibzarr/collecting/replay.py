@@ -1,6 +1,6 @@
 """Calling a store's model again on stored states: what every measurement of a model begins with."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +19,9 @@ from calibzarr.models.base import (
     Receive,
     ReceiveStep,
     Schedule,
-    encoded,
 )
 from calibzarr.models.text import tokens
+from calibzarr.models.text.ahead import Encoder
 from calibzarr.statistics.histogram import LogBins
 from calibzarr.statistics.reduction import Reduction
 from calibzarr.storage import durable, reading, schema, store
@@ -149,31 +149,42 @@ class Replay:
         model: that made them.
         schedule: of the sampling.
         prompts: of all images.
-        cfg_weight: weight of classifier-free guidance.
-        guidance: that the model is told of, if it is.
+        encode: encodes prompts of a batch, with the guidance of the sampling.
         latents: stored states by (image, step, channel, height, width), read when they are used.
     """
 
     model: Model
     schedule: Schedule
     prompts: Sequence[str]
-    cfg_weight: float
-    guidance: float | None
+    encode: Encoder
     latents: xr.DataArray
 
     @classmethod
-    def of(cls, root: Root, model: Model) -> "Replay":
+    def of(
+        cls,
+        root: Root,
+        model: Model,
+        images: Sequence[int] = (),
+        proceed: Callable[[], bool] = lambda: True,
+    ) -> "Replay":
         """Open a store's states for its model.
+
+        Args:
+            root: of the store.
+            model: that made it.
+            images: that will be replayed, in order; others can be, at a cost.
+            proceed: whether to go on encoding prompts that nobody waits for.
 
         Raises:
             StoreError: if its prompts are damaged.
         """
+        attributes, prompts = root.attributes, store.stored_prompts(root)[0]
+        settings = attributes["cfg_weight"], attributes.get(schema.GUIDANCE)
         return cls(
             model=model,
-            schedule=model.schedule(root.attributes["num_steps"]),
-            prompts=store.stored_prompts(root)[0],
-            cfg_weight=root.attributes["cfg_weight"],
-            guidance=root.attributes.get(schema.GUIDANCE),
+            schedule=model.schedule(attributes["num_steps"]),
+            prompts=prompts,
+            encode=Encoder(model, *settings, [prompts[i] for i in images], proceed=proceed),
             latents=reading.open_store(root).latents,
         )
 
@@ -183,7 +194,7 @@ class Replay:
         return Batch(
             model=self.model,
             schedule=self.schedule,
-            conditioning=encoded(self.model, prompts, self.cfg_weight, self.guidance),
+            conditioning=self.encode(prompts),
             images=tuple(images),
             latents=self.latents.isel(image=list(images)).values,
         )

@@ -154,7 +154,9 @@ class _Session:
         self._found = plan.start  # its arrays are filled
         self._model = model
         self._run = run
-        self._replay = Replay.of(plan.root, model)
+        self._replay = Replay.of(
+            plan.root, model, plan.start.images, lambda: not run.stop_requested()
+        )
         self._batch: Batch | None = None  # the last one that was read
         self._saved = time.monotonic()
 

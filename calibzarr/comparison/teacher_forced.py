@@ -45,7 +45,7 @@ def outputs(
     Yields:
         Of the images batch by batch, shape (step, image, channel, height, width).
     """
-    replay = Replay.of(reference, model)
+    replay = Replay.of(reference, model, images)
     for members in _batches(reference, images):
         with out_of_memory_named(len(members)):
             batch = replay.batch(members)

@@ -135,21 +135,23 @@ def write(
         OSError: if it cannot be written.
     """
     check_free(path)
-    parts = {TRANSFORMER: _Rounded(model, choice, levels, scales)}
-    if t5 is not None:
-        encoder = model.t5()
-        assert encoder is not None
-        parts[T5] = _Rounded(encoder, t5)
+    entries = {TRANSFORMER: choice} if t5 is None else {TRANSFORMER: choice, T5: t5}
     consequence = Message(f"nothing of {path} is left; make room, then go on")
     with disk_full_named(lambda: consequence), durable.new_directory(path) as directory:
-        for part, rounded in parts.items():
-            with (directory / part.weights).open("xb") as file:
-                tensors.write(file, rounded.shapes(), rounded.tensors(), METADATA)
-        entries = {part.entry: rounded.choice.entry() for part, rounded in parts.items()}
-        (directory / CONFIG).write_bytes(as_json({**config, **entries}))
+        _write(directory / TRANSFORMER.weights, _Rounded(model, choice, levels, scales))
+        if t5 is not None and (encoder := model.t5()) is not None:
+            _write(directory / T5.weights, _Rounded(encoder, t5))
+            del encoder  # of gigabytes, while the card is made
+        content = {**config, **{part.entry: chosen.entry() for part, chosen in entries.items()}}
+        (directory / CONFIG).write_bytes(as_json(content))
         (directory / CARD).write_text(card(directory), encoding="utf-8")
-        for name in (*(part.weights for part in parts), CONFIG, CARD):
+        for name in (*(part.weights for part in entries), CONFIG, CARD):
             durable.flush_file(directory / name)
+
+
+def _write(path: Path, rounded: "_Rounded") -> None:
+    with path.open("xb") as file:
+        tensors.write(file, rounded.shapes(), rounded.tensors(), METADATA)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ def outputs(plan: CheckpointPlan, model: Model, advance: Callable[[], None]) -> 
         model: quantized or not.
         advance: called after each call.
     """
-    replay = Replay.of(plan.root, model)
+    replay = Replay.of(plan.root, model, plan.held_out)
     steps = plan.measured.steps.tolist()
     found: Outputs = {step: [] for step in steps}
     for image in plan.held_out:

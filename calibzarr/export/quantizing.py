@@ -18,6 +18,7 @@ from calibzarr.collecting.replay import Replay
 from calibzarr.errors import Option, OptionError, StoreError, disk_full_named
 from calibzarr.export import card, checkpoint, checkpoint_plan, tuning
 from calibzarr.export.card import QuantizeResult
+from calibzarr.export.checkpoint import Choice
 from calibzarr.export.checkpoint_allocation import Allocation, allocation_of
 from calibzarr.export.checkpoint_plan import CheckpointPlan
 from calibzarr.export.measuring import outputs, sqnr_by_call
@@ -26,6 +27,7 @@ from calibzarr.long_run import LongRun, long_run
 from calibzarr.models.base import Layer
 from calibzarr.models.quantized.checkpointable import CheckpointableModel
 from calibzarr.models.quantized.tunable import Grid, TunableModel
+from calibzarr.models.text.ahead import unload
 from calibzarr.progress import progress_console
 from calibzarr.quantization.gptq import DAMPING, gptq
 from calibzarr.quantization.quantizers import MLX_GROUPS
@@ -167,14 +169,19 @@ class _Work:
         self._model = model
         self._allocation = allocation
         self._rounding = rounding
-        self._replay = Replay.of(plan.root, model)
+        used = plan.images if plan.tune is None else (*plan.images, *plan.training)
+        self._replay = Replay.of(plan.root, model, used)
         self._directory = plan.out.with_name(f"{plan.out.name}.rounded")
         self._quantizers = dict(allocation.choice.quantized())
         self._scales: tuning.Scales | None = None
         self._num_steps = 0  # of tuning
         self.tuned: Tuned | None = None
-        encoder = model.t5()
-        self.t5 = checkpoint.uniform(encoder, plan.t5) if encoder and plan.t5 else None
+        self.t5: Choice | None = None
+        self._memory = {**model.module_sizes(), "mmdit": allocation.file_size}  # of the result
+        if plan.t5 is not None and (encoder := model.t5()) is not None:
+            self.t5 = checkpoint.uniform(encoder, plan.t5)
+            shapes = checkpoint.shapes(encoder.parameters(), self.t5)
+            self._memory["t5_encoder"] = checkpoint.file_size(shapes)
 
     def parts(self, memory: int) -> list[list[int]]:
         """Layers to round, those of one replay together; prepares the directory."""
@@ -242,6 +249,7 @@ class _Work:
         found: dict[int, float] = {}
 
         def measured(directory: Path) -> dict[int, float]:
+            unload(self._model)  # which writing T5 has read again
             quantized = outputs(plan, self._model.with_checkpoint(directory), advance)
             return sqnr_by_call(expected, quantized)
 
@@ -250,7 +258,7 @@ class _Work:
 
         def result() -> QuantizeResult:
             return QuantizeResult(
-                *(plan.out, self._allocation, found or None, self.memory()),
+                *(plan.out, self._allocation, found or None, self._memory),
                 interrupted=run.interrupted,
                 tuned=self.tuned,
                 t5=self.t5,
@@ -297,14 +305,6 @@ class _Work:
             None if scales is None else lambda layer: scales[layers.index(layer)],
             self.t5,
         )
-
-    def memory(self) -> dict[str, int]:
-        """Bytes of the whole pipeline's weights, with the quantized modules."""
-        sizes = {**self._model.module_sizes(), "mmdit": self._allocation.file_size}
-        if self.t5 is not None and (encoder := self._model.t5()) is not None:
-            shapes = checkpoint.shapes(encoder.parameters(), self.t5)
-            sizes["t5_encoder"] = checkpoint.file_size(shapes)
-        return sizes
 
     def _levels(self, layer: Layer) -> np.ndarray:
         nearest = self._grid(layer)[0]

@@ -10,11 +10,11 @@ from calibzarr.integrity import set_aside
 from calibzarr.integrity.findings import Tally
 from calibzarr.integrity.opened import Opened, read_states
 from calibzarr.models import registry
-from calibzarr.models.base import Model, Schedule
+from calibzarr.models.base import Model
 from calibzarr.models.text import tokens
 from calibzarr.progress import Silent, reporting
 from calibzarr.sampling import builder, models
-from calibzarr.sampling.plan import BuildPlan, plan_of
+from calibzarr.sampling.plan import plan_of
 from calibzarr.storage import schema, store
 from calibzarr.storage.manifest import check_known
 
@@ -68,25 +68,26 @@ def check(
         tally.record("model", [str(error)])
         return tally
     plan = plan_of(opened.path, opened.attributes, prompts, seeds)
-    with reporting(console, "make again", "image", len(chosen)) as report:
-        for image in sorted(int(image) for image in chosen):
-            _compare(opened, plan, model, schedule, image, tolerance, tally)
+    again = sorted(int(image) for image in chosen)
+    encode = builder.encoder(plan, model, again)
+    with reporting(console, "make again", "image", len(again)) as report:
+        for image in again:
+            (made,) = builder.sample_group(plan, [image], model, schedule, encode, Silent())
+            _compare(opened, model, image, made, tolerance, tally)
             report.advance(1)
     return tally
 
 
 def _compare(
     opened: Opened,
-    plan: BuildPlan,
     model: Model,
-    schedule: Schedule,
     image: int,
+    made: np.ndarray,
     tolerance: float,
     tally: Tally,
 ) -> None:
-    """Make one image again, and compare its states and its picture."""
+    """Compare an image's states and picture with those that were made again."""
     stored = read_states(opened, image)
-    (made,) = builder.sample_group(plan, [image], model, schedule, Silent())
     error = np.abs(stored.astype(np.float32) - made.astype(stored.dtype).astype(np.float32))
     bound = tolerance + np.finfo(np.float16).eps * np.abs(made) * (stored.dtype == np.float16)
     differing = ~(error <= bound).all(axis=(1, 2, 3))

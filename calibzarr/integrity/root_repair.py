@@ -226,7 +226,8 @@ def _prove(plan: BuildPlan, model: Model, metadata: dict[str, Any]) -> None:
         return
     (states,) = shards.read_states(plan.path, metadata, images)
     schedule = model.schedule(plan.settings.num_steps)
-    (made,) = builder.sample_group(plan, images, model, schedule, Silent())
+    encode = builder.encoder(plan, model, images)
+    (made,) = builder.sample_group(plan, images, model, schedule, encode, Silent())
     final = states[-1].astype(np.float32)
     if not np.abs(made[-1] - final).max() <= _PROOF * np.abs(final).max():
         raise StoreError(

@@ -201,6 +201,26 @@ def encoded(
 
 
 @runtime_checkable
+class UnloadingModel(Model, Protocol):
+    """A model with a large text encoder, which can leave memory between prompts.
+
+    Its conditionings have ``nbytes``, their bytes in memory.
+
+    Attributes:
+        unloads: whether it has one.
+    """
+
+    @property
+    def unloads(self) -> bool: ...  # noqa: D102 - an attribute
+
+    def unload_text_encoder(self) -> None:
+        """Free the memory of the text encoder; what needs it reads it again."""
+
+    def joined(self, conditionings: Sequence[Conditioning]) -> Conditioning:
+        """What ``encode`` gives of several prompts, from what it gives of each."""
+
+
+@runtime_checkable
 class TokenizingModel(Model, Protocol):
     """A model that tells the tokens that its text encoders read."""
 

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from calibzarr.models.base import (
     TextTokenizer,
     Transform,
 )
-from calibzarr.models.compatibility import import_diffusionkit, metal_names
+from calibzarr.models.compatibility import import_diffusionkit
 from calibzarr.models.formulas import NOISE, PIXELS_PER_LATENT
 from calibzarr.models.loading.fingerprint import deciding_modules, fingerprint
 from calibzarr.models.loading.mmdit import empty_copy
@@ -34,6 +34,7 @@ from calibzarr.models.quantized.transformed_inputs import transforming_inputs
 from calibzarr.models.quantized.tunable import Grid
 from calibzarr.models.quantized.tuning import Output, ScaleTuner
 from calibzarr.models.signed_products import signed_products
+from calibzarr.models.text.encoders import TextConditioning, TextEncoders
 from calibzarr.models.text.tokenizers import tokenizers
 from calibzarr.models.transformer import observable_layers
 from calibzarr.quantization.configuration import Configuration
@@ -43,22 +44,7 @@ from calibzarr.statistics.histogram import LogBins
 kit: Any = import_diffusionkit()
 
 
-@dataclass(frozen=True)
-class TextConditioning:
-    """Encoded prompts: rows of all prompts, then rows of their negatives under guidance.
-
-    Attributes:
-        tokens: shape (row, token, feature).
-        pooled: shape (row, feature); the last is the guidance of a model that is told of one.
-        cfg_weight: weight of classifier-free guidance; 0 for none.
-    """
-
-    tokens: mx.array
-    pooled: mx.array
-    cfg_weight: float
-
-
-class DiffusionKitModel(ModuleParameters):
+class DiffusionKitModel(ModuleParameters, TextEncoders):
     """One of DiffusionKit's pipelines as a :class:`calibzarr.models.base.Model`.
 
     Args:
@@ -69,7 +55,12 @@ class DiffusionKitModel(ModuleParameters):
     def __init__(self, name: str, pipeline: Any) -> None:
         self.name = name
         self.pipeline = pipeline
-        self.fingerprint = fingerprint(deciding_modules(pipeline))
+        modules = deciding_modules(pipeline)
+        self.fingerprint = fingerprint(modules)
+        self._module_sizes = {
+            name: sum(value.nbytes for _, value in tree_flatten(module.parameters()))
+            for name, module in modules.items()
+        }
         self.activation_dtype = str(pipeline.activation_dtype).removeprefix("mlx.core.")
         self.sampler = f"euler(shift={float(pipeline.sampler.shift)})"
         self._layers = observable_layers(pipeline.mmdit)
@@ -110,26 +101,6 @@ class DiffusionKitModel(ModuleParameters):
     def tokenizers(self) -> dict[str, TextTokenizer]:
         """What makes tokens of a text for each text encoder, by its name."""
         return tokenizers(self.pipeline)
-
-    def encode(
-        self, prompts: Sequence[str], cfg_weight: float, guidance: float | None = None
-    ) -> TextConditioning:
-        """Encode prompts one by one, so that a prompt's row never depends on its neighbours."""
-        tokens, pooled = [], []
-        for prompt in prompts:
-            with metal_names():
-                encoded = self.pipeline.encode_text(prompt, cfg_weight)
-            mx.eval(encoded)
-            tokens.append(encoded[0].astype(self.pipeline.activation_dtype))
-            pooled.append(encoded[1].astype(self.pipeline.activation_dtype))
-            if guidance is not None:
-                pooled[-1][:, -1] = guidance
-        rows = (0, 1) if cfg_weight > 0 else (0,)
-        return TextConditioning(
-            tokens=mx.concatenate([t[row : row + 1] for row in rows for t in tokens]),
-            pooled=mx.concatenate([p[row : row + 1] for row in rows for p in pooled]),
-            cfg_weight=cfg_weight,
-        )
 
     @contextmanager
     def denoiser(
@@ -307,15 +278,12 @@ class DiffusionKitModel(ModuleParameters):
 
     def t5(self) -> TextEncoder | None:
         """T5, which a checkpoint can hold as well; None where the model has none."""
-        encoder = getattr(self.pipeline, "t5_encoder", None)
+        encoder = self.read_t5()
         return None if encoder is None else TextEncoder(encoder)
 
     def module_sizes(self) -> dict[str, int]:
         """Bytes of the weights of the transformer, the text encoders and the decoder, by name."""
-        return {
-            name: sum(value.nbytes for _, value in tree_flatten(module.parameters()))
-            for name, module in deciding_modules(self.pipeline).items()
-        }
+        return self._module_sizes
 
     def with_checkpoint(self, directory: Path) -> "DiffusionKitModel":
         """The same model with the quantized transformer of a checkpoint, and its T5 if any."""
@@ -324,7 +292,8 @@ class DiffusionKitModel(ModuleParameters):
         model.pipeline.mmdit = empty_copy(self.pipeline.mmdit)
         checkpoint.load(model.pipeline.mmdit, directory, self.pipeline.dtype)
         if layout.has_t5(directory):
-            model.pipeline.t5_encoder = checkpoint.load_t5(directory, self.pipeline.dtype)
+            model.pipeline.load_t5 = partial(checkpoint.load_t5, directory, self.pipeline.dtype)
+            model.pipeline.t5_encoder = model.pipeline.load_t5()
         return model
 
     def tuner(self, grids: Mapping[int, Grid]) -> ScaleTuner:
@@ -333,4 +302,5 @@ class DiffusionKitModel(ModuleParameters):
         model.pipeline = copy.copy(self.pipeline)
         mmdit = model.pipeline.mmdit = empty_copy(self.pipeline.mmdit)
         mmdit.update(self.pipeline.mmdit.parameters())
+        model.pipeline.t5_encoder = None  # nor does it hold the memory of this one's
         return ScaleTuner(mmdit, model._output, self._layers, grids)

@@ -1,7 +1,7 @@
 """From prompts to trajectories in a store, resumable at any moment."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -13,8 +13,9 @@ from rich.console import Console
 from calibzarr.errors import Call, Message, disk_full_named, out_of_memory_named
 from calibzarr.long_run import long_run
 from calibzarr.models import registry
-from calibzarr.models.base import Model, Schedule, encoded
+from calibzarr.models.base import Model, Schedule
 from calibzarr.models.text import tokens
+from calibzarr.models.text.ahead import Encoder
 from calibzarr.progress import Reporter, progress_console
 from calibzarr.quantization.configuration import Configuration
 from calibzarr.sampling import models, non_finite, runs
@@ -238,9 +239,10 @@ def _sample(
     total, stopping = len(plan.images), "when the images in work are complete"
     done, before = 0, total - len(missing)
     with long_run(console, "build", "image", total, before, stopping=stopping) as run:
+        encode = encoder(plan, model, missing, lambda: not run.stop_requested())
         for wanted in groups:
             with out_of_memory_named(size):
-                latents = sample_group(plan, wanted, model, schedule, run.report)
+                latents = sample_group(plan, wanted, model, schedule, encode, run.report)
             for image, states in zip(wanted, latents, strict=True):
                 found = non_finite.find(plan, model, image, states)
                 if found is None:
@@ -255,8 +257,38 @@ def _sample(
     return run.interrupted, lost
 
 
+def encoder(
+    plan: BuildPlan,
+    model: Model,
+    images: Sequence[int],
+    proceed: Callable[[], bool] = lambda: True,
+) -> Encoder:
+    """What encodes the prompts of the groups of some images, in their order.
+
+    Args:
+        plan: of the store.
+        model: that made it, or makes it.
+        images: that will be sampled.
+        proceed: whether to go on encoding prompts that no image waits for.
+    """
+    settings = plan.settings
+    firsts = dict.fromkeys(image // settings.batch_size for image in images)
+    prompts = [plan.prompts[image] for first in firsts for image in _members(plan, first)]
+    return Encoder(model, settings.cfg_weight, settings.guidance, prompts, proceed=proceed)
+
+
+def _members(plan: BuildPlan, group: int) -> list[int]:
+    size = plan.settings.batch_size
+    return [min(image, plan.num_images - 1) for image in range(group * size, (group + 1) * size)]
+
+
 def sample_group(
-    plan: BuildPlan, wanted: Sequence[int], model: Model, schedule: Schedule, report: Reporter
+    plan: BuildPlan,
+    wanted: Sequence[int],
+    model: Model,
+    schedule: Schedule,
+    encode: Encoder,
+    report: Reporter,
 ) -> np.ndarray:
     """States of the wanted images of one group, shape (image, step, channel, height, width).
 
@@ -264,15 +296,11 @@ def sample_group(
     the shape of the arithmetic, and with it the last bit of a result, never depends on history.
     """
     size = plan.settings.batch_size
-    first = wanted[0] // size * size
-    members = [min(image, plan.num_images - 1) for image in range(first, first + size)]
-    rows = [image - first for image in wanted]
-    settings = plan.settings
-    prompts = [plan.prompts[image] for image in members]
-    conditioning = encoded(model, prompts, settings.cfg_weight, settings.guidance)
+    members = _members(plan, wanted[0] // size)
+    rows = [image % size for image in wanted]
     states = euler_states(
         model,
-        conditioning,
+        encode([plan.prompts[image] for image in members]),
         schedule,
         [plan.seeds[image] for image in members],
         plan.settings.image_size,

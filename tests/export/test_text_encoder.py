@@ -14,6 +14,8 @@ from tests.support import checkpoints
 from tests.support.measuring import measure
 from tests.support.stores import snapshot
 
+pytestmark = pytest.mark.slow
+
 HUB = Path(os.environ["HF_HUB_CACHE"])
 OPTIONS = {"bits_per_weight": 4.5, "rounding": "nearest"}
 KEPT = ("encoder.layers.0.attention.out_proj", "encoder.layers.0.dense.wo")
@@ -30,7 +32,7 @@ def place(tmp_path_factory):
         model = registry.load("sd3-medium")
         patch.setattr(registry, "load", lambda name: model)
         patch.chdir(path)
-        options = {"prompts": "prompts.txt", "num_steps": 2, "image_size": checkpoints.IMAGE_SIZE}
+        options = {"prompts": "prompts.txt", "num_steps": 1, "image_size": checkpoints.IMAGE_SIZE}
         calibzarr.build("a.zarr", model="sd3-medium", **options)
         calibzarr.collect("a.zarr", num_images=1)
         measure(path / "a.zarr", images=1, probes=1)
@@ -50,7 +52,6 @@ def copy(place, tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.slow
 def test_a_run_with_its_t5_is_built_and_compared(copy):
     calibzarr.build("run.zarr", resume=True)
     without = calibzarr.quantize("a.zarr", "without", **OPTIONS)

@@ -80,6 +80,23 @@ class OwnTransformer:
                 )
         transformer.load_weights([(name, named[name].astype(self.dtype)) for name in expected])
 
+    def set_up_t5(self) -> None:
+        """Load T5 and its tokenizer, where they are not loaded."""
+        if getattr(self, "t5_encoder", None) is None:
+            self.t5_encoder = self.load_t5()
+        super().set_up_t5()  # type: ignore[misc]
+
+    def load_t5(self) -> nn.Module:
+        """Read the float T5; its arrays are computed when they are used.
+
+        Raises:
+            ValueError: if the file does not have all of them.
+        """
+        float16 = self.dtype != mx.float32
+        with lenient_updates():
+            t5: nn.Module = kit.model_io.load_t5_encoder(float16=float16, low_memory_mode=False)
+        return t5
+
     def encode_text(self, *arguments: Any, **options: Any) -> tuple[mx.array, mx.array]:
         """DiffusionKit's; the guidance, of a guided model, stands behind the pooled embeddings."""
         tokens, pooled = super().encode_text(*arguments, **options)  # type: ignore[misc]

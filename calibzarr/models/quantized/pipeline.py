@@ -27,11 +27,11 @@ class _QuantizedModules(pipelines.OwnTransformer):
         """Give the transformer the checkpoint's weights."""
         checkpoint.load(transformer, self.checkpoint, self.dtype)
 
-    def set_up_t5(self) -> None:
-        """Build T5 from the checkpoint, where that has it."""
-        if getattr(self, "t5_encoder", None) is None and layout.has_t5(self.checkpoint):
-            self.t5_encoder = checkpoint.load_t5(self.checkpoint, self.dtype)
-        super().set_up_t5()  # type: ignore[misc]
+    def load_t5(self) -> nn.Module:
+        """T5 from the checkpoint, where that has it."""
+        if layout.has_t5(self.checkpoint):
+            return checkpoint.load_t5(self.checkpoint, self.dtype)
+        return super().load_t5()
 
     def generate_image(self, *arguments: Any, **options: Any) -> Any:
         """DiffusionKit's, where there is no argmaxtools and no Metal as well."""
