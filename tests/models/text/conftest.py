@@ -9,7 +9,7 @@ from transformers import CLIPTokenizer
 
 from calibzarr.models.diffusionkit import kit
 from calibzarr.models.text.tokenizers import ClipTokenizer
-from calibzarr.prompts.general import general_prompts
+from calibzarr.prompts.general import make_prompts
 from tests.support.scripts import mixed_prompts
 
 
@@ -26,7 +26,7 @@ def clip_files(tmp_path_factory):
         end_of_word_suffix="</w>",
         show_progress=False,
     )
-    trained.train_from_iterator([*general_prompts(1000), *mixed_prompts(500, seed=1)], trainer)
+    trained.train_from_iterator([*make_prompts(1000), *mixed_prompts(500, seed=1)], trainer)
     merges = [tuple(pair) for pair in json.loads(trained.to_str())["model"]["merges"]]
     alphabet = sorted(ByteLevel.alphabet())
     ends = [f"{character}</w>" for character in alphabet]

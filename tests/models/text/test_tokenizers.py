@@ -9,7 +9,7 @@ from transformers import CLIPTokenizer
 
 from calibzarr.models.diffusionkit import kit
 from calibzarr.models.text.tokenizers import ClipTokenizer
-from calibzarr.prompts.general import general_prompts
+from calibzarr.prompts.general import make_prompts
 from tests.support.scripts import mixed_prompts
 
 
@@ -31,7 +31,7 @@ def test_prompts_of_all_scripts_get_the_tokens_that_clip_gives_them(
     clip, clip_files, formers, count
 ):
     own = CLIPTokenizer.from_pretrained(clip_files)
-    prompts = [*mixed_prompts(count, seed=2), *general_prompts(count // 9, seed=3)]
+    prompts = [*mixed_prompts(count, seed=2), *make_prompts(count // 9, seed=3)]
     expected = own(prompts, truncation=True, max_length=77)["input_ids"]
     tokens = [clip.tokenize(prompt) for prompt in prompts]
     assert tokens == expected
@@ -42,7 +42,7 @@ def test_prompts_of_all_scripts_get_the_tokens_that_clip_gives_them(
 
 def test_what_is_ascii_gets_the_tokens_that_it_had(clip, formers):
     former = formers[True]
-    prompts = [p.encode("ascii", "ignore").decode() for p in general_prompts(1000, seed=4)]
+    prompts = [p.encode("ascii", "ignore").decode() for p in make_prompts(1000, seed=4)]
     prompts += ["", "it's THE dog's 42nd \t\n[brackets](1.5) {x} ~`^", "no " * 200]
     assert [clip.tokenize(p) for p in prompts] == [former.tokenize(p) for p in prompts]
 
