@@ -77,7 +77,7 @@ class _Rate:
             return f"{self.done:g}/{self.total:g} {unit}s"
         elapsed = time.monotonic() - self.started
         seconds = elapsed / here
-        left = _duration(seconds * (self.total - self.done))
+        left = duration(seconds * (self.total - self.done))
         done = int(self.done + 1e-6)
         seen = f", {self.values / elapsed / 1e6:.1f}M values/s" if self.values else ""
         return f"{done}/{self.total:g} {unit}s, {_per_unit(seconds)} s/{unit}{seen}, {left} left"
@@ -87,7 +87,8 @@ def _per_unit(seconds: float) -> str:
     return f"{seconds:.2f}" if seconds < 10 else f"{seconds:.0f}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds, such as ``1:02:03``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}"

@@ -97,7 +97,8 @@ if TYPE_CHECKING:
     help="How the model is quantized for that: a file of export-config.",
 )
 @images_option("Build only these images of the store.")
-def build_command(store: Path | None, **options: Any) -> None:
+@click.option("--dry-run", is_flag=True, help="Only say what it will take; build nothing.")
+def build_command(store: Path | None, *, dry_run: bool, **options: Any) -> None:
     """Sample every prompt and keep every state in STORE.
 
     STORE is a directory, stores/<model>.zarr if not given. What is not given comes from the
@@ -118,6 +119,8 @@ def build_command(store: Path | None, **options: Any) -> None:
     plan = build_plan.plan(store, BuildOptions(**options))
     if plan.root is None and options["resume"]:
         console.print(f"{plan.path}: there is no store yet; it begins here")
+    if dry_run:
+        return tell(_forecast(plan))
     console.print(_announcement(plan))
     result = builder.run(plan, console)
     tell(f"{result.path}: {result.n_completed} of {result.num_images} images are complete")
@@ -134,6 +137,25 @@ def build_command(store: Path | None, **options: Any) -> None:
     else:
         everything = Call("build", (result.path,), {"resume": True})
         hint("the other images are another builder's, or: ", everything)
+
+
+def _forecast(plan: "BuildPlan") -> str:
+    from rich.filesize import decimal
+
+    from calibzarr.progress import duration
+    from calibzarr.sampling.forecast import forecast
+
+    found = forecast(plan)
+    memory = "not known" if found.weight_bytes is None else decimal(found.weight_bytes)
+    seconds = found.seconds
+    return "\n".join(
+        (
+            f"images: {found.images} of {plan.num_images}, with {plan.entry.name}",
+            f"disk: {decimal(found.disk_bytes)}",
+            f"memory: {memory} for weights in 16 bits, and what a call needs besides",
+            f"time: {'not known' if seconds is None else f'about {duration(seconds)}'}",
+        )
+    )
 
 
 def _announcement(plan: "BuildPlan") -> str:

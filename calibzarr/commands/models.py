@@ -1,32 +1,59 @@
 """``calibzarr models``."""
 
+from typing import TYPE_CHECKING
+
+import click
+
 from calibzarr.commands.command import command
-from calibzarr.commands.common import table_console, tell
+from calibzarr.commands.common import table_console
+
+if TYPE_CHECKING:
+    from calibzarr.models.entry import ModelEntry
+
+_UNKNOWN = "unknown"
 
 
 @command("models")
 def models_command() -> None:
     """List the models, and whether their weights are here."""
+    from rich.filesize import decimal
     from rich.table import Table
 
-    from calibzarr.models import registry
+    from calibzarr.models import builtin, registry
 
-    table = Table("model", "image size", "steps", "cfg weight", "weights", "description", box=None)
-    table.columns[0].no_wrap = True
+    headings = ("model", "pixels", "steps", "cfg", "size", "weights", "what it is")
+    table = Table(*headings, box=None)
+    for column in table.columns[:-1]:
+        column.no_wrap = True
     for name in registry.names():
         entry = registry.find_if_known(name)
         if entry is None:
             continue
         missing = entry.missing_files()
-        weights = f"{len(missing)} files missing" if missing else "here"
+        weights = f"{len(missing)} missing" if missing else "here"
         table.add_row(
             entry.name,
             str(entry.image_size),
             str(entry.num_steps),
             f"{entry.cfg_weight:g}",
+            _UNKNOWN if entry.weight_bytes is None else decimal(entry.weight_bytes),
             weights if entry.files else "embedded",
-            entry.description,
+            _described(entry),
         )
     table_console().print(table)
+    click.echo(
+        "size: of all weights in 16 bits, to fetch and in memory; weights: files that are missing"
+    )
+    click.echo("licences: of the original models, by copies of their pages on the Hub, read on")
+    click.echo(
+        f"{builtin.LICENCES_READ}. Weights of your own: a safetensors file of the original names,"
+    )
+    click.echo("or a directory or repository with one, or with DiffusionKit's quantized checkpoint")
     for problem in registry.problems():
-        tell(problem, err=True)
+        click.echo(problem, err=True)
+
+
+def _described(entry: "ModelEntry") -> str:
+    gated = {None: f"gated: {_UNKNOWN}", True: "gated", False: "not gated"}[entry.gated]
+    licence = f"licence: {entry.licence or _UNKNOWN}"
+    return "; ".join([entry.description, licence, *([gated] if entry.files else [])])

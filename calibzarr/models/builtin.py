@@ -59,7 +59,7 @@ def _version(source: Source) -> str:
 
 
 def _sd3(
-    name: str, description: str, repository: str, weights_file: str, image_size: int
+    name: str, description: str, repository: str, weights_file: str, **settings: Any
 ) -> ModelEntry:
     clip_files = (*_CLIP_L, *_CLIP_L_TOKENIZER, *_CLIP_G, *_CLIP_G_TOKENIZER, *_T5)
     files = (
@@ -71,7 +71,6 @@ def _sd3(
         name=name,
         description=description,
         load=partial(_load, name, Source(name), files),
-        image_size=image_size,
         max_image_size=1536,
         image_size_multiple=16,
         num_steps=50,
@@ -85,16 +84,13 @@ def _sd3(
         files=files,
         latent_scale=1.5305,
         latent_shift=0.0609,
+        licence="Stability AI Community",
+        **settings,
     )
 
 
 def _flux(
-    name: str,
-    description: str,
-    repository: str,
-    weights_file: str,
-    num_steps: int,
-    guidance: float | None = None,
+    name: str, description: str, repository: str, weights_file: str, **settings: Any
 ) -> ModelEntry:
     clip_files = (*_CLIP_L, *_CLIP_L_TOKENIZER, *_T5)
     files = (
@@ -110,16 +106,15 @@ def _flux(
         image_size=512,
         max_image_size=2048,
         image_size_multiple=16,
-        num_steps=num_steps,
         latent_channels=16,
         pixels_per_latent=PIXELS_PER_LATENT,
         noise=NOISE,
         schedule=flux_schedule(FLUX_SHIFT),
-        guidance=guidance,
         repository=repository,
         files=files,
         latent_scale=0.3611,
         latent_shift=0.1159,
+        **settings,
     )
 
 
@@ -138,14 +133,20 @@ TINY = ModelEntry(
     cfg_weight=3.0,
     guided=True,
     prompts=shape_captions,
+    weight_bytes=5_690_666,
+    licence="MIT",
     latent_scale=1.5305,
     latent_shift=0.0609,
 )
+# Bytes are counted from the architectures; licences are those that the original models' pages on
+# the Hub named, in copies read on LICENCES_READ. Whether argmaxinc's copies are gated is not known.
+LICENCES_READ = "2026-11-24"
 SD3_MEDIUM = _sd3(
     "sd3-medium",
     "Stable Diffusion 3, 2 billion",
     "argmaxinc/mlx-stable-diffusion-3-medium",
     "sd3_medium.safetensors",
+    weight_bytes=15_497_457_120,
     image_size=512,
 )
 SD35_LARGE = _sd3(
@@ -153,6 +154,7 @@ SD35_LARGE = _sd3(
     "Stable Diffusion 3.5, 8 billion",
     "argmaxinc/mlx-stable-diffusion-3.5-large",
     "sd3.5_large.safetensors",
+    weight_bytes=27_620_262_854,
     image_size=1024,
 )
 FLUX_SCHNELL = _flux(
@@ -160,6 +162,8 @@ FLUX_SCHNELL = _flux(
     "FLUX.1 distilled, 12 billion",
     "argmaxinc/mlx-FLUX.1-schnell",
     "flux-schnell.safetensors",
+    weight_bytes=33_720_972_230,
+    licence="Apache-2.0",
     num_steps=4,
 )
 FLUX_DEV = _flux(
@@ -167,6 +171,8 @@ FLUX_DEV = _flux(
     "FLUX.1, 12 billion",
     "argmaxinc/mlx-FLUX.1-dev",
     "flux1-dev.safetensors",
+    weight_bytes=33_741_431_750,
+    licence="FLUX.1 [dev] non-commercial",
     num_steps=50,
     guidance=GUIDANCE,
 )

@@ -69,6 +69,9 @@ class ModelEntry:
         guided: whether it can run with classifier-free guidance at all.
         guidance: default of what it is told of guidance, if it was distilled to be told.
         prompts: gives prompts of its own, if it has any.
+        weight_bytes: of all its weights in 16 bits, to fetch and in memory; None if not known.
+        licence: of its weights; None if not known.
+        gated: whether the Hub asks for consent before it gives them; None if not known.
         repository: on the Hugging Face Hub, if its weights are there.
         files: (repository, file) pairs that it loads from the Hub.
         latent_scale: its latents are its decoder's, less ``latent_shift``, times this.
@@ -90,6 +93,9 @@ class ModelEntry:
     guided: bool = False
     guidance: float | None = None
     prompts: Callable[[], PromptList] | None = None
+    weight_bytes: int | None = None
+    licence: str | None = None
+    gated: bool | None = None
     repository: str | None = None
     files: tuple[tuple[str, str], ...] = ()
     latent_scale: float = 1.0

@@ -84,3 +84,14 @@ def test_a_run_is_told_of_and_built_by_the_command(run, make_store, tmp_path, ti
     code, _, err = run("collect", path)
     assert code == 1
     assert f"give the store that it is compared with: calibzarr collect {reference}" in err
+
+
+def test_a_dry_run_says_what_a_build_takes_and_builds_nothing(run, tmp_path):
+    code, out, _ = run("build", tmp_path / "a.zarr", "--num-images", "3", "--dry-run")
+    assert code == 0
+    images, disk, memory, time = out.splitlines()
+    assert images == "images: 3 of 3, with tiny"
+    assert disk.startswith("disk: ")
+    assert memory.startswith("memory: 5.7 MB for weights")
+    assert time == "time: not known"
+    assert not list(tmp_path.iterdir())
