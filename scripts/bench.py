@@ -25,6 +25,7 @@ GROUPS = {
     "analyze": "What analyzing and recommending cost, against a loop over layers.",
     "checkpoints": "What quantized checkpoints are worth, against uniform bits.",
     "verify": "What verifying a store costs, against reading it.",
+    "damage": "Whether damage is found, mended, and never deadly: counts, not ratios.",
     "help": "What asking for help costs, against a bare group of click's.",
     "full-size": "What models of true size take, by hand: hours, and 20 GiB.",
     "legacy": "What moving to the old directory and back costs.",
