@@ -72,9 +72,6 @@ def changes(settings: Settings) -> list[Figure]:
         store = damaged_stores.make(Path(directory) / "a.zarr", settings.choose(4, 2))
         run = damaged_stores.make_run(Path(directory) / "run.zarr", store)
         found, peak = damage_by_commands.outcomes(store, run, numbers)
-    for outcome in found:
-        if not (outcome.found and outcome.restored) or outcome.tracebacks or outcome.hangs:
-            print(json.dumps(vars(outcome)), file=sys.stderr)
     changed = [outcome for outcome in found if outcome.changed]
     note = f"{len(changed)} changes, {len(damage_by_commands.COMMANDS) + 4} commands each"
     counts = {

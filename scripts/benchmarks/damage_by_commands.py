@@ -63,6 +63,12 @@ class Outcome:
     told: str = ""
     again: str = ""
 
+    @property
+    def good(self) -> bool:
+        """Whether there is nothing to look at."""
+        dead = self.tracebacks or self.hangs or self.again
+        return not dead and (not self.changed or (self.found and self.restored))
+
 
 def outcomes(whole: Path, run: Path, numbers: Sequence[int]) -> tuple[list[Outcome], int]:
     """Attack a store in many ways, each time from the whole one.
@@ -90,7 +96,11 @@ def _outcomes(whole: Path, run: Path, numbers: Sequence[int]) -> tuple[list[Outc
     signal.signal(signal.SIGALRM, _hang)
     before = damaged_stores.contents(whole)
     with _scratch(whole) as directory:
-        found = [_outcome(whole, before, run, number, directory) for number in numbers]
+        found = []
+        for number in numbers:
+            found.append(_outcome(whole, before, run, number, directory))
+            if not found[-1].good:
+                print(number, found[-1], file=sys.stderr, flush=True)
     return found, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

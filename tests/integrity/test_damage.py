@@ -12,6 +12,7 @@ from calibzarr.errors import StoreError
 from calibzarr.integrity.repair import repair
 from calibzarr.integrity.verification import verify
 from calibzarr.storage import store
+from calibzarr.storage.manifest import read_root
 from tests.support.measuring import measure
 from tests.support.stores import create, random_image
 
@@ -107,6 +108,45 @@ def test_no_change_of_files_is_silent_or_deadly(whole, tmp_path, change):
         assert not verify(path).ok
         repair(path)
         assert repair(path).actions == ()
+
+
+@pytest.mark.slow
+def test_a_changed_manifest_is_restored_from_its_copy(whole, tmp_path):
+    path = shutil.copytree(whole, tmp_path / "a.zarr")
+    before, file = read_root(path), path / "zarr.json"
+    text, sha = file.read_text(), before.attributes["prompts_sha256"]
+    digit = "1" if sha[7] == "0" else "0"
+    for old, new in (
+        (sha, sha[:7] + digit + sha[8:]),
+        ('"activations"', '"activatiens"'),
+        ('"sensitivity"', '"sensitivitx"'),
+    ):
+        file.write_text(text.replace(old, new, 1))
+        assert not verify(path).ok
+        assert repair(path).set_aside == ()
+        assert verify(path).ok
+        restored = read_root(path)
+        assert restored.attributes.items() >= before.attributes.items()  # a name may be a user's
+        assert restored.arrays == before.arrays
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("loaded_once")
+@pytest.mark.parametrize("go", [shutil.rmtree, lambda path: path.rename(path.with_name("b.zarr"))])
+def test_a_build_whose_store_goes_says_so(tmp_path, monkeypatch, go):
+    path, write = tmp_path / "a.zarr", store.ImageWriter.write
+
+    def written(self, image, *states):
+        write(self, image, *states)
+        if image == 1:
+            go(path)
+
+    monkeypatch.setattr(store.ImageWriter, "write", written)
+    with pytest.raises(StoreError, match="was moved or removed while it was in use"):
+        calibzarr.build(path, num_images=3, num_steps=1, image_size=32)
+    assert not path.exists()
+    for moved in tmp_path.iterdir():
+        assert (moved.name, calibzarr.open_store(moved).n_completed) == ("b.zarr", 2)
 
 
 def test_a_store_that_is_moved_during_a_build_is_not_begun_anew(tmp_path):
