@@ -12,7 +12,6 @@ from typing import Any
 sys.path.append(str(Path(__file__).parents[2]))
 
 import calibzarr
-from calibzarr.export.config import export
 from tests.support.measuring import measure
 
 MANIFEST = "zarr.json"
@@ -32,7 +31,7 @@ def make(path: Path, num_images: int) -> Path:
 def make_run(path: Path, reference: Path) -> Path:
     """The same images by a quantized model."""
     config = path.with_suffix(".json")
-    export(reference, config, weight_bits=4)
+    calibzarr.export_config(reference, config, weight_bits=4)
     calibzarr.build(path, reference=reference, quantized=config, images=(0, 1), progress=False)
     return path
 
