@@ -11,7 +11,14 @@ from rich.console import Console
 
 from calibzarr.collecting import checkpoint
 from calibzarr.collecting.plan import CollectionPlan, plan
-from calibzarr.collecting.replay import Batch, Replay, adding_alone, cached_layers, check_model
+from calibzarr.collecting.replay import (
+    Batch,
+    Replay,
+    adding_alone,
+    cached_layers,
+    check_memory,
+    check_model,
+)
 from calibzarr.errors import StoreError, out_of_memory_named
 from calibzarr.long_run import LongRun, long_run
 from calibzarr.models import registry
@@ -190,6 +197,7 @@ def _replay(
     After a second Ctrl-C half a call is in the arrays, and the last checkpoint counts.
     """
     checkpoints, work = _Checkpoints(root, statistics, cached), plan.work()
+    check_memory(root, model, max((len(images) for images, _ in work), default=1))
     verb = f"{len(statistics.arrays['value_count'])} layers x {len(plan.steps)} steps"
     total = sum(len(images) for images, _ in work)
     with long_run(console, verb, "image", total, stopping="after the model call in work") as long:

@@ -1,6 +1,5 @@
 """Hessians of layers, for rounding that makes up for its errors: sums over replayed inputs."""
 
-import os
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
@@ -10,15 +9,6 @@ from calibzarr.collecting.replay import Replay
 from calibzarr.models.base import Layer
 
 _ITEM_SIZE = np.dtype(np.float32).itemsize
-
-
-def free_memory() -> int:
-    """Bytes of memory that nothing uses; half of all where the system does not tell."""
-    page = os.sysconf("SC_PAGE_SIZE")
-    try:
-        return page * os.sysconf("SC_AVPHYS_PAGES")
-    except ValueError:  # macOS
-        return page * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def replays(layers: Sequence[Layer], indices: Sequence[int], memory: int) -> list[list[int]]:

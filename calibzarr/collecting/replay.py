@@ -20,6 +20,7 @@ from calibzarr.models.base import (
     ReceiveStep,
     Schedule,
 )
+from calibzarr.models.memory import check_batch
 from calibzarr.models.text import tokens
 from calibzarr.models.text.ahead import Encoder
 from calibzarr.statistics.histogram import LogBins
@@ -218,6 +219,29 @@ def adding_alone(path: Path, *, stays: str, busy: str) -> Iterator[None]:
             yield
     except BlockingIOError:
         raise BlockingIOError(busy) from None
+
+
+def check_memory(root: Root, model: Model, num_images: int, *, times: int = 1) -> None:
+    """Check that there is memory for a batch of a store's images.
+
+    Args:
+        root: of the store.
+        model: that is called.
+        num_images: of the batch.
+        times: how many calls' memory is needed.
+
+    Raises:
+        OptionError: if there is not, with what is needed and what is free.
+    """
+    check_batch(
+        model,
+        num_images,
+        root.attributes["image_size"],
+        root.attributes["num_steps"],
+        guided=root.attributes["cfg_weight"] > 0,
+        remedy="use ",
+        times=times,
+    )
 
 
 def check_model(root: Root, model: Model) -> str | None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from calibzarr.collecting import measurement, sensitivity_plan
 from calibzarr.collecting.amplification import rollout, rollout_calls
 from calibzarr.collecting.measurement import Measurement
-from calibzarr.collecting.replay import Batch, Replay, adding_alone, check_model
+from calibzarr.collecting.replay import Batch, Replay, adding_alone, check_memory, check_model
 from calibzarr.collecting.sensitivity_plan import DEFAULT_STEPS, SensitivityPlan
 from calibzarr.errors import StoreError, out_of_memory_named
 from calibzarr.long_run import LongRun, long_run
@@ -28,6 +28,7 @@ from calibzarr.storage import schema, store
 from calibzarr.storage.manifest import check_known, made_by
 
 _CHECKPOINT_SECONDS = 30.0
+CALLS_IN_MEMORY = 4  # that a backward pass takes the memory of, for each probe; measured
 CALLS_OF_A_PASS = 3  # about what a backward pass costs, for the progress
 
 
@@ -125,6 +126,8 @@ def _run(plan: SensitivityPlan, console: Console) -> SensitivityResult:
         console.print(note)
     if plan.force:
         measurement.remove_checkpoint(plan.path)
+    images, probes = min(plan.batch_size, len(found.images)), found.products.shape[-1]
+    check_memory(plan.root, model, images, times=CALLS_IN_MEMORY * probes)
     calls = CALLS_OF_A_PASS * plan.passes + _rollout_calls(plan)
     with (
         long_run(console, "sensitivity", "call", calls, stopping="after the pass in work") as run,

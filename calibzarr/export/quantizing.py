@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from calibzarr.collecting import archive
-from calibzarr.collecting.hessians import free_memory, hessians, replays
+from calibzarr.collecting.hessians import hessians, replays
 from calibzarr.collecting.layer_inputs import load_replayable
 from calibzarr.collecting.replay import Replay
 from calibzarr.errors import Option, OptionError, StoreError, disk_full_named
@@ -24,6 +24,7 @@ from calibzarr.export.checkpoint_plan import CheckpointPlan
 from calibzarr.export.measuring import outputs, sqnr_by_call
 from calibzarr.export.tuning import Tuned
 from calibzarr.long_run import LongRun, long_run
+from calibzarr.memory import available
 from calibzarr.models.base import Layer
 from calibzarr.models.quantized.checkpointable import CheckpointableModel
 from calibzarr.models.quantized.tunable import Grid, TunableModel
@@ -113,7 +114,7 @@ def run(
     allocation = allocation_of(plan, model)
     console.print(card.summary(allocation))
     work = _Work(plan, model, allocation, rounding)
-    parts = work.parts(free_memory() // 2 if memory is None else int(memory))
+    parts = work.parts(available() // 2 if memory is None else int(memory))
     calls = len(parts) * len(plan.images) * len(plan.steps)
     measuring = (2 if plan.tune is None else 3) * len(plan.held_out) * len(plan.measured.steps)
     if calls:

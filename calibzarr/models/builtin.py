@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from calibzarr import memory
 from calibzarr.errors import OptionError, StoreError
 from calibzarr.models.entry import ModelEntry
 from calibzarr.models.formulas import (
@@ -33,6 +34,7 @@ _T5_TOKENIZER = (("google/t5-v1_1-xxl", "config.json"), ("google/t5-v1_1-xxl", "
 
 
 def _load_tiny() -> "Model":
+    memory.check_address_space()
     from calibzarr.models import tiny
     from calibzarr.models.diffusionkit import DiffusionKitModel
 
@@ -41,6 +43,7 @@ def _load_tiny() -> "Model":
 
 
 def _load(name: str, source: Source, files: hub.Files) -> "Model":
+    memory.check_address_space()
     hub.check(name, files)
     from calibzarr.models.diffusionkit import DiffusionKitModel
     from calibzarr.models.loading import pipelines
@@ -218,7 +221,9 @@ def load_pipeline(path: str | Path) -> Any:
     Raises:
         StoreError: if it is no checkpoint, is damaged, or is of a model that is not here.
         FileNotFoundError: if weights of the text encoders or the decoder cannot be had.
+        OutOfMemoryError: if the process is limited to less memory than MLX needs.
     """
+    memory.check_address_space()
     from calibzarr.models.quantized import pipeline
 
     directory = Path(path)
@@ -238,6 +243,7 @@ def load_pipeline(path: str | Path) -> Any:
 
 def load_checkpoint(path: str | Path) -> "Model":
     """Load a quantized checkpoint as a model; see :func:`load_pipeline`."""
+    pipeline = load_pipeline(path)
     from calibzarr.models.diffusionkit import DiffusionKitModel
 
-    return DiffusionKitModel(layout.read_config(Path(path))["model"], load_pipeline(path))
+    return DiffusionKitModel(layout.read_config(Path(path))["model"], pipeline)

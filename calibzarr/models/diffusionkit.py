@@ -25,6 +25,7 @@ from calibzarr.models.compatibility import import_diffusionkit
 from calibzarr.models.formulas import NOISE, PIXELS_PER_LATENT
 from calibzarr.models.loading.fingerprint import deciding_modules, fingerprint
 from calibzarr.models.loading.mmdit import empty_copy
+from calibzarr.models.memory import batch_bytes
 from calibzarr.models.modulation import cached_modulation, unchanged_parameters
 from calibzarr.models.observation import observing, observing_cached
 from calibzarr.models.quantized import checkpoint, layout
@@ -140,6 +141,13 @@ class DiffusionKitModel(ModuleParameters, TextEncoders):
             wanted = timesteps[mx.array(list(steps))]
             with cached_modulation(self.pipeline.mmdit, pooled, wanted):
                 yield lambda _: nullcontext()
+
+    def batch_bytes(self, num_images: int, image_size: int, num_steps: int, *, guided: bool) -> int:
+        """Estimate of the bytes that sampling images together takes beside the weights."""
+        on_cpu = mx.default_device().type == mx.DeviceType.cpu
+        return batch_bytes(
+            self.pipeline, num_images, image_size, num_steps, guided=guided, on_cpu=on_cpu
+        )
 
     def to_numpy(self, latents: mx.array) -> np.ndarray:
         """Compute latents; shape (image, channel, height, width), float32."""

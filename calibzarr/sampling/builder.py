@@ -14,6 +14,7 @@ from calibzarr.errors import Call, Message, disk_full_named, out_of_memory_named
 from calibzarr.long_run import long_run
 from calibzarr.models import registry
 from calibzarr.models.base import Model, Schedule
+from calibzarr.models.memory import check_batch
 from calibzarr.models.text import tokens
 from calibzarr.models.text.ahead import Encoder
 from calibzarr.progress import Reporter, progress_console
@@ -85,7 +86,7 @@ def build(
         guidance: that a model is told of which was distilled to be told, as FLUX.1 dev was.
         seed: seed of image 0; image i has ``seed + i``. Default 0.
         image_size: in pixels, of the square images.
-        batch_size: images sampled together. Default 1.
+        batch_size: images sampled together, all of them at most. Default 1.
         latent_dtype: ``float32`` or ``float16``. Default ``float32``.
         repeat: go through the prompts again, with new seeds, if there are too few.
         resume: go on with the store at ``path``; where there is none, begin it if ``model``,
@@ -150,6 +151,7 @@ def run(plan: BuildPlan, console: Console) -> BuildResult:
                     runs.check_source(source, manifest(plan, model), schedule)
                     tokens.check(source.path, source.attributes, plan.prompts, model)
                 model = models.quantized(model, plan.run)
+            _check_memory(plan, model)
             _prepare_store(plan, model, schedule)
             cut = tokens.notes(model, {image: plan.prompts[image] for image in missing})
             for note in (*plan.notes, *cut):
@@ -168,6 +170,18 @@ def run(plan: BuildPlan, console: Console) -> BuildResult:
         n_completed=int(complete.sum()),
         built=int(complete.sum()) - before,
         interrupted=interrupted,
+    )
+
+
+def _check_memory(plan: BuildPlan, model: Model) -> None:
+    settings, fixed = plan.settings, plan.root is not None or plan.run is not None
+    check_batch(
+        model,
+        settings.batch_size,
+        settings.image_size,
+        settings.num_steps,
+        guided=settings.cfg_weight > 0,
+        remedy="close other programs, or build a store anew with " if fixed else "use ",
     )
 
 

@@ -118,6 +118,7 @@ def _plan_build(path: Path, root: Root | None, options: BuildOptions) -> BuildPl
     stored = {} if root is None else root.attributes
     entry = registry.find(options.model or stored.get("model", "tiny"))
     if root is not None:
+        options = _with_stored_batch(options, root)
         given = {name: getattr(options, name) for name in SETTINGS}
         given["model"] = options.model and entry.name  # of a path, the whole
         refuse_differences(path, stored, given)
@@ -126,6 +127,8 @@ def _plan_build(path: Path, root: Root | None, options: BuildOptions) -> BuildPl
     settings = Settings.of(options, stored, entry)
     prompts, seeds, source, notes = _choose_prompts(root, entry, settings.seed, options)
     count = len(prompts)
+    if root is None:
+        settings = replace(settings, batch_size=min(settings.batch_size, count))
     return BuildPlan(
         path=path,
         root=root,
@@ -137,6 +140,13 @@ def _plan_build(path: Path, root: Root | None, options: BuildOptions) -> BuildPl
         images=range(count) if options.images is None else image_range(options.images, count),
         notes=notes,
     )
+
+
+def _with_stored_batch(options: BuildOptions, root: Root) -> BuildOptions:
+    """The same, where a batch larger than a store was given, which was cut to its images."""
+    stored, given = root.attributes.get("batch_size"), options.batch_size
+    cut = given is not None and stored is not None and given > root.num_images <= stored
+    return replace(options, batch_size=stored) if cut else options
 
 
 def _plan_run(path: Path, root: Root | None, options: BuildOptions) -> BuildPlan:

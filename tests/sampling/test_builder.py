@@ -12,6 +12,7 @@ import pytest
 import xarray as xr
 
 import calibzarr
+from calibzarr import memory
 from calibzarr.errors import OptionError, StoreError
 from calibzarr.models import registry
 from calibzarr.prompts.lists import shape_captions
@@ -98,7 +99,7 @@ def test_resumed_build_equals_an_uninterrupted_one(tmp_path, batch_size):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize("batch_size", [1, 3])
 def test_grown_store_equals_one_built_at_once(tmp_path, batch_size):
     options = {"num_steps": 2, "batch_size": batch_size}
     calibzarr.build(tmp_path / "whole.zarr", num_images=6, **options)
@@ -109,6 +110,22 @@ def test_grown_store_equals_one_built_at_once(tmp_path, batch_size):
     assert result.built == 3
     assert shards.items() <= snapshot(path).items()
     assert_same_dataset(path, tmp_path / "whole.zarr")
+
+
+def test_a_batch_is_cut_to_the_images(whole, tmp_path):
+    path, options = tmp_path / "a.zarr", {**SMALL, "batch_size": 10**5}
+    calibzarr.build(path, images=(0, 1), **options)
+    assert read_root(path).attributes["batch_size"] == 4
+    assert calibzarr.build(path, resume=True, **options).n_completed == 4
+    with pytest.raises(OptionError, match="was begun with batch_size 4, and cannot go on with 3"):
+        calibzarr.build(path, resume=True, batch_size=3)
+
+
+def test_a_batch_that_does_not_fit_the_memory_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda: 10**7)
+    with pytest.raises(OptionError, match=r"takes about .* and 10\.0 MB are free; use 1 or less"):
+        calibzarr.build(tmp_path / "a.zarr", num_images=90, num_steps=2, batch_size=80)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_batches_agree_with_single_images(whole, tmp_path):
