@@ -1,37 +1,49 @@
+import os
 import re
-import shlex
-import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import xarray as xr
 
 from calibzarr.cli import cli
-from tests.support import children
-from tests.support.files import ROOT
-from tests.support.quantized_checkpoints import choice_of, write
+from calibzarr.integrity.verification import verify
+from tests.support.files import ROOT, read_json
+from tests.support.processes import fast_environment
+from tests.support.readme import README, blocks, commands
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+FEW_STEPS = 3  # one of each phase; with --long as many as tiny takes
 
 
 @pytest.fixture(scope="module")
-def interrupted_and_resumed(tmp_path_factory):
-    """The README's default build of 16 images, with fewer steps, stopped once and gone on with."""
+def folder(request, tmp_path_factory):
+    """A folder in which all ``bash`` blocks were run, from the first line to the last."""
     directory = tmp_path_factory.mktemp("readme")
-    path = directory / "stores" / "tiny.zarr"
-    ended = children.run(
-        *(children.command_in, directory, "build", "--num-steps", 6),
-        below=path / "latents",
-        signals={3: signal.SIGINT},  # when the second image is about to be complete
+    steps = 0 if request.config.getoption("--long") else FEW_STEPS
+    environment = {**(fast_environment() or os.environ), "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.support.readme", str(steps)],
+        cwd=directory,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
-    assert ended.code == 130
-    assert 2 <= len(list(path.glob("latents/c.*"))) < 16
-    assert children.run(children.command, "build", path, "--resume").code == 0
+    assert ran.returncode == 0, ran.stdout + ran.stderr
     return directory
+
+
+@pytest.mark.slow
+def test_blocks_for_the_shell_run_in_order_in_one_folder(folder):
+    made = {path.name for path in (folder / "stores").iterdir()}
+    assert made == {"tiny.zarr", "w4.zarr", "tiny-4.5.zarr", "old.zarr"}
+    for name in made:
+        assert verify(folder / "stores" / name).ok
+    moved, built = (xr.open_zarr(folder / "stores" / f"{name}.zarr") for name in ("old", "tiny"))
+    np.testing.assert_array_equal(moved.latents, built.latents)
+    assert len(list((folder / "png" / "images").iterdir())) == 16
+    assert read_json(folder / "all.json")["runs"]
+    assert len((folder / "prompts.csv").read_text().splitlines()) == 1001
 
 
 @pytest.mark.slow
@@ -53,22 +65,14 @@ def test_python_example_slices_the_example_store_by_prompt_and_by_sigma(monkeypa
     assert "a red" in printed
 
 
-@pytest.fixture(scope="module")
-def collected(interrupted_and_resumed):
-    """The same, with statistics of 4 images at 3 steps."""
-    path = interrupted_and_resumed / "stores" / "tiny.zarr"
-    options = ["--num-images", 4, "--steps", "0,3,6"]
-    assert children.run(children.command, "collect", path, *options).code == 0
-    return interrupted_and_resumed
-
-
 @pytest.mark.slow
-def test_statistics_examples_say_what_they_print(collected, monkeypatch, capsys):
-    monkeypatch.chdir(collected)
+def test_statistics_examples_say_what_they_print(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
     names = {}
     exec(blocks("python")[1], names)
     whole = xr.open_zarr("stores/tiny.zarr").load()
-    steps = [0, 3, 6]
+    steps = np.flatnonzero(whole.collected)
+    assert len(steps) == len(whole.step)
     low, high = whole.value_min.values[:, steps], whole.value_max.values[:, steps]
     np.testing.assert_array_equal(names["value_range"], high - low)
     np.testing.assert_array_equal(names["value_range"].step, whole.sigma[steps])
@@ -79,11 +83,11 @@ def test_statistics_examples_say_what_they_print(collected, monkeypatch, capsys)
     chosen = (whole.kind == "mlp.fc2").values & (whole.stream == "image").values
     actual = names["by_kind"].sel(kind="mlp.fc2", stream="image")
     assert actual == (high - low)[chosen].max()
-    assert names["tails"].shape == (67, 3, 3)
+    assert names["tails"].shape == (67, len(steps), 3)
     assert (np.diff(names["tails"], axis=-1) >= 0).all()
     assert (names["tails"][..., 0] >= 1.02 * low - 1e-6).all()
     images = np.flatnonzero(whole.collected_image)
-    assert len(images) == 4
+    assert len(images) == 16
     by_image = whole.image_max.values[:, steps][..., images]
     half = by_image[..., ::2].max(axis=-1) / by_image.max(axis=-1)
     np.testing.assert_allclose(names["convergence"], half.mean(axis=0), rtol=1e-5)
@@ -92,10 +96,8 @@ def test_statistics_examples_say_what_they_print(collected, monkeypatch, capsys)
 
 
 @pytest.mark.slow
-def test_recommendation_example_says_what_it_prints(collected, run, monkeypatch, capsys):
-    monkeypatch.chdir(collected)
-    export = ["export-config", "stores/tiny.zarr", "weights.json", "--format", "mlx"]
-    assert run(*export)[0] == 0
+def test_recommendation_example_says_what_it_prints(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
     names = {}
     exec(blocks("python")[2], names)
     recommended = names["recommended"]
@@ -110,9 +112,8 @@ def test_recommendation_example_says_what_it_prints(collected, run, monkeypatch,
 
 
 @pytest.mark.slow
-def test_examples_of_checkpoints_and_of_inputs_run(collected, tiny, monkeypatch, capsys):
-    monkeypatch.chdir(collected)
-    write(collected / "tiny-4.5", tiny, choice_of(tiny, ((64, 4),)))
+def test_examples_of_checkpoints_and_of_inputs_run(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
     names = {}
     (quantized,) = (block for block in blocks("python") if "load_pipeline" in block)
     exec(quantized.replace("num_steps=50", "num_steps=3"), names)
@@ -124,12 +125,20 @@ def test_examples_of_checkpoints_and_of_inputs_run(collected, tiny, monkeypatch,
 
 
 def test_every_command_in_the_readme_exists_with_its_options():
-    lines = [line for block in blocks("bash") for line in block.splitlines()]
-    commands = [shlex.split(line, comments=True)[3:] for line in lines if "run calibzarr" in line]
-    assert {command[0] for command in commands} == set(cli.commands)
-    for name, *arguments in commands:
+    lines = [*commands("bash"), *commands("console")]
+    assert {line[0] for line in lines} == set(cli.commands)
+    for name, *arguments in lines:
         known = {option for parameter in cli.commands[name].params for option in parameter.opts}
-        assert {a for a in arguments if a.startswith("--")} <= known
+        assert {a.partition("=")[0] for a in arguments if a.startswith("--")} <= known
+        arguments = [word for word in arguments if word != "--help"]
+        with cli.commands[name].make_context(name, arguments, resilient_parsing=True) as context:
+            required = [one for one in context.command.params if one.required]
+            assert all(context.params[one.name] for one in required), (name, arguments)
+
+
+def test_lines_for_the_shell_are_of_calibzarr_alone():
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    assert len(lines) == len([*commands("bash")])
 
 
 def test_layout_tables_name_files_that_exist():

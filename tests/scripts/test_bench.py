@@ -1,7 +1,5 @@
-import ctypes.util
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -10,6 +8,7 @@ import time
 import pytest
 
 from tests.support.files import ROOT
+from tests.support.processes import fast_environment
 
 BENCH = ROOT / "scripts" / "bench.py"
 
@@ -53,14 +52,6 @@ def run(directory, group, *entries):
         [*command, *chosen], check=True, capture_output=True, text=True, env=fast_environment()
     ).stdout
     return json.loads(output)
-
-
-def fast_environment():
-    """With an optimised BLAS, where there is one: MLX's wheel for Linux brings a plain one."""
-    library = ctypes.util.find_library("openblas") if sys.platform == "linux" else None
-    if library is None:
-        return None
-    return {**os.environ, "LD_PRELOAD": library, "OPENBLAS_NUM_THREADS": "1"}
 
 
 def figure(report, what):
