@@ -1,5 +1,6 @@
 """Showing how far a long command is: a bar on a terminal, plain lines elsewhere."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from rich.text import Text
 from calibzarr.visible import visible
 
 _LINE_SECONDS = 10.0  # between plain lines
+_WORTH_SECONDS = 3.0  # from when an estimate of the time left is worth something
+_BAR_CELLS = 20  # at least, where the terminal has 80
 
 
 class VisibleConsole(Console):
@@ -71,16 +74,25 @@ class _Rate:
         self.done += amount
         self.values += values
 
-    def describe(self, unit: str, skipped: float) -> str:
+    def describe(self, unit: str, skipped: float, room: float = math.inf) -> str:
+        """In so many characters as there is room for; the time left goes last."""
         here = self.done - skipped
         if here <= 0:
             return f"{self.done:g}/{self.total:g} {unit}s"
         elapsed = time.monotonic() - self.started
         seconds = elapsed / here
-        left = duration(seconds * (self.total - self.done))
-        done = int(self.done + 1e-6)
-        seen = f", {self.values / elapsed / 1e6:.1f}M values/s" if self.values else ""
-        return f"{done}/{self.total:g} {unit}s, {_per_unit(seconds)} s/{unit}{seen}, {left} left"
+        counted = f"{int(self.done + 1e-6)}/{self.total:g} {unit}s"
+        if self.total - self.done < 1e-6:
+            return f"{counted} in {duration(elapsed)}"
+        if elapsed < _WORTH_SECONDS:
+            return counted
+        parts = [counted, f"{_per_unit(seconds)} s/{unit}"]
+        if self.values:
+            parts.append(f"{self.values / elapsed / 1e6:.1f}M values/s")
+        parts.append(f"{duration(seconds * (self.total - self.done))} left")
+        while len(", ".join(parts)) > room and len(parts) > 1:
+            del parts[max(len(parts) - 2, 1)]
+        return ", ".join(parts)
 
 
 def _per_unit(seconds: float) -> str:
@@ -121,15 +133,17 @@ def reporting(
             BarColumn(bar_width=None),  # what the text leaves
             _RateColumn(table_column=Column(no_wrap=True)),
         )
+        room = console.width - len(verb) - 2 - min(_BAR_CELLS, console.width // 4)
         with Progress(*columns, console=console, expand=True) as bars:
-            task = bars.add_task(verb, total=total, completed=done, rate="")
+            task = bars.add_task(verb, total=total, completed=done, rate=f"0/{total:g} {unit}s")
 
             class Bar:
                 def advance(self, amount: float, values: int = 0) -> None:
                     rate.add(amount, values)
-                    bars.update(task, advance=amount, rate=rate.describe(unit, done))
+                    bars.update(task, advance=amount, rate=rate.describe(unit, done, room))
 
             yield Bar()
+            bars.update(task, rate=rate.describe(unit, done, room))
     else:
         last = time.monotonic()
 

@@ -1,4 +1,5 @@
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -26,13 +27,51 @@ def test_plain_lines_tell_rate_and_time_left(clock):
     assert len(lines) == 4  # one in ten seconds
 
 
-def test_bar_on_a_terminal_tells_the_same(clock):
+def drawn(output):
+    """Every state of the bar, a line each, without the codes of colours."""
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", output.getvalue())
+    return [line for line in text.replace("\n", "\r").split("\r") if line.strip()]
+
+
+def terminal(output, width):
+    return Console(file=output, force_terminal=True, width=width, legacy_windows=False)
+
+
+def test_bar_on_a_terminal_tells_how_long_it_took(clock):
     output = io.StringIO()
-    console = Console(file=output, force_terminal=True, width=100)
-    with progress.reporting(console, "build", "image", 10) as report:
+    with progress.reporting(terminal(output, 100), "build", "image", 10) as report:
         clock[0] += 90.0
         report.advance(3)
-    assert "3/10 images, 30 s/image, 0:03:30 left" in output.getvalue()
+        clock[0] += 10.0
+        report.advance(7)
+    assert "10/10 images in 0:01:40" in drawn(output)[-1]
+
+
+def test_a_bar_that_has_not_begun_says_what_it_does_and_does_not_move(clock):
+    output = io.StringIO()
+    with progress.reporting(terminal(output, 80), "build", "image", 10):
+        pass
+    for line in drawn(output):
+        assert re.fullmatch(r"build\s+\u2501{20,}\s+0/10 images", line.strip())
+
+
+def test_nothing_is_estimated_before_it_is_worth_something(clock):
+    output = io.StringIO()
+    with progress.reporting(terminal(output, 100), "build", "image", 10) as report:
+        clock[0] += 1.0
+        report.advance(1)
+    assert "left" not in output.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_bar_keeps_its_room(clock, width):
+    output = io.StringIO()
+    with progress.reporting(terminal(output, width), "sensitivity", "call", 123456) as report:
+        clock[0] += 90_000.0
+        report.advance(1234, values=10**12)
+    for line in drawn(output):
+        assert len(re.findall("[\u2501\u2578\u257a]", line)) >= min(20, width // 4)
+        assert len(line) <= width
 
 
 def test_quiet_console_stays_silent(clock):

@@ -65,8 +65,12 @@ def of_store(root: Root) -> xr.Dataset | None:
     return xr.Dataset(variables, {**coordinates, "phase": names}, about)
 
 
-def describe(found: xr.Dataset) -> dict[str, Any]:
+def describe(found: xr.Dataset, layers: np.ndarray | None = None) -> dict[str, Any]:
     """What :func:`of_store` gives comes to, in JSON types: shares of the error, the greatest first.
+
+    Args:
+        found: of :func:`of_store`.
+        layers: names of those to tell of; all if None. Shares are of the whole error.
 
     Returns:
         For ``activations`` and for ``weights``: ``quantizer``, and shares of ``layers``, ``kinds``
@@ -78,18 +82,19 @@ def describe(found: xr.Dataset) -> dict[str, Any]:
         "probes": int(found.attrs["num_probes"]),
         "steps": list(found.attrs["steps"]),
     }
-    errors = np.maximum(*(found[f"{what}_error"].values for what in QUANTIZERS))
+    shown = found if layers is None else found.sel(layer=layers)
+    errors = np.maximum(*(shown[f"{what}_error"].values for what in QUANTIZERS))
     unclear = {
-        str(found.layer.values[row]): round(float(errors[row]), 2)
+        str(shown.layer.values[row]): round(float(errors[row]), 2)
         for row in np.argsort(-errors, kind="stable")
         if errors[row] > CLEAR_DB
     }
     for what, quantizer in QUANTIZERS.items():
-        energies = found[what] / found[what].sum()
+        energies = shown[what] / found[what].sum()
         by_kind = energies.sum("phase").groupby("kind").sum()
         description[what] = {
             "quantizer": quantizer,
-            "layers": _shares(found.layer.values, energies.sum("phase").values),
+            "layers": _shares(shown.layer.values, energies.sum("phase").values),
             "kinds": _shares(by_kind.kind.values, by_kind.values),
             "phases": dict(
                 zip(found.phase.values.tolist(), energies.sum("layer").values.tolist(), strict=True)
@@ -125,6 +130,8 @@ def sentences(root: Root, description: Mapping[str, Any] | None) -> list[Message
             ("  by phase", shares_by["phases"]),
         ):
             named = ", ".join(f"{name} {share:.0%}" for name, share in [*shares.items()][:_NAMED])
+            rest = [*shares.values()][_NAMED:]
+            named += f", {len(rest)} others {sum(rest):.0%}" if rest else ""
             lines.append(Message(f"{title}: {named}"))
     if description["unclear"]:
         layer, error = next(iter(description["unclear"].items()))

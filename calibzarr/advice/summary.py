@@ -1,18 +1,21 @@
 """What an analysis comes to: the layers that matter, and what it cannot say."""
 
-from collections.abc import Sequence
+import csv
+import io
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from calibzarr.advice.choices import SORTS, Sort
+from calibzarr.advice.layer_names import in_words
 from calibzarr.errors import check_known
 from calibzarr.statistics import convergence
 from calibzarr.storage.schema import ACTIVATIONS
 
 _SPREAD = 4.0  # widest feature over the median one, from where a layer stands out
-_NAMED = 8  # layers of a list
 
 
 def select(
@@ -71,7 +74,8 @@ def describe(analyzed: xr.Dataset, recommended: xr.Dataset) -> dict[str, Any]:
     Returns:
         ``bits``: layers by recommended bits, of activations and of weights; ``recommended``: what
         these do, see ``predicted.described``; ``features``, layers whose features differ much:
-        the index of the widest, and how many times the median range its own is; ``images``:
+        the index of the widest, and how many times the median range its own is, and which these
+        are in words; ``images``:
         whether there were enough; ``not_covered``: what nothing is known of, a sentence each.
     """
     linear = analyzed.role.values == "input"
@@ -80,6 +84,7 @@ def describe(analyzed: xr.Dataset, recommended: xr.Dataset) -> dict[str, Any]:
     )
     spread = np.where(linear, analyzed.feature_spread.values, np.nan)
     widest = dict(zip(analyzed.layer.values, analyzed.widest_feature.values, strict=True))
+    spread_of = _greatest(analyzed, spread, _SPREAD)
     return {
         "bits": {
             "activations": _by_bits(activation),
@@ -88,8 +93,9 @@ def describe(analyzed: xr.Dataset, recommended: xr.Dataset) -> dict[str, Any]:
         "recommended": dict(recommended.attrs["prediction"]),
         "features": {
             layer: {"feature": int(widest[layer]), "spread": times}
-            for layer, times in _greatest(analyzed, spread, _SPREAD).items()
+            for layer, times in spread_of.items()
         },
+        "features_in_words": in_words(analyzed, spread_of),
         "images": _images(analyzed),
         "not_covered": _not_covered(analyzed, recommended),
     }
@@ -147,18 +153,13 @@ def _not_covered(analyzed: xr.Dataset, recommended: xr.Dataset) -> list[str]:
     return sentences
 
 
-def named(names: Sequence[str], most: int = _NAMED) -> str:
-    """The first of some names, and how many more there are."""
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
-
-
 def rows(chosen: xr.Dataset) -> list[dict[str, Any]]:
     """Layers of :func:`select` in JSON types; None where a figure is unknown or infinite.
 
     What is by bits, or by phase, has a name for each: ``sqnr_db_4``, ``phase_bits_early``.
     """
-    columns = {
+    columns = {"layer": chosen.layer.values.tolist()}
+    columns |= {
         str(name): array.values.tolist()
         for name, array in chosen.variables.items()
         if array.dims == ("layer",)
@@ -176,17 +177,65 @@ def rows(chosen: xr.Dataset) -> list[dict[str, Any]]:
     ]
 
 
+def csv_text(chosen: xr.Dataset) -> str:
+    """Layers of :func:`select` as a table with a line of names; empty where nothing is known."""
+    table, file = rows(chosen), io.StringIO()
+    writer = csv.DictWriter(file, table[0] if table else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    return file.getvalue()
+
+
+def units(chosen: xr.Dataset) -> dict[str, str]:
+    """Units of the columns of :func:`rows` that have one."""
+    table = rows(chosen.isel(layer=slice(1)))
+    found = {name: _unit(name) for name in (table[0] if table else ())}
+    return {name: unit for name, unit in found.items() if unit}
+
+
+def _unit(column: str) -> str:
+    if re.search(r"_db(_\d+)?$", column):
+        return "dB"
+    if re.match(r"(activation|weight|phase)_bits", column):
+        return "bit"
+    if column in ("value_range", "central_range"):
+        return "activation units"
+    ratios = "outlier_ratio sigma_variation asymmetry feature_spread range_growth mean_error"
+    return "1" if column in ratios.split() or re.search(r"_bit_(cost|gain|loss)$", column) else ""
+
+
+def cost_and_gain(prediction: Mapping[str, Any]) -> str:
+    """What bits cost, and what they gain over uniform bits, of ``predicted.described``."""
+    parts = [
+        f"{prediction[f'{kind}_bits']:.3f} {words}"
+        for kind, words in (("weight", "bits per weight"), ("activation", "bits of activations"))
+        if prediction[f"{kind}_bits"] is not None
+    ]
+    parts.append(f"{prediction['weight_bytes'] / 2**20:.2f} MiB of weights")
+    figures = (
+        ("output SQNR", "output_sqnr_db", "gain_db"),
+        ("picture PSNR", "picture_psnr_db", "picture_gain_db"),
+    )
+    for words, name, gain in figures:
+        if prediction[name] is not None:
+            over = prediction[gain]
+            parts.append(f"{words} {prediction[name]:.1f} dB")
+            parts[-1] += "" if over is None else f", {over:+.1f} dB against uniform bits"
+    return "recommended for the whole model: " + "; ".join(parts)
+
+
 def sentences(description: dict[str, Any]) -> list[str]:
     """What :func:`describe` found, for people."""
     lines = []
     for values, numbers in description["bits"].items():
         counted = ", ".join(f"{number} with {bits}" for bits, number in numbers.items() if number)
         lines.append(f"bits of {values}: {counted}")
-    features = [
-        f"{layer} (feature {found['feature']}, {found['spread']:.3g} times the median)"
-        for layer, found in description["features"].items()
-    ]
-    lines.append(f"features stand out: {named(features) or 'none'}")
+    lines.append(cost_and_gain(description["recommended"]))
+    lines.append(f"features stand out: {description['features_in_words'] or 'none'}")
+    if description["features"]:
+        layer, found = next(iter(description["features"].items()))
+        times = f"{found['spread']:.3g} times the median range"
+        lines.append(f"  most: feature {found['feature']} of {layer}, {times}")
     images = description["images"]
     if images["enough"] is None:
         lines.append(f"{images['number']} images: too few to tell whether they were enough")

@@ -9,18 +9,31 @@ from calibzarr import strict_json
 from calibzarr.advice import choices
 from calibzarr.commands import completion
 from calibzarr.commands.command import command
-from calibzarr.commands.common import hint, json_option, store_argument, table_console, tell
+from calibzarr.commands.common import (
+    hint,
+    json_option,
+    make_console,
+    print_table,
+    store_argument,
+    table_console,
+    tell,
+)
 from calibzarr.commands.spelling import spelled
-from calibzarr.errors import Call
+from calibzarr.errors import Call, Option
 
 if TYPE_CHECKING:
     import xarray as xr
+    from rich.console import Console
     from rich.table import Table
 
     from calibzarr.advice.overview import Overview
 
+_SCHEMA_VERSION = 1  # of what --json prints
 
-@command("analyze", {"Which layers": "top sort stream kind", "Output": "as_json plots"})
+
+@command(
+    "analyze", {"Which layers": "top sort stream kind", "Output": "as_json csv_file plots force"}
+)
 @store_argument
 @json_option
 @click.option(
@@ -49,54 +62,99 @@ if TYPE_CHECKING:
     help="Print the layers of this kind alone, such as mlp.fc2.",
 )
 @click.option(
+    "--csv",
+    "csv_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the layers and all of their columns here.",
+)
+@click.option(
     "--plots",
     type=click.Path(file_okay=False, path_type=Path),
     help="Draw pictures into this directory; needs matplotlib.",
 )
-def analyze_command(store: Path, as_json: bool, plots: Path | None, **options: Any) -> None:
+@click.option("--force", is_flag=True, help="Overwrite FILE of --csv.")
+def analyze_command(
+    store: Path,
+    as_json: bool,
+    csv_file: Path | None,
+    plots: Path | None,
+    force: bool,
+    **options: Any,
+) -> None:
     """Tell what each layer of STORE needs, and what bits do.
 
-    Columns, as many as fit: SQNR of the guided output, dB, if the layer's activations (A) or
-    weights (W) alone had 4, 6, 8 bits; the bits recommended, by phase, with means of 4 for
-    weights and 8 for activations; the share of the error that one bit more would remove; the
-    range of all values; from p01 to p99; the former over the latter; the widest step's range over
-    the narrowest's; asymmetry; SQNR of the values themselves, dB, with 8, 6, 4 bits. What is of
-    the output needs sensitivities.
+    A terminal has as many columns as fit, a pipe and FILE have all: SQNR of the guided output,
+    dB, if the layer's activations (A) or weights (W) alone had 4, 6, 8 bits; the bits recommended,
+    by phase, with means of 4 for weights and 8 for activations; the share of the error that one
+    bit more would remove; the range of all values; from p01 to p99; the former over the latter;
+    the widest step's range over the narrowest's; asymmetry; SQNR of the values themselves, dB,
+    with 8, 6, 4 bits. What is of the output needs sensitivities.
 
     \b
     calibzarr analyze stores/tiny.zarr
     calibzarr analyze stores/tiny.zarr --sort outliers --top 10 --stream image
-    calibzarr analyze stores/tiny.zarr --plots plots
+    calibzarr analyze stores/tiny.zarr --csv layers.csv --plots plots
     """
-    from calibzarr.advice.overview import overview
-    from calibzarr.advice.summary import rows
+    from calibzarr.advice.overview import PARTS, overview
+    from calibzarr.advice.summary import csv_text
+    from calibzarr.export.destination import check_free
+    from calibzarr.progress import reporting
+    from calibzarr.storage import durable
+
+    if csv_file is not None:
+        check_free(csv_file, [store], force=force)
 
     if plots is not None:
         from calibzarr.plots import drawing
 
         drawing.check_installed()  # before the work
-    result = overview(store, **options)
+    console = make_console(on_terminal_alone=True)
+    with reporting(console, "analyze", "part", len(PARTS)) as report:
+        result = overview(store, **options, report=report)
     if as_json:
-        layers = {"layers": rows(result.chosen)}
-        parts = {**layers, **result.description, "sensitivity": result.sensitivity}
-        click.echo(strict_json.dumps(parts, indent=2))
+        click.echo(strict_json.dumps(_content(result), indent=2))
     else:
         _print(result, choices.SORTS[options["sort"]])
+    if csv_file is not None:
+        durable.write(csv_file, csv_text(result.chosen).encode())
+        tell(f"{csv_file}: {result.chosen.sizes['layer']} layers", err=as_json)
     if plots is not None:
-        from calibzarr.plots import write
-
-        pictures = write(
-            plots,
-            result.statistics,
-            result.analyzed,
-            result.recommended,
-            result.activations,
-            result.predicted,
-        )
-        tell(f"{plots}: {len(pictures)} files", err=as_json)
+        _draw(result, plots, console, err=as_json)
     if not as_json:
         name = store.resolve().with_suffix(".json").name
         hint("write it down with: ", Call("export_config", (store, name)))
+
+
+def _content(result: "Overview") -> "dict[str, Any]":
+    """All of it in JSON types."""
+    from calibzarr.advice.summary import rows, units
+
+    return {
+        "schema_version": _SCHEMA_VERSION,
+        "store": str(result.root.path),
+        "targets": {"weight_bits": 4, "activation_bits": 8},
+        "units": units(result.chosen),
+        "layers": rows(result.chosen),
+        **result.description,
+        "sensitivity": result.sensitivity,
+    }
+
+
+def _draw(result: "Overview", plots: Path, console: "Console", *, err: bool) -> None:
+    from calibzarr.plots import write
+
+    pictures = write(
+        plots,
+        result.statistics,
+        result.analyzed,
+        result.recommended,
+        result.activations,
+        result.predicted,
+        console=console,
+    )
+    for picture in pictures:
+        tell(f"{picture}", err=err)
 
 
 def _print(result: "Overview", sorted_by: str | None) -> None:
@@ -104,9 +162,16 @@ def _print(result: "Overview", sorted_by: str | None) -> None:
     from calibzarr.advice.summary import sentences
 
     console = table_console()
-    console.print(_table(result.chosen, sorted_by, console.width))
+    table, left_out = _table(result.chosen, sorted_by, console.width)
+    print_table(console, table)
+    if left_out:
+        told = f"no room for {', '.join(left_out)}; a pipe and "
+        tell(told, Option("csv", "FILE"), " have all")
     if result.description["by_bits"] is not None:
-        console.print(_table_by_bits(result.description["by_bits"]))
+        print_table(console, _table_by_bits(result.description["by_bits"]))
+    shown = result.description["shown"]
+    if shown["layers"] < shown["of"]:
+        console.print(f"of these {shown['layers']} of {shown['of']} layers:")
     for line in sentences(result.description):
         console.print(line, soft_wrap=True)
     for message in sensitivities.sentences(result.root, result.sensitivity):
@@ -136,7 +201,8 @@ _COLUMNS = (
 )
 
 
-def _table(chosen: "xr.Dataset", sorted_by: str | None, width: int) -> "Table":
+def _table(chosen: "xr.Dataset", sorted_by: str | None, width: int) -> "tuple[Table, list[str]]":
+    """The table, and what it has no room for."""
     from rich.table import Table
 
     known = [column for column in _COLUMNS if column[1] in chosen]
@@ -163,14 +229,17 @@ def _table(chosen: "xr.Dataset", sorted_by: str | None, width: int) -> "Table":
         table.add_column(heading, justify="right", no_wrap=True)
     for row in zip(chosen.layer.values, *(texts[1:] for texts in shown), strict=True):
         table.add_row(*row)
-    return table
+    left_out = [column[0] for column in known if column not in cells]
+    if taken - 2 + max(map(len, chosen.layer.values), default=0) > width:
+        left_out.append("the ends of names")
+    return table, left_out
 
 
 def _table_by_bits(by_bits: "dict[str, Any]") -> "Table":
     """What uniform bits and a budget of the same cost do, as the sensitivities predict."""
     from rich.table import Table
 
-    table = Table(box=None, title="predicted, dB", title_justify="left")
+    table = Table(box=None, title="predicted of the whole model, dB", title_justify="left")
     for heading in ("quantized", "bits"):
         table.add_column(heading)
     for heading in ("output, uniform", "budget", "pictures, uniform", "budget"):

@@ -13,6 +13,9 @@ from calibzarr.visible import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
+
+_ROOM = 10_000  # characters of a line where no terminal limits it
 
 _Command = TypeVar("_Command", bound=Callable[..., None])
 
@@ -69,15 +72,32 @@ def note_cut(console: "Console", images: tuple[int, int] | None, num_images: int
         console.print(f"there are {num_images} images: taking {images[0]}:{num_images}")
 
 
-def make_console() -> "Console":
-    """Where a command tells what it is doing: standard error."""
+def make_console(*, on_terminal_alone: bool = False) -> "Console":
+    """Where a command tells what it is doing: standard error.
+
+    Args:
+        on_terminal_alone: whether to tell nothing anywhere else, as is right for some seconds.
+    """
     from calibzarr.progress import progress_console
 
-    return progress_console(not is_quiet())
+    return progress_console(None if on_terminal_alone and not is_quiet() else not is_quiet())
 
 
 def table_console() -> "Console":
-    """Where a command prints tables, which are results: standard output."""
+    """Where a command prints tables, which are results: standard output.
+
+    A pipe or a file has room for everything: nothing is cut or wrapped there.
+    """
     from calibzarr.progress import VisibleConsole
 
-    return VisibleConsole()
+    console = VisibleConsole()
+    if not console.is_terminal:
+        console.width = _ROOM
+    return console
+
+
+def print_table(console: "Console", table: "Table") -> None:
+    """Print a table, without the blanks that would fill its last column up."""
+    with console.capture() as capture:
+        console.print(table)
+    console.file.write("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import xarray as xr
+from rich.console import Console
 
 from calibzarr.plots import drawing
 from calibzarr.plots.advice import convergence, recommended_bits, sqnr_by_bits
 from calibzarr.plots.bits import bits_by_phase, predicted_by_bits
 from calibzarr.plots.distributions import histograms
 from calibzarr.plots.ranges import feature_ranges, range_by_kind, range_by_sigma
+from calibzarr.progress import reporting
 from calibzarr.quantization.histograms import Histograms
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ def write(
     activations: Histograms | None = None,
     predicted: xr.Dataset | None = None,
     ridge_layers: Sequence[str] | None = None,
+    console: Console | None = None,
 ) -> list[Path]:
     """Write every picture as PNG and as SVG; the same input gives the same bytes.
 
@@ -49,6 +52,7 @@ def write(
         activations: the statistics' layers and steps, where they are in memory already.
         predicted: of ``by_bits.of_model``; without it, what it predicts is not drawn.
         ridge_layers: names of the layers whose histograms are drawn; telling ones if None.
+        console: where to tell how many are drawn.
 
     Returns:
         The files, in the order in which they were written.
@@ -73,6 +77,8 @@ def write(
         if "phase_bits" in predicted:
             pictures["bits_by_phase"] = lambda: bits_by_phase(recommended, predicted)
     paths: list[Path] = []
-    for name, draw in pictures.items():
-        paths += drawing.save(draw(), directory, name)
+    with reporting(console or Console(quiet=True), "draw", "picture", len(pictures)) as report:
+        for name, draw in pictures.items():
+            paths += drawing.save(draw(), directory, name)
+            report.advance(1)
     return paths

@@ -21,7 +21,10 @@ def test_an_overview_is_what_its_parts_are(replayed):
     assert result.chosen.layer.values.tolist() == chosen.layer.values.tolist()
     expected = recommended.sel(layer=chosen.layer)
     assert (result.chosen.activation_bits.values == expected.activation_bits.values).all()
-    assert result.description == {**summary.describe(analyzed, recommended), "by_bits": None}
+    narrowed = (dataset.sel(layer=chosen.layer.values) for dataset in (analyzed, recommended))
+    shown = {"layers": 3, "of": analyzed.sizes["layer"]}
+    expected = {"shown": shown, **summary.describe(*narrowed), "by_bits": None}
+    assert result.description == expected
 
 
 def test_what_cannot_be_chosen_is_refused_before_the_work(replayed, monkeypatch):

@@ -63,6 +63,18 @@ def test_descriptions_are_shares_with_the_greatest_first(measured):
     assert all(error > 1 for error in errors)
 
 
+def test_some_layers_have_their_shares_of_the_whole(measured):
+    found = sensitivities.of_store(read_root(measured))
+    whole, names = sensitivities.describe(found), found.layer.values[5:9]
+    part = sensitivities.describe(found, names)
+    for what in sensitivities.QUANTIZERS:
+        shares = whole[what]["layers"]
+        expected = {name: shares[name] for name in names if name in shares}
+        assert part[what]["layers"] == pytest.approx(expected)
+        assert sum(part[what]["phases"].values()) == pytest.approx(sum(expected.values()))
+    assert set(part["unclear"]) <= set(names)
+
+
 def test_people_are_told_the_shares_and_what_would_help(measured):
     root = read_root(measured)
     description = sensitivities.describe(sensitivities.of_store(root))

@@ -1,3 +1,5 @@
+import csv
+import io
 import json
 
 import numpy as np
@@ -26,6 +28,16 @@ def chosen(real):
     return analyzed.assign(recommended[["activation_bits", "weight_bits"]])
 
 
+PREDICTION = {
+    "weight_bits": 4.25,
+    "activation_bits": None,
+    "weight_bytes": 3 * 2**19,
+    "output_sqnr_db": 10.0,
+    "gain_db": 2.04,
+    "picture_psnr_db": None,
+}
+
+
 def made(**changed):
     """An analysis and a recommendation of five layers, one of them a block, by hand."""
     names = ["a.fc1", "a.fc2", "b.fc1", "b.fc2", "b"]
@@ -47,7 +59,13 @@ def made(**changed):
     roles = ["input"] * 4 + ["output"]
     dataset = xr.Dataset(
         {name: ("layer", values) for name, values in by_layer.items()},
-        {"layer": names, "role": ("layer", roles)},
+        {
+            "layer": names,
+            "role": ("layer", roles),
+            "kind": ("layer", ["fc1", "fc2", "fc1", "fc2", "block"]),
+            "stream": ("layer", ["image"] * 5),
+            "block": ("layer", ["a", "a", "b", "b", "b"]),
+        },
         manifest,
     )
     thirds = phases(manifest["num_steps"])
@@ -56,7 +74,7 @@ def made(**changed):
         "end_step": ("phase", [steps.stop for steps in thirds.values()]),
     }
     recommended = dataset.assign(of_phases).assign_coords(phase=list(thirds))
-    return dataset, recommended.assign_attrs(prediction={"output_sqnr_db": 10.0})
+    return dataset, recommended.assign_attrs(prediction=PREDICTION)
 
 
 @pytest.mark.parametrize("sort", SORTS)
@@ -156,7 +174,7 @@ def test_a_description_by_hand():
         "activations": {"2": 1, "4": 1, "6": 1, "8": 1},
         "weights": {"2": 1, "4": 2, "8": 1},
     }
-    assert description["recommended"] == {"output_sqnr_db": 10.0}
+    assert description["recommended"] == PREDICTION
     assert description["features"] == {
         "a.fc1": {"feature": 3, "spread": 9.0},
         "b.fc2": {"feature": 7, "spread": 4.0},
@@ -210,19 +228,31 @@ def test_enough_images_are_told_so():
     assert line.startswith("20 images: enough; their ranges are 1.5% wider")
 
 
-def test_sentences_name_the_first_layers_and_count_the_rest():
-    assert summary.named([]) == ""
-    assert summary.named(["a", "b"], most=2) == "a, b"
-    assert summary.named(["a", "b", "c", "d"], most=2) == "a, b and 2 more"
+def test_sentences_say_what_bits_cost_and_gain_and_drop_nothing():
     text = summary.sentences(summary.describe(*made()))
     assert text[0] == "bits of activations: 1 with 2, 1 with 4, 1 with 6, 1 with 8"
     assert text[1] == "bits of weights: 1 with 2, 2 with 4, 1 with 8"
     assert text[2] == (
-        "features stand out: a.fc1 (feature 3, 9 times the median), "
-        "b.fc2 (feature 7, 4 times the median)"
+        "recommended for the whole model: 4.250 bits per weight; 1.50 MiB of weights; "
+        "output SQNR 10.0 dB, +2.0 dB against uniform bits"
     )
-    assert "20 images: not enough for all layers; their ranges are 4.0% wider" in text[3]
-    assert "still growing most: b, by 30.0%" in text[4]
+    assert text[3] == "features stand out: a.fc1; b.fc2"
+    assert text[4] == "  most: feature 3 of a.fc1, 9 times the median range"
+    assert "20 images: not enough for all layers; their ranges are 4.0% wider" in text[5]
+    assert "still growing most: b, by 30.0%" in text[6]
+
+
+def test_a_table_for_other_programs_has_every_column_with_its_unit(chosen):
+    text = summary.csv_text(chosen)
+    read = list(csv.DictReader(io.StringIO(text)))
+    rows = summary.rows(chosen)
+    assert text.startswith("layer,")
+    for line, row in zip(read, rows, strict=True):
+        assert line == {name: "" if value is None else str(value) for name, value in row.items()}
+    units = summary.units(chosen)
+    assert set(units) <= set(rows[0])
+    assert (units["sqnr_db_4"], units["value_range"]) == ("dB", "activation units")
+    assert (units["activation_bits"], units["outlier_ratio"]) == ("bit", "1")
 
 
 def test_the_embedded_model_is_described_by_its_own_figures(real):

@@ -1,8 +1,10 @@
+import csv
 import json
 import re
 import shutil
 
 import pytest
+from rich.console import Console
 
 from calibzarr import cli
 from calibzarr.advice import analysis, choices, recommendation, summary
@@ -13,19 +15,23 @@ from tests.support.commands import (
 from tests.support.measuring import measure
 from tests.support.stores import snapshot
 
+HEADINGS = [
+    *("layer", "bits", "weights", "range", "p01-p99", "outliers", "sigma", "asymmetry"),
+    *("8 bits dB", "6 bits dB", "4 bits dB"),
+]
 COMMAND = cli.cli.commands["analyze"]
 
 
 def table_of(out):
     """Lines of the table, and those after it."""
     lines = out.splitlines()
-    end = next(number for number, line in enumerate(lines) if line.startswith("bits of activ"))
+    after = ("bits of activ", "of these ")
+    end = next(number for number, line in enumerate(lines) if line.startswith(after))
     return lines[:end], lines[end:]
 
 
 @pytest.mark.slow
-def test_analyze_prints_every_layer_then_what_it_comes_to(run, replayed, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "160")
+def test_analyze_prints_every_layer_then_what_it_comes_to(run, replayed):
     before = snapshot(replayed.path)
     code, out, err = run("analyze", replayed.path)
     assert (code, err) == (0, "")
@@ -35,10 +41,7 @@ def test_analyze_prints_every_layer_then_what_it_comes_to(run, replayed, monkeyp
     recommended = recommendation.recommend(replayed.path)
     assert [line.split()[0] for line in table[1:]] == analyzed.layer.values.tolist()
     headings = re.split(r"\s{2,}", table[0].strip())
-    assert headings == [
-        *("layer", "bits", "weights", "range", "p01-p99", "outliers", "sigma", "asymmetry"),
-        *("8 bits dB", "6 bits dB", "4 bits dB"),
-    ]
+    assert headings == HEADINGS
     for line in table[1:]:
         name, *cells = line.split()
         own, advice = analyzed.sel(layer=name), recommended.sel(layer=name)
@@ -55,10 +58,7 @@ def test_analyze_prints_every_layer_then_what_it_comes_to(run, replayed, monkeyp
 
 
 @pytest.mark.slow
-def test_with_sensitivities_it_says_what_bits_do_to_the_output(
-    run, replayed, tmp_path, monkeypatch
-):
-    monkeypatch.setenv("COLUMNS", "160")
+def test_with_sensitivities_it_says_what_bits_do_to_the_output(run, replayed, tmp_path):
     path = shutil.copytree(replayed.path, tmp_path / "a.zarr")
     measure(path, images=2, probes=2, steps=[0, 1, 2])
     content = json.loads(run("analyze", path, "--json")[1])
@@ -86,18 +86,37 @@ def test_with_sensitivities_it_says_what_bits_do_to_the_output(
 @pytest.mark.parametrize("columns", [40, 60, 80, 100, 200])
 def test_the_table_keeps_to_the_width_of_the_terminal(run, place, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(Console, "is_terminal", property(lambda self: not self.stderr))
     _, out, _ = run("analyze", "a.zarr", "--sort", "asymmetry")
-    table, _ = table_of(out)
-    assert max(map(len, table)) <= columns
+    table, _ = table_of(re.sub(r"\x1b\[[\d;]*m", "", out))
     layers = analysis.open_statistics(place / "a.zarr").layer.values
-    assert len(table) == len(layers) + 1
+    assert max(map(len, table[: len(layers) + 1])) <= columns
     assert "asymmetry" in table[0]  # what it is sorted by
-    assert "…" not in table[0]
-    cells = [line.split()[1:] for line in table[1:]]
+    assert "\u2026" not in table[0]
+    cells = [line.split()[1:] for line in table[1 : len(layers) + 1]]
     [float(cell) for own in cells for cell in own]  # none of them is cut
+    absent = [name for name in HEADINGS[1:] if name not in table[0]]
+    assert bool(absent) == (len(table) > len(layers) + 1)
+    if absent:  # what there is no room for is named
+        assert all(name in table[-1] for name in absent)
+        assert table[-1].endswith("a pipe and --csv FILE have all")
     if columns >= 60:
-        assert {line.split()[0] for line in table[1:]} == set(layers)
-        assert "…" not in "".join(table)
+        assert {line.split()[0] for line in table[1 : len(layers) + 1]} == set(layers)
+    else:
+        assert "the ends of names" in table[-1]
+
+
+@pytest.mark.parametrize("columns", [20, 300])
+def test_a_pipe_and_a_file_have_all_columns(run, place, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    _, out, _ = run("analyze", "a.zarr", "--csv", "layers.csv")
+    table, rest = table_of(out)
+    assert re.split(r"\s{2,}", table[0].strip()) == HEADINGS
+    read = list(csv.DictReader((place / "layers.csv").read_text().splitlines()))
+    assert [line.split()[0] for line in table[1:]] == [row["layer"] for row in read]
+    assert f"layers.csv: {len(read)} layers" in rest
+    code, _, err = run("analyze", "a.zarr", "--csv", "layers.csv")
+    assert (code, "layers.csv exists already; overwrite it with --force" in err) == (1, True)
 
 
 def test_json_holds_all_layers_and_what_they_come_to(run, replayed):
@@ -115,6 +134,9 @@ def test_json_holds_all_layers_and_what_they_come_to(run, replayed):
         assert row["value_range"] == pytest.approx(high - low, rel=1e-6)
         assert {"activation_bits", "weight_bits", "sqnr_db_8", "sqnr_db_4", "kind"} <= set(row)
     assert {"bits", "recommended", "by_bits", "features", "images", "not_covered"} <= set(content)
+    assert (content["schema_version"], content["store"]) == (1, str(replayed.path))
+    assert content["targets"] == {"weight_bits": 4, "activation_bits": 8}
+    assert content["units"]["sqnr_db_4"] == "dB"
 
 
 @pytest.mark.slow
@@ -125,7 +147,12 @@ def test_top_and_filters_choose_the_rows_and_nothing_else(run, place):
     image = [row for row in whole["layers"] if row["stream"] == "image"]
     image.sort(key=lambda row: -row["value_range"])
     assert part["layers"] == image[:3]
-    assert {**part, "layers": []} == {**whole, "layers": []}
+    assert part["shown"] == {"layers": 3, "of": len(whole["layers"])}
+    linear = [row for row in image[:3] if row["role"] == "input"]
+    assert sum(part["bits"]["weights"].values()) == len(linear)
+    assert set(part["features"]) <= {row["layer"] for row in linear}
+    for name in ("schema_version", "store", "targets", "units", "recommended", "by_bits"):
+        assert part[name] == whole[name]
     code, out, _ = run("analyze", "a.zarr", "--kind", "mlp.fc2", "--top", 2)
     names = [row["layer"] for row in whole["layers"] if row["kind"] == "mlp.fc2"][:2]
     assert code == 0
