@@ -206,6 +206,7 @@ def _plan_of_remains(
         "model": entry.name,
         "num_steps": num_states - 1,
         "cfg_weight": entry.cfg_weight if lost.cfg_weight is None else float(lost.cfg_weight),
+        "guidance": entry.guidance,
         "seed": seeds[0] if (np.diff(seeds) == 1).all() else 0,
         "image_size": arrays[schema.DECODED.name]["shape"][1],
         "batch_size": lost.batch_size,

@@ -126,9 +126,13 @@ def refuse_differences(path: Path, stored: Mapping[str, Any], given: Mapping[str
     """
     for name, value in given.items():
         if value is not None and value != stored.get(name):
+            remedy = "build another store"
+            if name in _OPTIONS:
+                remedy = f"leave the option out, or {remedy}"
+            elif name == "model_fingerprint":
+                remedy = f"the weights, or how they are loaded, are others: {remedy}"
             raise OptionError(
                 f"{path} was begun with ",
                 Option(name) if name in _OPTIONS else name,
-                f" {stored.get(name)!r}, and cannot go on with {value!r}; leave the option out, "
-                f"or build another store",
+                f" {stored.get(name)!r}, and cannot go on with {value!r}; {remedy}",
             )

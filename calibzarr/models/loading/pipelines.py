@@ -62,7 +62,10 @@ class OwnTransformer:
         Raises:
             ValueError: if the file does not have them.
         """
-        weights: Any = mx.load(str(self.file))
+        try:
+            weights: Any = mx.load(str(self.file))
+        except RuntimeError as error:
+            raise ValueError(f"{self.file} cannot be read: {error}") from error
         named = renamed(weights, transformer.config)
         expected: dict[str, mx.array] = dict(tree_flatten(transformer.parameters()))
         if missing := sorted(expected.keys() - named.keys()):

@@ -17,6 +17,7 @@ _MOST_HEADER_BYTES = 2**26
 FLUX_DECODER = "ae.safetensors"
 _DECODER = "decoder.conv_in.weight"  # a weight of either naming
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+_DTYPES = {"F16", "BF16", "F32", "U32"}  # the last of packed levels
 _REFUSED = (  # what a name of a weight tells of a file
     ("lora_", "holds a LoRA alone; merge it into its model, and give that"),
     ("transformer_blocks.0.attn.to_q", "has diffusers' names; give a file of the original names"),
@@ -100,6 +101,9 @@ def _is_ours(config: Path) -> bool:
 def _source(file: Path) -> Source:
     names = header(file)
     architecture, of_diffusionkit = architecture_of(file, names)
+    dtypes = {str(tensor.get("dtype")) for name, tensor in names.items() if "blocks." in name}
+    if others := dtypes - _DTYPES:  # MLX would take numbers of 8 bits for whole ones
+        raise OptionError(f"{file} has weights of {min(others)}; give one of 16 or 32 bits")
     beside = file.with_name(FLUX_DECODER)
     decoder: Path | None = None
     if any(name.endswith(_DECODER) for name in names):
@@ -123,9 +127,12 @@ def header(file: Path) -> dict[str, Any]:
             content = json.loads(opened.read(size))
         if not isinstance(content, dict):
             raise ValueError("its header is no object")
+        content.pop("__metadata__", None)
+        if not all(isinstance(tensor, dict) for tensor in content.values()):
+            raise ValueError("its header describes no tensors")
     except (ValueError, RecursionError) as error:
         raise OptionError(f"{file} is no safetensors file: {error}") from None
-    return {name: tensor for name, tensor in content.items() if name != "__metadata__"}
+    return content
 
 
 def architecture_of(file: Path, names: Collection[str]) -> tuple[str, bool]:

@@ -45,9 +45,9 @@ def test_a_decoder_is_found_in_the_file_or_beside_it(tmp_path):
     assert sources.find(str(file)).decoder == file
 
 
-def safetensors(names):
+def safetensors(names, dtype="F16"):
     text = json.dumps(
-        {name: {"dtype": "F16", "shape": [0], "data_offsets": [0, 0]} for name in names}
+        {name: {"dtype": dtype, "shape": [0], "data_offsets": [0, 0]} for name in names}
     )
     return len(text).to_bytes(8, "little") + text.encode()
 
@@ -61,6 +61,10 @@ def safetensors(names):
         ((2).to_bytes(8, "little") + b"[]", "is no safetensors file: its header is no object"),
         (safetensors([]), "is of no known architecture"),
         (safetensors(["down.0.weight"]), "FLUX.1 schnell and dev); it has down.0.weight"),
+        (
+            safetensors(["double_blocks.0.a", "single_blocks.0.a"], "F8_E4M3"),
+            "has weights of F8_E4M3; give one of 16 or 32 bits",
+        ),
         (safetensors(["lora_unet_double_blocks.0.lora_up"]), "holds a LoRA alone; merge it"),
         (safetensors(["transformer_blocks.0.attn.to_q.weight"]), "has diffusers' names"),
         (
