@@ -85,6 +85,7 @@ def _layer(layer: Mapping[str, Any], phases: list[str], scheme: str) -> dict[str
     )
     row = {
         **{kind: layer[kind] for kind in _BITS},
+        "use_symmetric": False,  # which older readers ask each layer for
         "clip_percentile": _percentiles(layer, ends),
         "calibration_stats": {
             **{name: _figure(layer[f"value_{name}"]) for name in ("min", "max", "mean", "std")},
@@ -107,13 +108,14 @@ def _layer(layer: Mapping[str, Any], phases: list[str], scheme: str) -> dict[str
     return row
 
 
-def _percentiles(layer: Mapping[str, Any], ends: list[float]) -> list[float | None]:
+def _percentiles(layer: Mapping[str, Any], ends: list[float]) -> list[float]:
     """Where a range ends among a layer's values; exact where older readers look it up."""
     if ends == [layer["value_min"], layer["value_max"]]:
         return [0.0, 100.0]
     if ends == [layer["p01"], layer["p99"]]:
         return [1.0, 99.0]
-    return [_figure(100 * layer[f"clip_{end}_fraction"]) for end in ("min", "max")]
+    told = [_figure(100 * layer[f"clip_{end}_fraction"]) for end in ("min", "max")]
+    return [whole if end is None else end for end, whole in zip(told, (0.0, 100.0), strict=True)]
 
 
 def _activation(bits: int, clip_min: float, clip_max: float, scheme: str) -> dict[str, Any] | None:

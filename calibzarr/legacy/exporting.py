@@ -99,6 +99,7 @@ def run(plan: ExportPlan, console: Console) -> ExportResult:
     def what_is_left() -> str:
         return "the files that are whole stay; make room, then give the same command again"
 
+    store.noise_levels(plan.root)  # before anything is written
     with disk_full_named(what_is_left):
         _prepare(plan)
         interrupted = _export_images(plan, console)
@@ -140,12 +141,8 @@ def _prepare(plan: ExportPlan) -> None:
 
 def _levels(root: Root) -> tuple[np.ndarray, np.ndarray]:
     """Sigma and timestep of every state."""
-    group = store.open_group(root, mode="r")
-    sigma, timestep = (
-        np.asarray(store.array(group, variable.name)[:])
-        for variable in (schema.SIGMA, schema.TIMESTEP)
-    )
-    return sigma, timestep
+    timestep = store.array(store.open_group(root, mode="r"), schema.TIMESTEP.name)
+    return store.noise_levels(root), np.asarray(timestep[:])
 
 
 def _export_images(plan: ExportPlan, console: Console) -> bool:

@@ -141,7 +141,7 @@ def _explore(directory: Path, layout: str | None) -> _Found:
         manifest=manifest,
         reference=reference,
         sizes=store.Sizes(
-            num_images=1 + max(int(states.images[-1]), *manifest.images, 0),
+            num_images=1 + max((*candidates, *manifest.images)),  # of no stray state
             num_steps=num_states - 1,
             latent_shape=reference.latent_shape,
             image_size=PIXELS_PER_LATENT * reference.latent_shape[1],

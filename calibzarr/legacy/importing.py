@@ -138,7 +138,11 @@ def run(plan: ImportPlan, console: Console) -> ImportResult:
         num_images=plan.num_images,
         n_completed=int(complete.sum()),
         imported=len(outcomes) - len(problems),
-        left_out={image: left_out[image] for image in sorted(left_out) if not complete[image]},
+        left_out={
+            image: left_out[image]
+            for image in sorted(left_out)
+            if image >= len(complete) or not complete[image]
+        },
         without_picture={
             done.image: done.picture_problem
             for done in outcomes

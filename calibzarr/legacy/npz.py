@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from calibzarr.legacy import bounded
 from calibzarr.legacy.bounded import Unreadable
 
 _LOCAL = struct.Struct("<4s5H3I2H")
@@ -47,7 +48,7 @@ def encode(arrays: Mapping[str, np.ndarray]) -> bytes:
     """The bytes of an archive, as ``np.savez_compressed`` would make one.
 
     Compressed latents are no smaller for being searched for repetitions, except when they are
-    rounded: without the search this takes a quarter of the time.
+    rounded: without the search, which NumPy does not leave out, this takes a third of the time.
 
     Args:
         arrays: by name, none of them of objects.
@@ -97,12 +98,8 @@ def read(path: Path, names: Collection[str], most_bytes: int) -> dict[str, np.nd
     Raises:
         Unreadable: if it is damaged, no such archive, larger, or of anything but numbers.
     """
-    most_in_file = most_bytes + _SLACK
+    data = bounded.read(path, most_bytes + _SLACK)
     try:
-        with path.open("rb") as file:
-            data = file.read(most_in_file + 1)
-        if len(data) > most_in_file:
-            raise Unreadable(f"is larger than the {most_bytes} bytes that are expected")
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         wanted = {name: members[name] for name in names if name in members}
@@ -112,10 +109,6 @@ def read(path: Path, names: Collection[str], most_bytes: int) -> dict[str, np.nd
         return {name: _array(name, _content(data, info)) for name, info in wanted.items()}
     except Unreadable:
         raise
-    except FileNotFoundError:
-        raise Unreadable("is missing") from None
-    except OSError as error:
-        raise Unreadable(f"cannot be read ({error.strerror or error})") from None
     except _DAMAGES as error:
         raise Unreadable(f"is damaged ({error or type(error).__name__})") from None
 

@@ -4,6 +4,7 @@ What is read here was written by anybody: sizes are bounded, names stay within t
 """
 
 import io
+import os
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,11 +15,11 @@ import numpy as np
 from PIL import Image
 
 from calibzarr.errors import StoreError
-from calibzarr.legacy import npz, old_format
+from calibzarr.legacy import bounded, npz, old_format
 from calibzarr.legacy.bounded import Unreadable, read_json
-from calibzarr.prompts.lists import MAX_SEED
+from calibzarr.prompts.lists import MAX_PROMPT_LENGTH, MAX_SEED
 
-_MOST_MANIFEST_BYTES = 1 << 28
+_MOST_MANIFEST_BYTES = 1 << 26
 _STATE_KEYS = ("x", "sigma", "timestep", "step_index", "image_id")
 _PNG_SLACK = 1 << 20  # bytes of a picture's file beside its pixels, at most
 _PNG_START = struct.Struct(">8s8s2I")  # signature; length and name of the header; sizes
@@ -118,7 +119,7 @@ def read_manifest(directory: Path) -> OldManifest:
     problems = []
     for folder in (directory, samples_folder(directory)):
         path = folder / old_format.MANIFEST
-        if not path.exists():
+        if not os.path.lexists(path):
             continue
         try:
             content = read_json(path, _MOST_MANIFEST_BYTES)
@@ -163,6 +164,11 @@ def _old_image(path: Path, directory: Path, entry: dict[str, Any]) -> OldImage:
     prompt, seed, weight, filename = (
         entry.get(key) for key in ("prompt", "seed", "cfg_weight", "filename")
     )
+    if isinstance(prompt, str) and len(prompt) > MAX_PROMPT_LENGTH:
+        raise StoreError(
+            f"{path} has a prompt of {len(prompt)} characters, of which {MAX_PROMPT_LENGTH} are "
+            "allowed; correct the manifest"
+        )
     return OldImage(
         prompt=prompt if isinstance(prompt, str) and "\0" not in prompt else None,
         seed=None if (number := _index(seed, MAX_SEED)) is None else number,
@@ -268,9 +274,8 @@ def read_picture(path: Path, size: int) -> np.ndarray:
     Raises:
         Unreadable: if it is missing, damaged or of another size.
     """
+    data = bounded.read(path, 8 * size**2 + _PNG_SLACK)
     try:
-        with path.open("rb") as file:
-            data = file.read(8 * size**2 + _PNG_SLACK)
         start = data[: _PNG_START.size].ljust(_PNG_START.size, b"\0")
         signature, _, width, height = _PNG_START.unpack(start)
         if signature != b"\x89PNG\r\n\x1a\n":
@@ -279,8 +284,6 @@ def read_picture(path: Path, size: int) -> np.ndarray:
             raise Unreadable(f"has {width}x{height} pixels, where {size}x{size} are expected")
         with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
             return np.asarray(picture.convert("RGB"))
-    except FileNotFoundError:
-        raise Unreadable("is missing") from None
     except Unreadable:
         raise
     except (OSError, SyntaxError, ValueError) as error:

@@ -3,7 +3,8 @@
 ::
 
     samples/0000_000.npz    one state of one image: image, then step
-    latents/0000.npy        an image's final state as its decoder takes it, channels last
+    latents/0000.npy        an image's final state as its decoder takes it, channels last, with
+                            an axis of length 1 before
     images/0000.png         the picture
     manifest.json           prompts and seeds; its ``images`` are indexed by position
     activations/            statistics of the blocks: layer_statistics.json and
@@ -114,10 +115,10 @@ def processed(state: np.ndarray, scale: float, shift: float) -> np.ndarray:
         shift: of the same.
 
     Returns:
-        Shape (height, width, channel), float16.
+        Shape (1, height, width, channel), float16.
     """
     values = state.transpose(1, 2, 0).astype(np.float32) / np.float32(scale) + np.float32(shift)
-    return np.ascontiguousarray(values, dtype=np.float16)
+    return np.ascontiguousarray(values[None], dtype=np.float16)
 
 
 def detect_layout(shape: tuple[int, ...], layout: str | None) -> str:
@@ -165,6 +166,11 @@ def channels_first(x: np.ndarray, layout: str) -> np.ndarray:
     return state if layout == "nchw" else state.transpose(2, 0, 1)
 
 
+def _bare(path: str) -> str:
+    """A file's name as a manifest has it: the folder goes without saying."""
+    return path.rpartition("/")[2]
+
+
 def manifest(
     about: Mapping[str, Any], images: Sequence[tuple[str, int]], exported: Sequence[bool]
 ) -> dict[str, Any]:
@@ -190,8 +196,8 @@ def manifest(
             "seed": seed,
             "cfg_weight": about["cfg_scale"],
             "num_steps": about["num_steps"],
-            "filename": picture_name(image) if with_picture else None,
-            "latent_filename": latents_name(image) if with_latents else None,
+            "filename": _bare(picture_name(image)) if with_picture else None,
+            "latent_filename": _bare(latents_name(image)) if with_latents else None,
         }
 
     return {

@@ -1,13 +1,13 @@
 """Statistics in the form of the old directory's two files, both ways."""
 
-import math
-from collections.abc import Mapping
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 
+from calibzarr import strict_json
 from calibzarr.legacy import old_format
 from calibzarr.legacy.bounded import Unreadable, read_json
 from calibzarr.statistics.histogram import quantile
@@ -101,21 +101,15 @@ def read(directory: Path) -> tuple[dict[str, Any] | None, list[str]]:
     problems = []
     for name in _FILES:
         path = directory / old_format.ACTIVATIONS / name
-        if not path.exists():
+        if not os.path.lexists(path):
             continue
         try:
             value = read_json(path, _MOST_BYTES // len(_FILES))
         except Unreadable as error:
             problems.append(f"{path} is left out: it {error}")
             continue
-        content[name] = _finite(value)
+        try:
+            content[name] = strict_json.finite(value)
+        except RecursionError:
+            problems.append(f"{path} is left out: it is nested too deeply")
     return content or None, problems
-
-
-def _finite(value: Any) -> Any:
-    """The same with null for infinities and NaN, which JSON does not have."""
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -46,6 +46,9 @@ def find_origin(
 ) -> Origin:
     """Find out where images come from; what is given counts where the manifest says nothing.
 
+    What is given of a known model or number and contradicts the manifest is refused; what is not
+    used otherwise is noted.
+
     Args:
         directory: the old directory.
         manifest: of it.
@@ -57,11 +60,11 @@ def find_origin(
         seed: of image 0.
 
     Raises:
-        OptionError: if a value is not allowed.
+        OptionError: if a value is not allowed, or contradicts the manifest.
         StoreError: if a candidate has no prompt.
     """
     given = PromptList((), (), "not known") if prompts is None else read_prompts(prompts)
-    texts = _prompts(manifest, given, num_images)
+    texts, prompt_notes = _prompts(manifest, given, candidates, num_images)
     unnamed = [image for image in candidates if not texts[image]]
     if unnamed:
         raise _no_prompt(directory, manifest, given, unnamed)
@@ -79,16 +82,42 @@ def find_origin(
         model=name,
         cfg_weight=weight,
         prompt_source=source if isinstance(source, str) else given.source,
-        notes=(*seed_notes, *model_notes, *weight_notes),
+        notes=(*prompt_notes, *seed_notes, *model_notes, *weight_notes),
     )
 
 
-def _prompts(manifest: OldManifest, given: PromptList, num_images: int) -> list[str]:
+def _prompts(
+    manifest: OldManifest, given: PromptList, candidates: Sequence[int], num_images: int
+) -> tuple[list[str], list[Message]]:
+    """Prompts of all images, "" where none is known; and what the user should know of them."""
     texts = [*given.prompts[:num_images], *[""] * (num_images - len(given.prompts))]
-    for image, known in manifest.images.items():
-        if known.prompt is not None:
-            texts[image] = known.prompt
-    return texts
+    known = {
+        image: entry.prompt for image, entry in manifest.images.items() if entry.prompt is not None
+    }
+    notes = [Message(note) for note in given.notes]
+    others = [image for image, prompt in known.items() if texts[image] not in ("", prompt)]
+    if given.prompts and known.keys() >= set(candidates):
+        notes = [Message(Option("prompts"), " is not used: the manifest has all prompts")]
+    if others:
+        text = f"the manifest has another prompt for image {others[0]}, and counts"
+        notes.append(Message(text + (f"; so for {len(others) - 1} others" if others[1:] else "")))
+    for image, prompt in known.items():
+        texts[image] = prompt
+    return texts, notes
+
+
+def _refuse_contradiction(name: str, given: object, told: object) -> None:
+    """Check that what is given is what a manifest says, if it says anything.
+
+    Raises:
+        OptionError: if not, naming both.
+    """
+    if told is not None and given != told:
+        raise OptionError(
+            Option(name),
+            f" is {given!r}, but the manifest says {told!r}; leave the option out, or correct the "
+            "manifest",
+        )
 
 
 def _no_prompt(
@@ -120,9 +149,12 @@ def _first_seed(
     given: int | None,
 ) -> tuple[int, list[Message]]:
     """Seed of image 0, and what the user should know of it."""
-    first = given if given is not None else manifest.about.get("seed_base")
+    told = manifest.about.get("seed_base")
+    if isinstance(told, bool) or not isinstance(told, int):
+        told = manifest.images[0].seed if 0 in manifest.images else None
+    first = given if given is not None else told
     notes = []
-    if isinstance(first, bool) or not isinstance(first, int):
+    if first is None:
         first = known_seeds[0] or 0
         if any(known_seeds[image] is None for image in candidates):
             note = f"the seeds of some images are not known: taking {first} + the image's index; "
@@ -132,18 +164,30 @@ def _first_seed(
         raise OptionError(
             Option("seed"), f" must be 0 to {most} for {len(known_seeds)} images, got {first}"
         )
+    if given is not None:
+        _refuse_contradiction("seed", given, told)
+        if all(known_seeds[image] is not None for image in candidates):
+            notes.append(Message(Option("seed"), " is not used: the seeds of all images are known"))
     return first, notes
 
 
 def _model(manifest: OldManifest, given: str | None) -> tuple[str | None, list[Message]]:
     """Name of the model that made the states, or None; and what the user should know of it."""
-    if given is not None:
-        return registry.find(given).name, []
     told = manifest.about.get("model_version")
-    for entry in builtin.MODELS.values():
-        names = (entry.name, _short_name(entry.repository or entry.name))
-        if isinstance(told, str) and _short_name(told) in names:
-            return entry.name, []
+    known = [
+        entry.name
+        for entry in builtin.MODELS.values()
+        if isinstance(told, str)
+        and _short_name(told) in (entry.name, _short_name(entry.repository or entry.name))
+    ]
+    if given is not None:
+        name = registry.find(given).name
+        if known and name not in known:
+            _refuse_contradiction("model", given, told)
+        unknown = f"taking {name} for the model, which the manifest calls {told!r}"
+        return name, [] if known or told is None else [Message(unknown)]
+    if known:
+        return known[0], []
     says = "" if told is None else f" (the manifest says {told!r})"
     note = f"which model made the states is not known{says}; to collect, name it by "
     return None, [Message(note, Option("model"))]
@@ -155,15 +199,18 @@ def _short_name(repository: str) -> str:
 
 def _cfg_weight(manifest: OldManifest, given: float | None) -> tuple[float | None, list[Message]]:
     """Guidance weight of all images, or None; and what the user should know of it."""
-    if given is not None:
-        if not 0 <= given < float("inf"):
-            raise OptionError(Option("cfg_weight"), f" must be 0 or more, got {given}")
-        return float(given), []
+    if given is not None and not 0 <= given < float("inf"):
+        raise OptionError(Option("cfg_weight"), f" must be 0 or more, got {given}")
     weights = {image.cfg_weight for image in manifest.images.values()} - {None}
+    if len(weights) > 1 and given is not None:
+        return float(given), [Message(f"the images differ in cfg_weight; taking {given:g} for all")]
     if len(weights) > 1:
         note = "the images differ in cfg_weight, and a store has one: taking it as not known"
         return None, [Message(note)]
     weight = weights.pop() if weights else number_or_none(manifest.about.get("cfg_scale"))
+    if given is not None:
+        _refuse_contradiction("cfg_weight", float(given), weight)
+        return float(given), []
     if weight is None:
         note = "the guidance weight is not known; to collect, say it by "
         return None, [Message(note, Option("cfg_weight"))]

@@ -9,6 +9,7 @@ import numpy as np
 from calibzarr.errors import Message, OptionError, StoreError
 from calibzarr.legacy import marker, old_directory, old_format
 from calibzarr.legacy.bounded import Unreadable
+from calibzarr.statistics.steps import falls_to_zero
 
 _HEADERS_BYTES = 4096  # of the arrays of one file, beside x
 
@@ -75,8 +76,11 @@ def _read(directory: Path, image: int, num_states: int, layout: str | None) -> R
     if len(set(shapes)) > 1:
         raise Unreadable(f"the states of image {image} differ in shape")
     sigma = np.array(sigmas, dtype=np.float32)
-    if not np.isfinite(sigma).all() or sigma[-1] != 0:
-        raise Unreadable(f"image {image} ends at sigma {sigma[-1]}, not at 0: states are missing")
+    if not falls_to_zero(sigma):
+        raise Unreadable(
+            f"the sigma of image {image} does not fall to 0, but is {sigma[0]:g} to {sigma[-1]:g}: "
+            "states are missing or damaged"
+        )
     timestep = np.float32(1000) * sigma
     for step, told in enumerate(timesteps):  # rounded there, but what it says counts
         if told is not None and timestep[step].astype(told.dtype) != told:
@@ -111,6 +115,8 @@ def read_state(path: Path, step: int, reference: Reference) -> np.ndarray:
             raise Unreadable(
                 f"has sigma {state.sigma}, where other images have {reference.sigma[step]}"
             )
+        if not np.isfinite(state.x).all():
+            raise Unreadable("has values that are infinite or NaN")
     except Unreadable as error:
         raise Unreadable(f"{path.name} ", error.message) from None
     return state.x

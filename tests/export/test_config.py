@@ -86,6 +86,7 @@ def read_like_an_old_reader(file):
     assert set(default) == {"weight_bits", "activation_bits"}
     quantizers = {}
     for layer, own in content["layer_configs"].items():
+        assert own["use_symmetric"] is False
         low, high = own["clip_percentile"]
         assert 0 <= low < high <= 100
         statistics = own["calibration_stats"]

@@ -143,6 +143,19 @@ def test_by_token_the_range_is_what_was_observed():
     assert parse(content).activations(0.5)[0].bits == 4
 
 
+def test_where_a_range_ends_is_always_a_number():
+    dataset = recommended()
+    dataset["clip_min_fraction"][:] = np.nan
+    dataset["clip_max_fraction"][2:] = np.nan
+    rows = json.loads(as_json(configuration(dataset, "all")))["layer_configs"]
+    assert [row["clip_percentile"] for row in rows.values()] == [
+        [0, 99.9],
+        [0, 99.8],
+        [0, 100],
+        [0, 100],
+    ]
+
+
 @pytest.mark.parametrize("weights", ["tensor", "row", "mlx"])
 def test_weights_have_the_scheme_and_its_levels(weights):
     own = written("tensor", weights)["layer_configs"]["a.fc1"]["weight"]

@@ -47,7 +47,7 @@ def test_a_directory_of_the_old_scripts_is_not_touched(path, tmp_path):
         ({"layout": "chw"}, "layout must be nchw or nhwc, got 'chw'"),
         ({"num_images": 0}, "num_images must be 1 or more, got 0"),
         ({"workers": 0}, "workers must be 1 or more, got 0"),
-        ({"images": (3, 9)}, "0 <= A < B <= 4, got 3:9"),
+        ({"images": (4, 9)}, "0 <= A < B <= 4, got 4:9"),
         ({"images": (2, 3)}, "no image of 2:3 is complete"),
     ],
 )

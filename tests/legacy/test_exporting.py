@@ -7,6 +7,8 @@ import pytest
 import xarray as xr
 from PIL import Image
 
+from calibzarr.errors import StoreError
+from calibzarr.storage import store
 from calibzarr.storage.commit import update_attributes
 from tests.support import children, old_directory
 from tests.support.moving import NUM_STEPS, SIZE, made_up_store, take_out
@@ -44,8 +46,8 @@ def test_every_file_has_the_old_name_keys_dtypes_and_values(path, tmp_path, layo
                 np.testing.assert_array_equal(arrays[key], array)
         final = dataset.latents[image, -1].values.transpose(1, 2, 0)
         processed = np.load(tmp_path / "latents" / f"{image:04d}.npy")
-        assert (processed.shape, processed.dtype) == ((SIZE, SIZE, 16), np.float16)
-        np.testing.assert_allclose(processed, final / 1.5305 + 0.0609, atol=2e-3)
+        assert (processed.shape, processed.dtype) == ((1, SIZE, SIZE, 16), np.float16)
+        np.testing.assert_allclose(processed[0], final / 1.5305 + 0.0609, atol=2e-3)
         picture = np.asarray(Image.open(tmp_path / "images" / f"{image:04d}.png"))
         np.testing.assert_array_equal(picture, dataset.decoded[image])
 
@@ -59,7 +61,9 @@ def test_latents_of_flux_are_processed_as_diffusionkit_does(tmp_path):
     assert sorted(p.name for p in (tmp_path / "old").iterdir() if p.name[0] != ".") == ["latents"]
     final = xr.open_zarr(path).latents[0, -1].values.transpose(1, 2, 0)
     expected = import_diffusionkit().FluxLatentFormat().process_out(final).astype(np.float16)
-    np.testing.assert_array_equal(np.load(tmp_path / "old" / "latents" / "0000.npy"), expected)
+    np.testing.assert_array_equal(
+        np.load(tmp_path / "old" / "latents" / "0000.npy"), expected[None]
+    )
 
 
 def test_manifest_has_every_key_and_image_i_at_place_i(path, tmp_path):
@@ -87,8 +91,8 @@ def test_manifest_has_every_key_and_image_i_at_place_i(path, tmp_path):
             "seed": 7 + place,
             "cfg_weight": 7.5,
             "num_steps": NUM_STEPS,
-            "filename": f"images/{place:04d}.png" if there else None,
-            "latent_filename": f"latents/{place:04d}.npy" if there else None,
+            "filename": f"{place:04d}.png" if there else None,
+            "latent_filename": f"{place:04d}.npy" if there else None,
         }
 
 
@@ -156,6 +160,15 @@ def test_a_damaged_image_is_named(tmp_path):
 @pytest.fixture(scope="module")
 def collected(make_store):
     return make_store(num_images=3, num_steps=4, collect={"images": (0, 2), "steps": [0, 2, 3]})
+
+
+@pytest.mark.parametrize("sigma", [[0.0, 0.2, 0.6, 1.0], [1.0, float("nan"), 0.5, 0.0]])
+def test_noise_levels_that_do_not_fall_are_not_written(tmp_path, sigma):
+    path = made_up_store(tmp_path / "a.zarr", num_images=1, incomplete=())
+    store.array(store.open_group(path, mode="r+"), "sigma")[:] = np.float32(sigma)
+    with pytest.raises(StoreError, match="its sigma does not fall to 0"):
+        take_out(path, tmp_path / "old")
+    assert not (tmp_path / "old").exists()
 
 
 def test_statistics_are_those_of_the_blocks_over_all_collected_steps(collected, tmp_path):

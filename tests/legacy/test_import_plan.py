@@ -158,7 +158,9 @@ def test_trajectories_without_their_end_are_no_dataset(tmp_path):
     old_directory.write(tmp_path / "old")
     for file in (tmp_path / "old" / "samples").glob("*_003.npz"):
         file.unlink()
-    with pytest.raises(ValueError, match=r"ends at sigma 0\.00.*, not at 0: states are missing"):
+    with pytest.raises(
+        ValueError, match=r"does not fall to 0, but is 1 to 0\.00.*: states are missing"
+    ):
         bring_in(tmp_path / "old", tmp_path / "a.zarr")
 
 
@@ -170,6 +172,9 @@ def test_trajectories_without_their_end_are_no_dataset(tmp_path):
         ({"layout": "chw"}, "layout must be nchw or nhwc, got 'chw'"),
         ({"workers": 0}, "workers must be 1 or more, got 0"),
         ({"seed": 2**32}, "seed must be 0 to 4294967293 for 3 images"),
+        ({"seed": 7}, "seed is 7, but the manifest says 42; leave the option out"),
+        ({"cfg_weight": 3}, "cfg_weight is 3.0, but the manifest says 7.5"),
+        ({"model": "tiny"}, "model is 'tiny', but the manifest says 'argmaxinc/mlx-stable-diff"),
     ],
 )
 def test_wrong_options_are_refused_before_anything_is_created(tmp_path, options, message):

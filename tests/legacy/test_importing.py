@@ -1,3 +1,5 @@
+import json
+import os
 import pickle
 import shutil
 import signal
@@ -104,9 +106,28 @@ def damage(folder, image, how):  # noqa: C901 - a line or two for each damage
         np.savez_compressed(path, **{**arrays, "sigma": arrays["sigma"] / 2})
     elif how == "no x":
         np.savez_compressed(path, **{k: v for k, v in arrays.items() if k != "x"})
-    elif how == "directory":
-        path.unlink()
+    elif how == "infinite":
+        x = arrays["x"].copy()
+        x[0, 1, 1, 3] = np.inf
+        np.savez_compressed(path, **{**arrays, "x": x})
+    else:
+        put(path, how)
+
+
+def put(path, what):
+    """Put something that is no file of data in the place of one."""
+    path.unlink(missing_ok=True)
+    if what == "directory":
         path.mkdir()
+    elif what == "pipe":
+        os.mkfifo(path)
+    elif what == "device":
+        path.symlink_to("/dev/zero")
+    elif what == "circle":
+        path.symlink_to(path)
+    elif what == "huge":
+        with path.open("wb") as file:
+            file.truncate(2**40)
 
 
 DAMAGES = {
@@ -116,13 +137,18 @@ DAMAGES = {
     "changed": "0001_001.npz is damaged",
     "pickled": "0001_001.npz is damaged",
     "object": "holds no numbers in x",
-    "bomb": "expected",
+    "bomb": "more than the",
     "absurd shape": "declares x of shape (1, 1000000, 1000000, 16)",
     "another shape": "has a state of (16, 2, 2), where other images have (16, 4, 4)",
     "another image": "says that it is image 2",
     "another sigma": "has sigma",
     "no x": "0001_001.npz has no x",
-    "directory": "0001_001.npz cannot be read",
+    "infinite": "0001_001.npz has values that are infinite or NaN",
+    "directory": "0001_001.npz cannot be read (is no regular file)",
+    "pipe": "0001_001.npz cannot be read (is no regular file)",
+    "device": "0001_001.npz cannot be read (is no regular file)",
+    "circle": "0001_001.npz cannot be read (Too many levels of symbolic links)",
+    "huge": "0001_001.npz cannot be read (it has 1099511627776 bytes",
 }
 
 
@@ -186,6 +212,72 @@ def test_an_imported_store_is_not_built_on(tmp_path):
         OptionError, match=r"was imported, .* only the same calibzarr.import_legacy.* can add"
     ):
         calibzarr.build(tmp_path / "a.zarr", num_images=4, resume=True)
+
+
+@pytest.mark.parametrize("what", ["directory", "pipe", "device", "circle", "huge"])
+def test_nothing_waits_for_what_is_no_file(tmp_path, what):
+    old = tmp_path / "old"
+    old_directory.write(old)
+    old_directory.write_statistics(old)
+    file = tmp_path / "prompts.txt"
+    file.write_text("".join(f"a thing, number {image}\n" for image in range(3)))
+    names = ("manifest.json", "activations/layer_statistics.json", "images/0001.png")
+    for name in names:
+        put(old / name, what)
+    plan = import_plan.plan(old, tmp_path / "a.zarr", prompts=file, workers=1)
+    for name in names[:2]:
+        (note,) = [str(note) for note in plan.notes if str(note).startswith(str(old / name))]
+        assert "cannot be read" in note
+    result = importing.run(plan, QUIET)
+    assert result.n_completed == 3
+    assert "0001.png cannot be read" in result.without_picture[1]
+    put(tmp_path / "old" / ".calibzarr-export.json", what)
+    with pytest.raises(OptionError, match="is no export of"):
+        take_out(tmp_path / "a.zarr", old)
+
+
+def test_a_stray_state_sizes_nothing(tmp_path):
+    old = tmp_path / "old"
+    old_directory.write(old)
+    shutil.copy(old / "samples" / "0000_000.npz", old / "samples" / "999999_000.npz")
+    result = bring_in(old, tmp_path / "a.zarr")
+    assert (result.n_completed, result.num_images) == (3, 3)
+    assert dict(result.left_out) == {999999: "999999_001.npz is missing"}
+    assert load(tmp_path / "a.zarr").sizes["image"] == 3
+
+
+@pytest.mark.parametrize("place", ["images/", "../images/", ""])
+def test_names_with_and_without_folders_are_read(tmp_path, place):
+    old = tmp_path / "old"
+    old_directory.write(old, manifest_in="samples" if place.startswith("..") else "")
+    manifest = old / ("samples" if place.startswith("..") else "") / "manifest.json"
+    (old / "images" / "0001.png").rename(old / "images" / "b.png")
+    content = json.loads(manifest.read_text())
+    content["images"][1]["filename"] = f"{place}b.png"
+    manifest.write_text(json.dumps(content))
+    assert not bring_in(old, tmp_path / "a.zarr").without_picture
+
+
+def test_what_is_not_used_or_not_sure_is_told_of(tmp_path):
+    old, file = tmp_path / "old", tmp_path / "prompts.txt"
+    old_directory.write(old)
+    file.write_text("a thing, number 0\nanother\n")
+    options = {"prompts": file, "seed": 42, "cfg_weight": 7.5, "model": "sd3-medium"}
+    notes = [str(note) for note in import_plan.plan(old, tmp_path / "a.zarr", **options).notes]
+    assert notes == [
+        "prompts is not used: the manifest has all prompts",
+        "the manifest has another prompt for image 1, and counts",
+        "seed is not used: the seeds of all images are known",
+    ]
+    old_directory.edit_manifest(old, lambda manifest: manifest.update(model_version="my/own"))
+    old_directory.edit_manifest(old, lambda manifest: manifest["images"][0].update(cfg_weight=3))
+    options = {"model": "tiny", "cfg_weight": 5}
+    plan = import_plan.plan(old, tmp_path / "a.zarr", **options)
+    assert [str(note) for note in plan.notes] == [
+        "taking tiny for the model, which the manifest calls 'my/own'",
+        "the images differ in cfg_weight; taking 5 for all",
+    ]
+    assert (plan.origin.model, plan.origin.cfg_weight) == ("tiny", 5.0)
 
 
 def test_a_picture_is_found_under_the_name_that_the_manifest_gives(tmp_path):
@@ -332,4 +424,4 @@ def test_the_command_lists_what_it_leaves_out_and_says_what_is_next(tmp_path, ru
     assert lines[11] == "warning: image 13 is without a picture: 0013.png is missing"
     assert len(lines) == 12
     assert f"{tmp_path / 'a.zarr'}: 3 of 15 images are complete" in out
-    assert f"calibzarr info {tmp_path / 'a.zarr'}" in out
+    assert "calibzarr info" not in out  # a hint, which -q leaves out

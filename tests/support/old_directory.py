@@ -50,7 +50,7 @@ def write(
                 is_final=np.bool_(step == num_steps),
             )
         final = (states[-1] / np.float32(1.5305) + np.float32(0.0609)).astype(np.float16)
-        np.save(directory / "latents" / f"{image:04d}.npy", final)
+        np.save(directory / "latents" / f"{image:04d}.npy", final[None])
         Image.fromarray(picture(image, size)).save(directory / "images" / f"{image:04d}.png")
         entry = {
             "image_id": image,
@@ -58,8 +58,8 @@ def write(
             "seed": 42 + 3 * image,
             "cfg_weight": 7.5,
             "num_steps": num_steps,
-            "filename": f"images/{image:04d}.png",
-            "latent_filename": f"latents/{image:04d}.npy",
+            "filename": f"{image:04d}.png",
+            "latent_filename": f"{image:04d}.npy",
         }
         entries.append({k: v for k, v in entry.items() if k not in drop_image_keys})
     manifest = {
