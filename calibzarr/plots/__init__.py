@@ -8,10 +8,12 @@ import xarray as xr
 from rich.console import Console
 
 from calibzarr.plots import drawing
-from calibzarr.plots.advice import convergence, recommended_bits, sqnr_by_bits
-from calibzarr.plots.bits import bits_by_phase, predicted_by_bits
+from calibzarr.plots.advice import convergence, sqnr_by_bits
+from calibzarr.plots.bits import bits_by_phase, predicted_by_bits, recommended_bits
 from calibzarr.plots.distributions import histograms
-from calibzarr.plots.ranges import feature_ranges, range_by_kind, range_by_sigma
+from calibzarr.plots.extremes import extremes_by_prompt
+from calibzarr.plots.heatmaps import range_by_sigma, sqnr_by_step
+from calibzarr.plots.ranges import feature_ranges, range_by_kind
 from calibzarr.progress import reporting
 from calibzarr.quantization.histograms import Histograms
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "bits_by_phase",
     "convergence",
+    "extremes_by_prompt",
     "feature_ranges",
     "histograms",
     "predicted_by_bits",
@@ -28,6 +31,7 @@ __all__ = [
     "range_by_sigma",
     "recommended_bits",
     "sqnr_by_bits",
+    "sqnr_by_step",
     "write",
 ]
 
@@ -64,13 +68,17 @@ def write(
     """
     pictures: dict[str, Callable[[], Figure]] = {
         # First what can be wrong with the arguments.
-        "histograms": lambda: histograms(statistics, analyzed, ridge_layers, activations),
+        "histograms": lambda: histograms(
+            statistics, analyzed, ridge_layers, activations, recommended
+        ),
         "range_by_sigma": lambda: range_by_sigma(analyzed),
         "range_by_kind": lambda: range_by_kind(analyzed),
-        "sqnr_by_bits": lambda: sqnr_by_bits(analyzed),
+        "sqnr_by_step": lambda: sqnr_by_step(analyzed),
+        "sqnr_by_bits": lambda: sqnr_by_bits(analyzed, recommended),
         "recommended_bits": lambda: recommended_bits(recommended),
         "feature_ranges": lambda: feature_ranges(statistics, analyzed),
         "convergence": lambda: convergence(statistics),
+        "extremes_by_prompt": lambda: extremes_by_prompt(statistics),
     }
     if predicted is not None:
         pictures["predicted_by_bits"] = lambda: predicted_by_bits(recommended, predicted)

@@ -1,4 +1,4 @@
-"""Pictures of what is expected and recommended: SQNR, bits, and whether the images were enough."""
+"""Pictures of what is expected: SQNR against bits, and whether the images were enough."""
 
 from typing import TYPE_CHECKING
 
@@ -8,30 +8,28 @@ import xarray as xr
 from calibzarr.advice import analysis
 from calibzarr.plots import drawing
 from calibzarr.plots import layers as model_layers
-from calibzarr.plots.drawing import SMALL, picture
+from calibzarr.plots.drawing import picture
 from calibzarr.quantization.configuration import UNQUANTIZED
-from calibzarr.quantization.levels import BITS
 from calibzarr.statistics.convergence import TOLERANCE, range_curve
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
-    from matplotlib.colors import BoundaryNorm, ListedColormap
     from matplotlib.figure import Figure
 
 _BAND = (0.1, 0.9)  # quantiles over layers
-_CELL = 0.23  # inches, of a table of bits
 _SIZES = 40  # numbers of images that a curve is computed at
 _WORST = 3
-_SHOWN = (*BITS, UNQUANTIZED)
 
 
 @picture
-def sqnr_by_bits(analyzed: xr.Dataset) -> "Figure":
+def sqnr_by_bits(analyzed: xr.Dataset, recommended: xr.Dataset | None = None) -> "Figure":
     """Draw the expected SQNR of activations and weights against bits, by kind of layer.
 
     Args:
         analyzed: of ``analysis.of_statistics``.
+        recommended: of ``recommendation.of_statistics``; with it, the mean of the recommended
+            bits is marked.
     """
     kinds = model_layers.kinds(analyzed)
     panels = drawing.panels(
@@ -44,11 +42,18 @@ def sqnr_by_bits(analyzed: xr.Dataset) -> "Figure":
     )
     handles: dict[str, Artist] = {}
     for index, (axes, kind) in enumerate(zip(panels.axes, kinds, strict=True)):
-        _draw_kind(axes, analyzed.isel(layer=np.flatnonzero(analyzed.kind.values == kind)), kind)
+        rows = np.flatnonzero(analyzed.kind.values == kind)
+        _draw_kind(axes, analyzed.isel(layer=rows), kind)
+        if recommended is not None:
+            _mark_recommended(axes, recommended.isel(layer=rows))
         if panels.at_bottom(index):
             axes.set_xlabel("bits")
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(str(label), handle)
+    drawn = [axes for axes in panels.axes if axes.lines]
+    ends = np.array([axes.dataLim.intervaly for axes in drawn])
+    for axes in drawn:
+        axes.set_ylim(min(0, ends.min()) - 2, ends.max() + 2)
     panels.figure.supylabel("SQNR (dB)", fontsize=8)
     if handles:
         panels.figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3)
@@ -76,6 +81,16 @@ def _draw_kind(axes: "Axes", layers: xr.Dataset, kind: str) -> None:
         axes.plot(bits, curve, color=drawing.RED, ls="--", lw=1.2, label=label)
     axes.set_xticks(bits)
     axes.grid(alpha=0.3)
+
+
+def _mark_recommended(axes: "Axes", recommended: xr.Dataset) -> None:
+    """Lines at the mean of the bits of the layers that are quantized."""
+    for name, colour in (("activation", drawing.BLUE), ("weight", drawing.ORANGE)):
+        bits = recommended[f"{name}_bits"].values
+        quantized = bits[bits != UNQUANTIZED]
+        if axes.lines and len(quantized):
+            label = f"{name}s, mean of the recommended bits"
+            axes.axvline(quantized.mean(), color=colour, ls=":", lw=1.2, label=label)
 
 
 def _finite(values: np.ndarray) -> np.ndarray:
@@ -113,98 +128,6 @@ def _note(axes: "Axes", text: str) -> None:
     axes.annotate(
         text, (0, 1), (0, 3), xycoords="axes fraction", textcoords="offset points", fontsize=6
     )
-
-
-@picture
-def recommended_bits(recommended: xr.Dataset) -> "Figure":
-    """Draw the recommended bits of every layer, by block and kind, with the number in each cell.
-
-    Args:
-        recommended: of ``recommendation.of_statistics``.
-    """
-    from matplotlib.patches import Patch
-
-    blocks = list(dict.fromkeys(recommended.block.values.tolist()))
-    rows = _table_rows(recommended)
-    figure = drawing.new_figure(
-        recommended,
-        "Recommended bits by block and kind",
-        max(5.0, _CELL * len(blocks) + 2.2),
-        2 * (_CELL * 0.9 * len(rows) + 0.4) + 2.2,
-    )
-    colours, norm = _colours_of_bits()
-    drawn = figure.subplots(2, 1, sharex=True)
-    for axes, name in zip(drawn, ("activation", "weight"), strict=True):
-        _draw_table(axes, recommended, f"{name}_bits", rows, blocks)
-        axes.set_title(f"bits of {name}s")
-    drawn[1].set_xticks(np.arange(len(blocks)), blocks, rotation=90)
-    figure.legend(
-        handles=[
-            Patch(facecolor=colours(norm(bits)), edgecolor="0.5", label=f"{bits} bits")
-            for bits in _SHOWN
-        ],
-        loc="outside lower center",
-        ncols=4,
-    )
-    return figure
-
-
-def _table_rows(recommended: xr.Dataset) -> list[tuple[str, str]]:
-    """Streams and kinds that there are layers of."""
-    return [
-        (stream, kind)
-        for stream in model_layers.streams(recommended)
-        for kind in model_layers.kinds(recommended)
-        if ((recommended.stream == stream) & (recommended.kind == kind)).any()
-    ]
-
-
-def _colours_of_bits() -> "tuple[ListedColormap, BoundaryNorm]":
-    import matplotlib
-    from matplotlib.colors import BoundaryNorm, ListedColormap
-
-    colours = ListedColormap(matplotlib.colormaps["cividis"](np.linspace(0.1, 1, len(_SHOWN))))
-    norm = BoundaryNorm([*(np.array(_SHOWN) - 0.5), UNQUANTIZED + 0.5], len(_SHOWN))
-    return colours, norm
-
-
-def _draw_table(
-    axes: "Axes",
-    recommended: xr.Dataset,
-    variable: str,
-    rows: list[tuple[str, str]],
-    blocks: list[str],
-) -> None:
-    """Bits by row and block."""
-    table = np.full((len(rows), len(blocks)), np.nan)
-    names = (recommended[name].values.tolist() for name in ("stream", "kind", "block"))
-    for stream, kind, block, bits in zip(*names, recommended[variable].values, strict=True):
-        table[rows.index((stream, kind)), blocks.index(block)] = bits
-    colours, norm = _colours_of_bits()
-    image = axes.imshow(
-        np.ma.masked_invalid(table), cmap=colours, norm=norm, aspect="auto", origin="upper"
-    )
-    image.set_rasterized(True)  # as in ranges.range_by_sigma
-    _write_bits(axes, table)
-    axes.set_yticks(np.arange(len(rows)), [f"{stream} {kind}" for stream, kind in rows])
-    changes = [i for i in range(1, len(rows)) if rows[i][0] != rows[i - 1][0]]
-    axes.hlines(np.array(changes) - 0.5, -0.5, len(blocks) - 0.5, color="black", lw=0.8)
-    axes.tick_params(length=0)
-
-
-def _write_bits(axes: "Axes", table: np.ndarray) -> None:
-    for row, column in np.argwhere(~np.isnan(table)).tolist():
-        bits = int(table[row, column])
-        dark = bits < np.mean(BITS)
-        axes.text(
-            column,
-            row,
-            str(bits),
-            ha="center",
-            va="center",
-            fontsize=SMALL,
-            color="white" if dark else "black",
-        )
 
 
 def curves(statistics: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:

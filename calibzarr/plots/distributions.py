@@ -11,6 +11,7 @@ from calibzarr.errors import check_known
 from calibzarr.plots import drawing
 from calibzarr.plots import layers as model_layers
 from calibzarr.plots.drawing import POINTS_PER_INCH, picture
+from calibzarr.quantization.configuration import UNQUANTIZED
 from calibzarr.quantization.histograms import Histograms
 from calibzarr.statistics.histogram import LogBins
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
-UNITS = "value (activation units)"
+UNITS = "value (activation units); logarithmic away from 0"
 _RIDGES = 17  # steps of one panel at most
 _CELLS = 120  # intervals of one ridge
 _PEAK = 1.6  # height of every ridge, in distances of two
@@ -59,6 +60,7 @@ def histograms(
     analyzed: xr.Dataset,
     layers: Sequence[str] | None = None,
     activations: Histograms | None = None,
+    recommended: xr.Dataset | None = None,
 ) -> "Figure":
     """Draw the distribution of a few layers' values at each step, one above the other.
 
@@ -71,12 +73,14 @@ def histograms(
         analyzed: of ``analysis.of_statistics``.
         layers: names; those of :func:`ridge_layers` if None.
         activations: the statistics' layers and steps, where they are in memory already.
+        recommended: of ``recommendation.of_statistics``; with it, clipping ranges are drawn.
 
     Raises:
         OptionError: if there is no layer of a name; says which are like it.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
+    from matplotlib.lines import Line2D
 
     reasons = named_layers(statistics, analyzed, layers)
     step = np.unique(np.linspace(0, len(analyzed.step) - 1, _RIDGES).round().astype(int))
@@ -96,14 +100,41 @@ def histograms(
     norm = Normalize(0, float(sigma.max()) or 1)
     for row, (axes, (name, reason)) in enumerate(zip(panels.axes, reasons.items(), strict=True)):
         _draw_ridges(axes, rows.at(row), sigma, step, norm)
+        if recommended is not None and not axes.texts:
+            clips = _clips(recommended.sel(layer=name), analyzed.step.values[step])
+            _draw_clips(axes, clips)
         axes.set_title(f"{name}\n{reason}" if reason else name)
         if panels.at_bottom(row):
             axes.set_xlabel(UNITS)
     panels.figure.supylabel("sigma, falling downwards as the sampling goes", fontsize=8)
+    if recommended is not None:
+        label = "clipping range at the recommended bits"
+        line = Line2D([], [], color=drawing.RED, lw=1.2, label=label)
+        panels.figure.legend(handles=[line], loc="outside lower center")
     panels.figure.colorbar(
         ScalarMappable(norm, "viridis"), ax=panels.axes, label="sigma", aspect=40, pad=0.02
     )
     return panels.figure
+
+
+def _clips(layer: xr.Dataset, step: np.ndarray) -> np.ndarray:
+    """Ends of a layer's clipping range at some steps, shape (end, step); NaN where it has none."""
+    if int(layer.activation_bits) == UNQUANTIZED:
+        return np.full((2, len(step)), np.nan)
+    if not layer.attrs["by_phase"] or not (layer.phase_bits.values > 0).all():
+        ends = float(layer.clip_min), float(layer.clip_max)
+        return np.repeat(np.array(ends)[:, None], len(step), axis=1)
+    phase = np.searchsorted(layer.end_step.values[:-1], step, side="right")
+    return np.stack([layer.phase_clip_min.values[phase], layer.phase_clip_max.values[phase]])
+
+
+def _draw_clips(axes: "Axes", clips: np.ndarray) -> None:
+    """Lines at the ends of clipping ranges, each as high as a ridge."""
+    base = np.arange(clips.shape[1])[::-1]
+    low, high = axes.get_xlim()
+    for ends in clips:
+        inside = (ends > low) & (ends < high)
+        axes.vlines(ends[inside], base[inside], base[inside] + 1, color=drawing.RED, lw=1.2)
 
 
 def named_layers(

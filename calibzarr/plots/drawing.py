@@ -219,6 +219,17 @@ def scale(axes: "Axes", which: str, values: np.ndarray) -> None:
         return
     {"x": axes.set_xscale, "y": axes.set_yscale}[which]("log", nonpositive="mask")
     label_logarithms({"x": axes.xaxis, "y": axes.yaxis}[which], positive.max() / positive.min())
+    corner, offset = {"x": ((1, 0), (-2, 2)), "y": ((1, 1), (0, 2))}[which]
+    axes.annotate(
+        f"log {which}",
+        corner,
+        offset,
+        xycoords="axes fraction",
+        textcoords="offset points",
+        fontsize=6,
+        color="0.4",
+        ha="right",
+    )
 
 
 def label_logarithms(axis: Any, ratio: float) -> None:

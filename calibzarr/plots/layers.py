@@ -1,6 +1,7 @@
 """What pictures have to know of the layers: their order, what there is, which to show."""
 
 from collections.abc import Sequence
+from itertools import takewhile
 
 import numpy as np
 import xarray as xr
@@ -14,6 +15,7 @@ _KINDS = (
     "adaLN_modulation",
     "block",
 )
+_JOINED = 4  # names, at most
 
 
 def block_spans(dataset: xr.Dataset) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -31,10 +33,55 @@ def depth(dataset: xr.Dataset) -> np.ndarray:
 
 def kinds(dataset: xr.Dataset) -> list[str]:
     """Kinds of layers that there are: those of a block first, in a fixed order."""
-    there = list(dict.fromkeys(dataset.kind.values.tolist()))
-    return [kind for kind in _KINDS if kind in there] + [
-        kind for kind in there if kind not in _KINDS
-    ]
+    there = dict.fromkeys(dataset.kind.values.tolist())
+    return sorted(there, key=_rank)
+
+
+def _rank(kind: str) -> int:
+    """Place of a kind, or of kinds in one, among those of a block."""
+    first, _, rest = kind.partition(",")
+    suffix = rest[rest.rfind("_") :] if "_" in rest else ""
+    return next(
+        (i for i, known in enumerate(_KINDS) if known in (kind, first + suffix)), len(_KINDS)
+    )
+
+
+def together(dataset: xr.Dataset) -> xr.Dataset:
+    """The first of the layers that read one array, with the names and kinds of all of them."""
+    members: dict[str, list[int]] = {}
+    for position, group in enumerate(dataset.input_group.values.tolist()):
+        members.setdefault(group, []).append(position)
+    names, kinds = (
+        [joined(dataset[name].values[group].tolist()) for group in members.values()]
+        for name in ("layer", "kind")
+    )
+    first = dataset.isel(layer=[group[0] for group in members.values()])
+    return first.assign_coords(layer=("layer", names), kind=("layer", kinds))
+
+
+def joined(names: Sequence[str]) -> str:
+    """Names in one, with what they begin and end with in common written once.
+
+    >>> joined(["block.attn.q_proj", "block.attn.k_proj", "block.attn.v_proj"])
+    'block.attn.q,k,v_proj'
+    """
+    names = list(dict.fromkeys(names))
+    if len(names) == 1:
+        return names[0]
+    if len(names) > _JOINED:
+        return f"{names[0]} and {len(names) - 1} more"
+    start = _alike(names)
+    end = _alike([name[start:][::-1] for name in names])
+    middles = [name[start : len(name) - end] for name in names]
+    if not all(middles):
+        return ",".join(names)
+    return f"{names[0][:start]}{','.join(middles)}{names[0][len(names[0]) - end :]}"
+
+
+def _alike(names: Sequence[str]) -> int:
+    """Characters that all begin with."""
+    places = zip(*names, strict=False)
+    return sum(1 for _ in takewhile(lambda characters: len(set(characters)) == 1, places))
 
 
 def streams(dataset: xr.Dataset) -> list[str]:

@@ -1,4 +1,4 @@
-"""Pictures of ranges: by layer, by kind, by feature."""
+"""Pictures of ranges: by kind of layer, and by feature."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +8,7 @@ import xarray as xr
 from calibzarr.advice import analysis
 from calibzarr.plots import drawing
 from calibzarr.plots import layers as model_layers
-from calibzarr.plots.drawing import LINE_HEIGHT, POINTS_PER_INCH, SMALL, picture
+from calibzarr.plots.drawing import picture
 from calibzarr.quantization import features as feature_advice
 
 if TYPE_CHECKING:
@@ -16,126 +16,20 @@ if TYPE_CHECKING:
     from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
-_UNITS = "range of values (activation units)"
-_ROW = 0.135  # inches, so that a layer's name fits
-_NAMED = 100  # more layers than this share the names of their blocks
-_TALLEST = 11.0  # inches, with blocks' names
+UNITS = "range of values (activation units)"
 _FEATURE_LAYERS = 4
-
-
-@picture
-def range_by_sigma(analyzed: xr.Dataset) -> "Figure":
-    """Draw the range of every layer, in the order of the model, at every collected step.
-
-    Args:
-        analyzed: of ``analysis.of_statistics``.
-    """
-    import matplotlib
-    from matplotlib.colors import LogNorm, Normalize
-
-    values = analyzed.step_range.values.astype(np.float64)
-    layers, steps = values.shape
-    height = max(2.5, _ROW * layers) if layers <= _NAMED else _TALLEST
-    width = float(np.clip(0.17 * steps, 3.5, 9.0))
-    figure = drawing.new_figure(analyzed, "Range by layer and step", width + 4, height + 1.8)
-    strip, axes = figure.subplots(1, 2, sharey=True, width_ratios=[0.12, width])
-    positive = drawing.above_zero(values)
-    logarithmic = drawing.spans_decades(values)
-    shown = np.ma.masked_invalid(np.where(values > 0, values, np.nan) if logarithmic else values)
-    if shown.count():
-        low, high = (positive.min(), positive.max()) if logarithmic else (0, shown.max())
-        norm = (LogNorm if logarithmic else Normalize)(low, high if high > low else low + 1)
-        colours = matplotlib.colormaps["viridis"].with_extremes(bad="0.85")
-        image = axes.imshow(
-            shown, norm=norm, cmap=colours, aspect="auto", interpolation="nearest", origin="upper"
-        )
-        image.set_rasterized(True)  # in an SVG at our resolution, not at its own of 72 dpi
-        bar = figure.colorbar(image, ax=axes, label=_UNITS, aspect=40, pad=0.02)
-        if logarithmic:
-            drawing.label_logarithms(bar.ax.yaxis, high / low)
-    else:
-        axes.set(xlim=(-0.5, steps - 0.5), ylim=(layers - 0.5, -0.5))
-        axes.text(0.5, 0.5, "no values", ha="center", transform=axes.transAxes)
-    _label_steps(axes, analyzed, width)
-    _stream_strip(strip, analyzed)
-    _label_layers(strip, axes, analyzed, height)
-    return figure
-
-
-def _label_steps(axes: "Axes", analyzed: xr.Dataset, width: float) -> None:
-    """Sigma of the columns below, the numbers of their steps above."""
-    sigma, step = analyzed.sigma.values, analyzed.step.values
-    points = width * POINTS_PER_INCH
-    below = drawing.thinned(len(sigma), points, SMALL * LINE_HEIGHT)
-    axes.set_xticks(below, [f"{sigma[index]:.3g}" for index in below], rotation=90)
-    axes.set_xlabel("sigma of the collected steps")
-    above = drawing.thinned(len(step), points, SMALL * 3.0)
-    top = axes.secondary_xaxis("top")
-    top.set_xticks(above, [str(step[index]) for index in above])
-    top.set_xlabel("step")
-
-
-def _stream_strip(strip: "Axes", analyzed: xr.Dataset) -> None:
-    from matplotlib.colors import ListedColormap
-    from matplotlib.patches import Patch
-
-    there = model_layers.streams(analyzed)
-    colours = [drawing.STREAM_COLOURS[stream] for stream in there]
-    colour = np.array([there.index(stream) for stream in analyzed.stream.values])
-    strip.imshow(
-        colour[:, None],
-        cmap=ListedColormap(colours),
-        vmin=-0.5,
-        vmax=len(there) - 0.5,
-        aspect="auto",
-        interpolation="nearest",
-    )
-    strip.set_xticks([])
-    strip.figure.legend(
-        handles=[
-            Patch(color=colour_of_stream, label=f"{name} stream")
-            for colour_of_stream, name in zip(colours, there, strict=True)
-        ],
-        loc="outside lower center",
-        ncols=len(there),
-    )
-
-
-def _label_layers(strip: "Axes", axes: "Axes", analyzed: xr.Dataset, height: float) -> None:
-    """Names of layers where they fit, else those of blocks, moved apart where they must be."""
-    names, starts, ends = model_layers.block_spans(analyzed)
-    layers = analyzed.sizes["layer"]
-    axes.hlines(starts[1:] - 0.5, *axes.get_xlim(), color="white", linewidth=0.8)
-    axes.tick_params(left=False, labelleft=False)
-    if layers <= _NAMED:
-        strip.set_yticks(np.arange(layers), analyzed.layer.values, fontsize=SMALL - 1)
-        return
-    apart = SMALL * LINE_HEIGHT / (height * 0.95 * POINTS_PER_INCH) * layers
-    kept = drawing.thinned(len(names), layers, apart)
-    middles = (starts + ends - 1) / 2
-    heights = drawing.spread_out(middles[kept], apart, 0, layers - 1)
-    strip.set_yticks([])
-    for index, moved in zip(kept, heights, strict=True):
-        strip.annotate(
-            names[index],
-            (0, middles[index]),
-            (-1.8, moved),
-            xycoords=strip.get_yaxis_transform(),
-            textcoords=strip.get_yaxis_transform(),
-            fontsize=SMALL,
-            ha="right",
-            va="center",
-            arrowprops={"arrowstyle": "-", "linewidth": 0.5, "shrinkA": 1, "shrinkB": 0},
-        )
 
 
 @picture
 def range_by_kind(analyzed: xr.Dataset) -> "Figure":
     """Draw the range of every layer against sigma, layers of one kind together.
 
+    Layers that read one array are drawn once.
+
     Args:
         analyzed: of ``analysis.of_statistics``.
     """
+    analyzed = model_layers.together(analyzed)
     kinds = model_layers.kinds(analyzed)
     panels = drawing.panels(
         analyzed,
@@ -159,7 +53,7 @@ def range_by_kind(analyzed: xr.Dataset) -> "Figure":
         else:
             drawing.say(axes)
         axes.grid(alpha=0.3)
-    panels.figure.supylabel(f"{_UNITS}; a scale for each panel", fontsize=8)
+    panels.figure.supylabel(f"{UNITS}; a scale for each panel", fontsize=8)
     bar = panels.figure.colorbar(colours, ax=panels.axes, aspect=40, pad=0.02)
     _name_blocks(bar, analyzed)
     _explain_lines(panels.figure, model_layers.streams(analyzed))
@@ -167,16 +61,15 @@ def range_by_kind(analyzed: xr.Dataset) -> "Figure":
 
 
 def _by_depth(analyzed: xr.Dataset) -> "ScalarMappable":
-    """Colours by the index of a layer's block."""
+    """A colour for each block, by its index."""
     import matplotlib
     from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import LinearSegmentedColormap, Normalize
+    from matplotlib.colors import BoundaryNorm, ListedColormap
 
+    count = int(model_layers.depth(analyzed).max()) + 1
     # The palest end of the map is hard to see on white.
-    colours = LinearSegmentedColormap.from_list(
-        "depth", matplotlib.colormaps["viridis"](np.linspace(0, 0.9, 256))
-    )
-    return ScalarMappable(Normalize(0, max(1, model_layers.depth(analyzed).max())), colours)
+    colours = ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0, 0.9, count)))
+    return ScalarMappable(BoundaryNorm(np.arange(count + 1) - 0.5, count), colours)
 
 
 def _draw_curves(
@@ -262,7 +155,7 @@ def feature_ranges(
         axes.set_title(f"{names[row]}\n{axes.get_title(loc='left')}")
         if panels.at_bottom(row):
             axes.set_xlabel("feature, by rank of its range")
-    panels.figure.supylabel(_UNITS, fontsize=8)
+    panels.figure.supylabel(UNITS, fontsize=8)
     panels.legend_of_first()
     return panels.figure
 

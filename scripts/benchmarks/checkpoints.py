@@ -1,6 +1,7 @@
 """What quantized checkpoints are worth: pictures of held-out captions, against uniform bits."""
 
 import atexit
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -16,6 +17,7 @@ from benchmarks.peers.calibration import GROUP, Bits, Calibration
 from calibzarr.export import checkpoint
 from calibzarr.export.checkpoint import Choice
 from calibzarr.export.quantizing import Rounding
+from calibzarr.export.tuning import Tuned
 from calibzarr.models import registry
 from calibzarr.models.base import Layer, Model
 from calibzarr.models.diffusionkit import DiffusionKitModel
@@ -30,6 +32,7 @@ _TARGETS = {3: (3.5, 8.0), 4: (3.0, 8.0), 5: (2.7, 7.5)}  # gains of rounded and
 _ROUNDINGS: tuple[Rounding, ...] = ("nearest", "gptq")
 _AHEAD = {3: (0.3, 4.0), 4: (0.0, 4.0)}  # of the best peer, likewise
 
+_MINUTES = 3  # of tuning
 _SMALL = 14, 64  # layers and their width, whose memory is that of the libraries
 
 _MEMORY = """
@@ -53,6 +56,23 @@ def quality(settings: Settings) -> list[Figure]:
             at_least = None if settings.quick else target
             figures.append(
                 Figure("quality", what, [float(gain.mean())], at_least=at_least, note=note)
+            )
+    return figures
+
+
+def tuned(settings: Settings) -> list[Figure]:
+    """PSNR of tuned scales and biases over those of rounding, to the nearest and by GPTQ."""
+    bench, minutes = _bench(settings), settings.choose(_MINUTES, 0.01)
+    figures = []
+    for bits in _TARGETS:
+        mean = Quantizer("weight", f"mlx-{GROUP}", bits).cost(1)
+        for rounding in _ROUNDINGS:
+            gain = bench.ours(mean, rounding, minutes) - bench.ours(mean, rounding)
+            what = f"gain of tuning for {minutes:g} minutes, {mean:g} bits, {rounding}, dB"
+            at_least = None if settings.quick else -_standard_error(gain)
+            note = f"{_error(gain)}; {bench.tuned_in_words(mean, rounding, minutes)}"
+            figures.append(
+                Figure("tuned", what, [float(gain.mean())], at_least=at_least, note=note)
             )
     return figures
 
@@ -108,7 +128,11 @@ def memory(settings: Settings) -> list[Figure]:
 
 
 def _error(gain: np.ndarray) -> str:
-    return f"standard error {gain.std(ddof=1) / np.sqrt(gain.size):.2f}"
+    return f"standard error {_standard_error(gain):.2f}"
+
+
+def _standard_error(gain: np.ndarray) -> float:
+    return float(gain.std(ddof=1) / np.sqrt(gain.size))
 
 
 class _Bench:
@@ -134,15 +158,29 @@ class _Bench:
         self._judge = _Judge(model, num_pictures, num_steps)
         self._psnr_db: dict[str, np.ndarray] = {}
 
-    def ours(self, mean: float, rounding: Rounding) -> np.ndarray:
-        """PSNR of the bits that sensitivities choose, shape (image,)."""
-        out = self._directory / f"{rounding}-{mean!r}"
+    def ours(self, mean: float, rounding: Rounding, tune: float | None = None) -> np.ndarray:
+        """PSNR of the bits that sensitivities choose, shape (image,).
+
+        Args:
+            mean: bits of a weight, scales counted.
+            rounding: of weights.
+            tune: minutes of tuning; None for none.
+        """
+        out = self._checkpoint(mean, rounding, tune)
         if out.name not in self._psnr_db:
             calibzarr.quantize(
-                self.store, out, bits_per_weight=mean, keep=[_APART], rounding=rounding
+                self.store, out, bits_per_weight=mean, keep=[_APART], rounding=rounding, tune=tune
             )
             self._psnr_db[out.name] = self._judge.psnr_db(out)
         return self._psnr_db[out.name]
+
+    def tuned_in_words(self, mean: float, rounding: Rounding, tune: float) -> str:
+        """What tuning told of a checkpoint that :meth:`ours` has made."""
+        config = json.loads((self._checkpoint(mean, rounding, tune) / "config.json").read_text())
+        return Tuned(**config["tuning"]).in_words()
+
+    def _checkpoint(self, mean: float, rounding: Rounding, tune: float | None) -> Path:
+        return self._directory / f"{rounding}-{mean!r}-{tune}"
 
     def nearest(self, name: str, bits: Bits) -> np.ndarray:
         """PSNR of given bits in groups of 64, as ``mx.quantize`` rounds, shape (image,)."""
@@ -205,4 +243,9 @@ def _write(out: Path, model: DiffusionKitModel, bits: Bits) -> None:
     checkpoint.write(out, model, choice, levels, {"model": model.name}, lambda _: "given bits\n")
 
 
-ENTRIES: Mapping[str, Entry] = {"quality": quality, "peers": peers, "memory": memory}
+ENTRIES: Mapping[str, Entry] = {
+    "quality": quality,
+    "tuned": tuned,
+    "peers": peers,
+    "memory": memory,
+}

@@ -39,6 +39,8 @@ def recommended():
     coordinates = {
         "layer": [f"block.{number}" for number in range(5)],
         "role": ("layer", ["input"] * 4 + ["output"]),
+        "kind": ("layer", ["linear"] * 4 + ["block"]),
+        "input_group": ("layer", [f"block.{number}" for number in range(5)]),
         "phase": list(PHASES),
     }
     return xr.Dataset({}, coordinates, {"model": "synthetic"})

@@ -23,12 +23,14 @@ from calibzarr.statistics.histogram import LogBins
 BINS = LogBins(-16, 10)
 PICTURES = (
     "convergence",
+    "extremes_by_prompt",
     "feature_ranges",
     "histograms",
     "range_by_kind",
     "range_by_sigma",
     "recommended_bits",
     "sqnr_by_bits",
+    "sqnr_by_step",
 )
 KINDS = ("adaLN_modulation", *(f"attn.{part}_proj" for part in "koqv"), "mlp.fc1", "mlp.fc2")
 NAMES = ("layer", "block", "stream", "kind", "role")
@@ -123,6 +125,8 @@ def statistics_of(rows, raw, model="synthetic"):
             "features": ("layer", np.full(layers, WIDTH)),
             "step": np.arange(steps),
             "sigma": ("step", sigma.astype(np.float32)),
+            "prompt": ("image", [f"a picture of the number {i}" for i in range(images)]),
+            "collected_image": ("image", np.ones(images, dtype=bool)),
             "state_sigma": ("state", np.linspace(1, 0, max(steps - 1, 3) + 1)),
         },
         {
@@ -152,9 +156,11 @@ class Sample:
     def draw(self, name):
         arguments = {
             "convergence": (self.statistics,),
+            "extremes_by_prompt": (self.statistics,),
             "feature_ranges": (self.statistics, self.analyzed),
-            "histograms": (self.statistics, self.analyzed),
+            "histograms": (self.statistics, self.analyzed, None, None, self.recommended),
             "recommended_bits": (self.recommended,),
+            "sqnr_by_bits": (self.analyzed, self.recommended),
         }
         return getattr(plots, name)(*arguments.get(name, (self.analyzed,)))
 
@@ -305,6 +311,88 @@ def test_the_heatmap_shows_the_range_of_every_layer_and_step(size, request):
     else:
         blocks = [text.get_text() for text in strip.texts]
         assert blocks == list(dict.fromkeys(sample.statistics.block.values.tolist()))
+
+
+def test_the_second_heatmap_is_relative_to_each_layers_greatest_range(small):
+    expected = ranges_of(small.raw)
+    (image,) = small.draw("range_by_sigma").axes[2].images
+    np.testing.assert_allclose(
+        image.get_array(), expected / expected.max(axis=1, keepdims=True), rtol=1e-6
+    )
+
+
+def test_heatmaps_of_sqnr_show_8_and_4_bits(small):
+    for axes, bits in zip(small.draw("sqnr_by_step").axes[1:3], (8, 4), strict=True):
+        shown = axes.images[0].get_array()
+        np.testing.assert_array_equal(shown, small.analyzed.step_sqnr_db.sel(bits=bits))
+
+
+def test_layers_that_read_one_array_are_drawn_once(small):
+    group = [name.replace("q_proj", "k_proj").replace("v_proj", "k_proj") for name in small.names]
+    analyzed = small.analyzed.assign_coords(input_group=("layer", group))
+    strip, axes = plots.range_by_sigma(analyzed).axes[:2]
+    names = [text.get_text() for text in strip.get_yticklabels()]
+    assert len(names) == axes.images[0].get_array().shape[0] == len(small.names) - 2 * 8
+    assert "mm_block_2.text.attn.k,o,q,v_proj" not in names
+    assert "mm_block_2.text.attn.k,q,v_proj" in names
+    titles = [each.get_title(loc="left") for each in plots.range_by_kind(analyzed).axes]
+    assert titles[:2] == ["attn.k,q,v_proj", "attn.o_proj"]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["a.q_proj"], "a.q_proj"),
+        (["a.q_proj", "a.k_proj"], "a.q,k_proj"),
+        (["b.image.adaLN", "b.text.adaLN"], "b.image,text.adaLN"),
+        (["x", "y", "z"], "x,y,z"),
+        (["aa", "aaa"], "aa,aaa"),
+        ([f"block_{i}" for i in range(9)], "block_0 and 8 more"),
+    ],
+)
+def test_names_in_one(names, expected):
+    assert model_layers.joined(names) == expected
+
+
+def test_the_images_of_extremes_are_those_of_the_raw_values(small):
+    axes = small.draw("extremes_by_prompt").axes[0]
+    by_image = small.raw.reshape(*small.raw.shape[:3], -1)
+    low = by_image.min(axis=(1, 3)).argmin(axis=1)
+    high = by_image.max(axis=(1, 3)).argmax(axis=1)
+    least, greatest = (
+        {round(bar.get_y() + bar.get_height() / 2): bar.get_width() for bar in bars}
+        for bars in axes.containers
+    )
+    labels = [text.get_text() for text in axes.get_yticklabels()]
+    assert len(labels) == 4
+    for place, label in enumerate(labels):
+        image = int(label.partition(":")[0])
+        assert label == f"{image}: a picture of the number {image}"
+        assert (least[place], greatest[place]) == ((low == image).sum(), (high == image).sum())
+    assert axes.lines[0].get_xdata()[0] == 2 * len(small.names) / 4
+
+
+@pytest.mark.parametrize("by_phase", [False, True])
+def test_clipping_ranges_are_drawn_at_the_ridges(small, by_phase):
+    name = "mm_block_1.image.mlp.fc1"
+    recommended = small.recommended.copy(deep=True)
+    ends = [(-0.3, 0.2), (-0.2, 0.1), (-0.1, 0.3)] if by_phase else [(-0.25, 0.15)] * 3
+    if by_phase:
+        recommended.attrs["by_phase"] = True
+        recommended.phase_bits[:] = 8
+        for number, phase in enumerate(("phase_clip_min", "phase_clip_max")):
+            recommended[phase].loc[{"layer": name}] = [pair[number] for pair in ends]
+    else:
+        recommended.clip_min.loc[name], recommended.clip_max.loc[name] = ends[0]
+    figure = plots.histograms(small.statistics, small.analyzed, [name], recommended=recommended)
+    found = {}
+    for lines in figure.axes[0].collections:
+        for segment in getattr(lines, "get_segments", list)():
+            found.setdefault(round(segment[0, 1]), []).append(segment[0, 0])
+    first = recommended.first_step.values
+    for step in range(6):
+        phase = max(number for number in range(3) if step >= first[number])
+        assert sorted(found[5 - step]) == pytest.approx(ends[phase])
 
 
 def test_ranges_within_a_decade_are_on_a_linear_scale(small):
