@@ -215,7 +215,7 @@ class _Work:
                 layer = layers[index]
                 weight, bits = self._model.weight(layer), self._quantizers[layer].bits
                 assert weight is not None
-                level = gptq(weight, *self._grid(layer), bits, found[index])
+                level = gptq(weight, *self._grid(layer), bits, found.pop(index))
                 archive.write(self._file(layer), {}, {_LEVELS: level})
         return True
 
