@@ -146,13 +146,14 @@ def _forecast(plan: "BuildPlan") -> str:
     from calibzarr.sampling.forecast import forecast
 
     found = forecast(plan)
-    memory = "not known" if found.weight_bytes is None else decimal(found.weight_bytes)
     seconds = found.seconds
+    parts = ("weights in 16 bits", found.weight_bytes), ("a batch", found.batch_bytes)
+    memory = [f"{name} {'not known' if n is None else decimal(n)}" for name, n in parts]
     return "\n".join(
         (
             f"images: {found.images} of {plan.num_images}, with {plan.entry.name}",
             f"disk: {decimal(found.disk_bytes)}",
-            f"memory: {memory} for weights in 16 bits, and what a call needs besides",
+            f"memory: {', '.join(memory)}",
             f"time: {'not known' if seconds is None else f'about {duration(seconds)}'}",
         )
     )

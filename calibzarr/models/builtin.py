@@ -42,6 +42,25 @@ def _load_tiny() -> "Model":
     return DiffusionKitModel("tiny", tiny.TinyPipeline())
 
 
+def _batch_bytes_of_tiny(num_images: int, image_size: int, num_steps: int, *, guided: bool) -> int:
+    model: Any = _load_tiny()
+    return int(model.batch_bytes(num_images, image_size, num_steps, guided=guided))
+
+
+def _batch_bytes(
+    architecture: str, num_images: int, image_size: int, num_steps: int, *, guided: bool
+) -> int:
+    import mlx.core as mx
+
+    from calibzarr.models import memory
+    from calibzarr.models.loading import pipelines
+
+    sizes = pipelines.sizes(architecture, _version(Source(architecture)))
+    on_cpu = mx.default_device().type == mx.DeviceType.cpu
+    arguments = sizes, num_images, image_size, num_steps
+    return memory.batch_bytes(*arguments, guided=guided, on_cpu=on_cpu)
+
+
 def _load(name: str, source: Source, files: hub.Files) -> "Model":
     memory.check_address_space()
     hub.check(name, files)
@@ -74,6 +93,7 @@ def _sd3(
         name=name,
         description=description,
         load=partial(_load, name, Source(name), files),
+        batch_bytes=partial(_batch_bytes, name),
         max_image_size=1536,
         image_size_multiple=16,
         num_steps=50,
@@ -106,6 +126,7 @@ def _flux(
         name=name,
         description=description,
         load=partial(_load, name, Source(name), files),
+        batch_bytes=partial(_batch_bytes, name),
         image_size=512,
         max_image_size=2048,
         image_size_multiple=16,
@@ -137,6 +158,7 @@ TINY = ModelEntry(
     guided=True,
     prompts=shape_captions,
     weight_bytes=5_690_666,
+    batch_bytes=_batch_bytes_of_tiny,
     licence="MIT",
     latent_scale=1.5305,
     latent_shift=0.0609,

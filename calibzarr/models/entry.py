@@ -70,6 +70,8 @@ class ModelEntry:
         guidance: default of what it is told of guidance, if it was distilled to be told.
         prompts: gives prompts of its own, if it has any.
         weight_bytes: of all its weights in 16 bits, to fetch and in memory; None if not known.
+        batch_bytes: ``batch_bytes(num_images, image_size, num_steps, guided=...)``: estimate of the
+            bytes that sampling images together takes beside the weights; None if not known.
         licence: of its weights; None if not known.
         gated: whether the Hub asks for consent before it gives them; None if not known.
         repository: on the Hugging Face Hub, if its weights are there.
@@ -94,6 +96,7 @@ class ModelEntry:
     guidance: float | None = None
     prompts: Callable[[], PromptList] | None = None
     weight_bytes: int | None = None
+    batch_bytes: Callable[..., int] | None = None
     licence: str | None = None
     gated: bool | None = None
     repository: str | None = None

@@ -92,6 +92,6 @@ def test_a_dry_run_says_what_a_build_takes_and_builds_nothing(run, tmp_path):
     images, disk, memory, time = out.splitlines()
     assert images == "images: 3 of 3, with tiny"
     assert disk.startswith("disk: ")
-    assert memory.startswith("memory: 5.7 MB for weights")
+    assert memory.startswith("memory: weights in 16 bits 5.7 MB, a batch ")
     assert time == "time: not known"
     assert not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 
+from calibzarr.models import registry
 from calibzarr.sampling.forecast import forecast
 from calibzarr.sampling.options import BuildOptions
 from calibzarr.sampling.plan import plan
@@ -33,6 +34,7 @@ def test_without_images_the_time_is_not_known(plan_of_groups):
     assert (found.images, found.seconds) == (12, None)
     assert found.disk_bytes == 12 * planned.image_bytes
     assert found.weight_bytes == planned.entry.weight_bytes
+    assert found.batch_bytes == registry.load("tiny").batch_bytes(4, 64, 50, guided=True)
     one_group = complete(dict.fromkeys(range(4), 100.0))
     assert (forecast(one_group).images, forecast(one_group).seconds) == (8, None)
 

@@ -2,10 +2,12 @@
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 from mlx.utils import tree_flatten
 
 from calibzarr.models.compatibility import import_diffusionkit, lenient_updates, offline
@@ -154,6 +156,20 @@ def load(
         kit.model_io.LOCAl_SD3_CKPT = None  # where DiffusionKit keeps it for whatever it loads next
     replace_clip_tokenizers(loaded)
     return loaded
+
+
+def sizes(architecture: str, version: str) -> Any:
+    """What :func:`calibzarr.models.memory.batch_bytes` reads of a pipeline, without a pipeline."""
+    config = mmdit.CONFIGS[architecture]
+    channels = kit.model_io.VAEDecoderConfig().block_out_channels[0]
+    return SimpleNamespace(
+        mmdit=SimpleNamespace(config=config),
+        activation_dtype=config.dtype,
+        decoder=SimpleNamespace(conv_out=SimpleNamespace(weight=np.empty((3, channels)))),
+        model_version=version,
+        tokenizer_l=SimpleNamespace(max_length=kit.config.CLIPTextModelConfig().max_length),
+        use_t5=True,
+    )
 
 
 def renamed(weights: dict[str, mx.array], config: Any) -> dict[str, mx.array]:

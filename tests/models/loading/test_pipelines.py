@@ -31,6 +31,14 @@ def parameters(module):
     return {name: np.array(v.astype(mx.float32)) for name, v in tree_flatten(module.parameters())}
 
 
+@pytest.mark.parametrize("name", ["flux-dev", "sd3.5-large"])
+def test_memory_of_a_batch_is_that_of_the_loaded_model(hub, name):
+    assert hub.is_dir()
+    sizes = 4, 64, 3
+    expected = registry.load(name).batch_bytes(*sizes, guided=True)
+    assert registry.find(name).batch_bytes(*sizes, guided=True) == expected
+
+
 def test_a_fine_tune_is_a_model_of_its_own(hub, tmp_path, monkeypatch):
     plain = registry.load("flux-dev")
     repository, file = registry.find("flux-dev").files[0]
