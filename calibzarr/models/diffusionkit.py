@@ -301,7 +301,7 @@ class DiffusionKitModel(ModuleParameters, TextEncoders):
         checkpoint.load(model.pipeline.mmdit, directory, self.pipeline.dtype)
         if layout.has_t5(directory):
             model.pipeline.load_t5 = partial(checkpoint.load_t5, directory, self.pipeline.dtype)
-            model.pipeline.t5_encoder = model.pipeline.load_t5()
+            model.pipeline.t5_encoder = None  # read when it is used
         return model
 
     def tuner(self, grids: Mapping[int, Grid]) -> ScaleTuner:
