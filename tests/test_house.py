@@ -1,6 +1,7 @@
 """Sizes that a reader can hold; which folder may import which, import-linter checks."""
 
 import ast
+import re
 from collections import Counter
 
 import pytest
@@ -40,6 +41,12 @@ def test_no_module_and_no_function_is_too_long():
 def test_no_folder_but_that_of_the_commands_is_too_full():
     counts = Counter(path.parent for path in MODULES if path.parent != PACKAGE / "commands")
     assert {str(folder): n for folder, n in counts.items() if n > FOLDER_MODULES} == {}
+
+
+def test_all_that_commands_print_goes_through_what_makes_it_visible():
+    prints = re.compile(r"click\.echo\((?!visible)|(?<![\w.])print\(|\bConsole\((?!quiet=True)")
+    printing = {path.name for path in MODULES if prints.search(path.read_text("utf-8"))}
+    assert printing == {"cli.py"}  # help
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def analyze_command(
     with reporting(console, "analyze", "part", len(PARTS)) as report:
         result = overview(store, **options, report=report)
     if as_json:
-        click.echo(strict_json.dumps(_content(result), indent=2))
+        tell(strict_json.dumps(_content(result), indent=2))
     else:
         _print(result, choices.SORTS[options["sort"]])
     if csv_file is not None:

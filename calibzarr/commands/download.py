@@ -3,7 +3,7 @@
 import click
 
 from calibzarr.commands.command import command
-from calibzarr.commands.common import hint
+from calibzarr.commands.common import hint, tell
 from calibzarr.errors import Call
 
 
@@ -22,5 +22,5 @@ def download_command(model: str) -> None:
     from calibzarr.models import registry
 
     registry.download(model)
-    click.echo(f"{model}: all of its files are on this machine")
+    tell(f"{model}: all of its files are on this machine")
     hint("go on with: ", Call("build", (), {"model": model, "prompts": ...}))

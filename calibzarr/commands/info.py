@@ -3,11 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import click
-
 from calibzarr import strict_json
 from calibzarr.commands.command import command
-from calibzarr.commands.common import json_option, store_argument, table_console
+from calibzarr.commands.common import json_option, store_argument, table_console, tell
 
 
 @command("info")
@@ -23,7 +21,7 @@ def info_command(store: Path, as_json: bool) -> None:
 
     description = described(store)
     if as_json:
-        click.echo(strict_json.dumps(description, indent=2))
+        tell(strict_json.dumps(description, indent=2))
         return
     from rich.filesize import decimal
     from rich.table import Table

@@ -2,10 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-import click
-
 from calibzarr.commands.command import command
-from calibzarr.commands.common import table_console
+from calibzarr.commands.common import table_console, tell
 
 if TYPE_CHECKING:
     from calibzarr.models.entry import ModelEntry
@@ -41,16 +39,12 @@ def models_command() -> None:
             _described(entry),
         )
     table_console().print(table)
-    click.echo(
-        "size: of all weights in 16 bits, to fetch and in memory; weights: files that are missing"
-    )
-    click.echo("licences: of the original models, by copies of their pages on the Hub, read on")
-    click.echo(
-        f"{builtin.LICENCES_READ}. Weights of your own: a safetensors file of the original names,"
-    )
-    click.echo("or a directory or repository with one, or with DiffusionKit's quantized checkpoint")
+    tell("size: of all weights in 16 bits, to fetch and in memory; weights: files that are missing")
+    tell("licences: of the original models, by copies of their pages on the Hub, read on")
+    tell(f"{builtin.LICENCES_READ}. Weights of your own: a safetensors file of the original names,")
+    tell("or a directory or repository with one, or with DiffusionKit's quantized checkpoint")
     for problem in registry.problems():
-        click.echo(problem, err=True)
+        tell(problem, err=True)
 
 
 def _described(entry: "ModelEntry") -> str:

@@ -51,6 +51,6 @@ def prompts_command(count: int, seed: int, file: Path | None, force: bool) -> No
 
 def _print(text: str) -> None:
     try:
-        click.echo(text, nl=False)
+        tell(text.removesuffix("\n"))
     except BrokenPipeError:  # its reader has had enough, as head has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from calibzarr.commands.command import command
-from calibzarr.commands.common import hint, store_argument
+from calibzarr.commands.common import hint, store_argument, tell
 
 
 @command("show")
@@ -46,6 +46,6 @@ def show_command(store: Path, image: int | None, against: Path | None, out: Path
     if out is not None:
         check_free(out, [store, *([] if against is None else [against])], force=True)
     found = show(store, image=image, against=against, out=out)
-    click.echo(found.file)
+    tell(str(found.file))
     if image is None and len(found.images) < found.num_complete:
         hint(f"the first {len(found.images)} of {found.num_complete} images")

@@ -62,7 +62,7 @@ def verify_command(
         progress=not is_quiet(),
     )
     if as_json:
-        click.echo(strict_json.dumps(report.as_json(), indent=2))
+        tell(strict_json.dumps(report.as_json(), indent=2))
     else:
         _print(report)
     if not report.ok:
