@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     "build",
     {
         "What to sample": "model prompts num_images repeat seed",
-        "How": "num_steps cfg_weight image_size batch_size latent_dtype",
-        "Which part": "resume images",
+        "How": "num_steps cfg_weight guidance image_size batch_size latent_dtype",
+        "Which part": "resume images dry_run",
         "A quantized model": "reference quantized",
     },
 )

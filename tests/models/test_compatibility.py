@@ -53,22 +53,28 @@ def test_missing_diffusionkit_tells_how_to_install_it():
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_contexts_leave_mlx_as_it_was(fails):
+def test_contexts_leave_mlx_as_it_was(fails, monkeypatch):
     import mlx.core as mx
     import mlx.nn as nn
+    from huggingface_hub import constants
 
-    from calibzarr.models.compatibility import lenient_updates, metal_names
+    from calibzarr.models.compatibility import lenient_updates, metal_names, offline
 
-    before = nn.Module.update, mx.metal.device_info, mx.metal.set_memory_limit
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.delattr(mx.metal, "get_peak_memory")  # as it may be in MLX's next version
+    before = nn.Module.update, dict(vars(mx.metal))
     try:
-        with lenient_updates(), metal_names():
+        with lenient_updates(), metal_names(), offline():
             assert nn.Module.update is not before[0]
             assert mx.metal.device_info()["memory_size"] == mx.get_memory_limit()
+            assert mx.metal.get_peak_memory() == mx.get_peak_memory()
+            assert constants.HF_HUB_OFFLINE
             if fails:
                 raise RuntimeError
     except RuntimeError:
         pass
-    assert (nn.Module.update, mx.metal.device_info, mx.metal.set_memory_limit) == before
+    assert (nn.Module.update, dict(vars(mx.metal))) == before
+    assert not constants.HF_HUB_OFFLINE
 
 
 def test_unknown_parameters_are_passed_over_and_missing_ones_named():
