@@ -114,7 +114,7 @@ def run(plan: SensitivityPlan, console: Console) -> SensitivityResult:
 
 def _run(plan: SensitivityPlan, console: Console) -> SensitivityResult:
     found = plan.start
-    if schema.SENSITIVITY in plan.root.attributes and not plan.force and found.complete:
+    if found.complete and not plan.force and _is_written(plan):
         measurement.remove_checkpoint(plan.path)
         return _result(plan, found, interrupted=False)
     check_known(plan.path, plan.root.attributes)
@@ -147,6 +147,13 @@ def _run(plan: SensitivityPlan, console: Console) -> SensitivityResult:
     measurement.remove_checkpoint(plan.path)
     store.remove_leftovers(plan.path)
     return _result(plan, found, interrupted=False)
+
+
+def _is_written(plan: SensitivityPlan) -> bool:
+    """Whether the store has all that is to be measured; a checkpoint may have more than it."""
+    stored = plan.root.attributes.get(schema.SENSITIVITY, {})
+    wanted = len(plan.start.images), plan.start.products.shape[-1]
+    return (stored.get("num_images"), stored.get("num_probes")) == wanted
 
 
 class _Session:

@@ -20,9 +20,15 @@ Attack = Callable[[Path, Path, random.Random], object]
 """``attack(store, file, generator)`` damages one file, or what is around it."""
 
 
+def build(path: Path, num_images: int) -> Path:
+    """A store of small images in which nothing is wrong."""
+    calibzarr.build(path, num_images=num_images, num_steps=4, image_size=32, progress=False)
+    return path
+
+
 def make(path: Path, num_images: int) -> Path:
     """A store with statistics and sensitivities, in which nothing is wrong."""
-    calibzarr.build(path, num_images=num_images, num_steps=4, image_size=32, progress=False)
+    build(path, num_images)
     calibzarr.collect(path, num_images=num_images // 2, steps=[0, 2], progress=False)
     measure(path, images=1, probes=1, steps=[0])
     return path

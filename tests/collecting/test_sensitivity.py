@@ -165,6 +165,18 @@ def test_nothing_new_is_told_and_changes_nothing(measured, monkeypatch):
     assert snapshot(measured) == before
 
 
+def test_what_was_measured_whole_before_a_kill_is_written(measured, tmp_path):
+    path = shutil.copytree(measured, tmp_path / "a.zarr")
+    options = {**SMALL, "probes": 3}
+    plan = sensitivity_plan.plan(path, **options)
+    values = plan.start.products
+    values[..., 2] = values[..., 1]
+    measurement.write_checkpoint(path, plan.start, plan.identity)
+    assert sensitivity.sensitivity(path, **options).num_probes == 3
+    np.testing.assert_array_equal(open_strictly(path).signed_product, values)
+    assert not list(path.glob("*.checkpoint"))
+
+
 def test_stores_that_cannot_be_measured_are_refused_unchanged(path, measured, tmp_path):
     bare = tmp_path / "bare.zarr"
     calibzarr.build(bare, num_images=1, num_steps=2)
