@@ -4,6 +4,7 @@ import sys
 
 import click
 
+from calibzarr import hang_up
 from calibzarr.commands.analyze import analyze_command
 from calibzarr.commands.build import build_command
 from calibzarr.commands.collect import collect_command
@@ -58,6 +59,16 @@ def cli(context: click.Context) -> None:
 
 def main() -> None:
     """Run the command line; errors are one line on standard error."""
+    with hang_up.interrupting():
+        try:
+            _run()
+        except SystemExit as end:
+            if hang_up.happened() and end.code == INTERRUPTED:
+                sys.exit(hang_up.EXIT_CODE)
+            raise
+
+
+def _run() -> None:
     try:
         sys.exit(cli.main(prog_name="calibzarr", standalone_mode=False))
     except click.ClickException as error:

@@ -8,6 +8,7 @@ from types import FrameType
 
 from rich.console import Console
 
+from calibzarr import hang_up
 from calibzarr.progress import Reporter, reporting
 
 StopRequested = Callable[[], bool]
@@ -17,6 +18,8 @@ StopRequested = Callable[[], bool]
 def graceful_stop(on_first: Callable[[], None]) -> Iterator[StopRequested]:
     """Turn the first Ctrl-C or SIGTERM into a request; the second raises KeyboardInterrupt.
 
+    A hang-up is a request as well, however often it comes, unless it is ignored.
+
     Args:
         on_first: called at the first, to tell the user.
 
@@ -25,8 +28,10 @@ def graceful_stop(on_first: Callable[[], None]) -> Iterator[StopRequested]:
     """
     requested = threading.Event()
 
-    def handle(_signal: int, _frame: FrameType | None) -> None:
-        if requested.is_set():
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            hang_up.note()
+        elif requested.is_set():
             raise KeyboardInterrupt
         requested.set()
         on_first()
@@ -34,7 +39,8 @@ def graceful_stop(on_first: Callable[[], None]) -> Iterator[StopRequested]:
     if threading.current_thread() is not threading.main_thread():
         yield requested.is_set  # only the main thread may handle signals
         return
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM, *([] if hang_up.ignored() else [signal.SIGHUP])]
+    previous = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield requested.is_set
     finally:

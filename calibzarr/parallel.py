@@ -91,8 +91,9 @@ def _processes(workers: int) -> Executor:
 
 
 def _begin() -> None:
-    """Leave it to the parent what an interrupt means, and do not outlive it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Leave it to the parent what an interrupt or a hang-up means, and do not outlive it."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

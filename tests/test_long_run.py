@@ -22,6 +22,24 @@ def test_first_signal_asks_second_stops(number):
     assert signal.getsignal(number) is before
 
 
+def test_hang_ups_ask_however_many_there_are_unless_ignored():
+    before = signal.getsignal(signal.SIGHUP)
+    with graceful_stop(lambda: None) as requested:
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)
+        assert requested()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGHUP) is before
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with graceful_stop(lambda: None) as requested:
+            signal.raise_signal(signal.SIGHUP)
+            assert not requested()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_other_threads_go_without():
     outcome = []
 

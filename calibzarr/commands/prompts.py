@@ -43,7 +43,7 @@ def prompts_command(count: int, seed: int, file: Path | None, force: bool) -> No
         return
     if file.exists() and not force:
         raise TakenError(f"{file} exists already; overwrite it with ", Option("force"))
-    durable.write(file, as_text(prompts, as_csv=file.suffix.lower() == ".csv").encode())
+    durable.write_result(file, as_text(prompts, as_csv=file.suffix.lower() == ".csv").encode())
     tell(f"{file}: {count} prompts")
     keywords = {"model": "sd3-medium", "prompts": file}
     hint("sample them with: ", Call("build", ("stores/sd3.zarr",), keywords))

@@ -101,7 +101,7 @@ def _write(recommended: xr.Dataset, file: Path, granularity: Granularity) -> Con
     json_file.check(content, SCHEMA_VERSION)
     if granularity != "block":
         parse(content)  # what is written can be read
-    durable.write(file, as_json(content))
+    durable.write_result(file, as_json(content))
     return ConfigurationResult(
         num_layers=len(content["layer_configs"]),
         bits=bits_in_words(recommended, ("activation", "weight")),

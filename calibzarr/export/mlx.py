@@ -24,7 +24,7 @@ def write(recommended: xr.Dataset, file: Path) -> ConfigurationResult:
         OSError: if it cannot be written.
     """
     entry = quantization(recommended)
-    durable.write(file, as_json(entry))
+    durable.write_result(file, as_json(entry))
     return ConfigurationResult(
         num_layers=sum(isinstance(of_path, dict) for of_path in entry.values()),
         bits=bits_in_words(recommended, ("weight",)),

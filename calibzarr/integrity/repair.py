@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from calibzarr.errors import Call, Message, StoreError, at_least
+from calibzarr.errors import Call, Message, StoreError, at_least, disk_full_named
 from calibzarr.integrity import regeneration, rehearsal, remedies, restoration, set_aside
 from calibzarr.integrity.findings import Finding
 from calibzarr.integrity.image_checks import check_images
@@ -74,6 +74,7 @@ def repair(
         FileNotFoundError: if nothing is at ``path``.
         OptionError: if a value is not allowed, or the manifest is lost and no model is given.
         ValueError: if it is no calibzarr store, or what was given is not what it was built with.
+        DiskFullError: if there is no room; what is mended stays.
         OSError: if it cannot be written.
     """
     path, console = Path(path), progress_console(progress)
@@ -83,7 +84,8 @@ def repair(
     file = None if prompts is None else Path(prompts)
     if not dry_run:
         objects.check_writable(path)
-        return _repair(path, lost, file, console)
+        with disk_full_named(lambda: _stays(path, lost, file)):
+            return _repair(path, lost, file, console)
     with rehearsal.mirror(path) as mirror:
         try:
             found = _repair(mirror, lost, file, console)
@@ -96,6 +98,13 @@ def repair(
         needed=tuple(rehearsal.renamed(Message(need), mirror, path) for need in found.needed),
         calls=tuple(rehearsal.renamed_call(call, mirror, path) for call in found.calls),
     )
+
+
+def _stays(path: Path, lost: Lost, prompts: Path | None) -> Message:
+    """What a full disk leaves of a repair, and the same call again."""
+    given = {name: value for name, value in vars(lost).items() if value is not None}
+    again = Call("repair", (path,), {**({} if prompts is None else {"prompts": prompts}), **given})
+    return Message("what is mended stays, and nothing more is lost; make room, then: ", again)
 
 
 def _repair(path: Path, lost: Lost, prompts: Path | None, console: Console) -> RepairResult:

@@ -19,6 +19,8 @@ from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.storage import LocalStore
 
+from calibzarr.errors import disk_full_named
+
 _WRITTEN_TOGETHER = 32  # files
 _PARTIAL = re.compile(r".+\.[0-9a-f]{32}\.partial")
 MAX_BYTES = 2**31  # of a file that is read whole
@@ -90,6 +92,18 @@ def write(path: Path, data: bytes | memoryview) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with new_file(path) as file:
         file.write(data)
+
+
+def write_result(path: Path, content: bytes) -> None:
+    """Write a file that a user asked for, as :func:`write` does.
+
+    Raises:
+        DiskFullError: if there is no room; says what stays.
+        OSError: if it cannot be written otherwise. What stood under the name stays.
+    """
+    there = "stays as it was" if path.exists() else "is not written"
+    with disk_full_named(lambda: f"{path} {there}; make room, then give the same command again"):
+        write(path, content)
 
 
 def write_all(files: Iterable[tuple[Path, bytes]]) -> None:

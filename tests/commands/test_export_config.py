@@ -13,6 +13,7 @@ from tests.support.commands import (
     assert_refused,
 )
 from tests.support.files import read_json
+from tests.support.full_disk import fill
 from tests.support.measuring import measure
 from tests.support.stores import snapshot
 
@@ -133,6 +134,13 @@ def test_options_offer_what_the_library_knows():
     defaults = Options()
     for name in ("method", "activation_quantizer"):
         assert options[name].default == getattr(defaults, name)
+
+
+@pytest.mark.parametrize("more", ["", " --format mlx"])
+def test_a_full_disk_is_told_of_with_what_stays(run, place, monkeypatch, more):
+    fill(monkeypatch)
+    message = "the disk is full: new.json is not written; make room, then give the same command"
+    assert_refused(run, place, EXPORT + more, 1, message)
 
 
 @pytest.mark.parametrize("command", [EXPORT, "analyze a.zarr", "analyze a.zarr --json"])

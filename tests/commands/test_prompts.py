@@ -6,6 +6,7 @@ import pytest
 
 from calibzarr.prompts.general import make_prompts
 from calibzarr.prompts.lists import read_prompts
+from tests.support.full_disk import fill
 
 
 @pytest.mark.parametrize("name", ["p.txt", "p.csv", "P.CSV", "prompts", "new/folder/p.csv"])
@@ -20,6 +21,20 @@ def test_written_prompts_are_read_back(run, tmp_path, name):
     assert read.seeds == (None,) * 500
     assert any('"' in prompt and "," in prompt for prompt in read.prompts)
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_a_full_disk_leaves_what_was_there(run, tmp_path, monkeypatch):
+    path = tmp_path / "p.txt"
+    fill(monkeypatch)
+    code, out, err = run("prompts", "--count", 5, "--out", path)
+    assert (code, out) == (1, "")
+    told = "the disk is full: {} {}; make room, then give the same command again\n"
+    assert err == "Error: " + told.format(path, "is not written")
+    path.write_text("before")
+    code, out, err = run("prompts", "--count", 5, "--out", path, "--force")
+    assert err == "Error: " + told.format(path, "stays as it was")
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_prompts_are_printed_one_a_line(run):

@@ -12,12 +12,13 @@ import xarray as xr
 import zarr
 
 import calibzarr
-from calibzarr.errors import Call, OptionError, StoreError
+from calibzarr.errors import Call, DiskFullError, OptionError, StoreError
 from calibzarr.integrity.repair import repair
 from calibzarr.integrity.verification import verify
 from calibzarr.storage import commit, store
 from calibzarr.storage.manifest import read_root
 from tests.support import children
+from tests.support.full_disk import fill
 from tests.support.stores import open_strictly, snapshot
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
@@ -103,6 +104,20 @@ def test_a_killed_repair_is_gone_on_with(path, whole, kills):
         assert read_root(copy).attributes["created"] == read_root(whole).attributes["created"]
     calibzarr.build(copy, resume=True)
     xr.testing.assert_identical(values(copy), values(whole))
+
+
+@pytest.mark.parametrize("after", [0, 3])
+def test_a_full_disk_stops_a_repair_and_the_next_one_ends_it(path, whole, monkeypatch, after):
+    spoil(path)
+    with monkeypatch.context() as patch:
+        fill(patch, after)
+        with pytest.raises(DiskFullError, match="disk is full: what is mended stays") as error:
+            repair(path, batch_size=1)
+    assert error.value.message.parts[-1] == Call("repair", (path,), {"batch_size": 1})
+    assert repair(path).n_completed == 2
+    assert repair(path).actions == ()
+    for name in ("seed", "prompt"):
+        assert values(path)[name].values.tolist() == values(whole)[name].values.tolist()
 
 
 def test_two_repairs_at_once_do_it_once(path, whole):

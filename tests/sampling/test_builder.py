@@ -231,15 +231,16 @@ def test_two_builders_at_once_give_the_same_as_one(whole, tmp_path):
     assert_same_dataset(path, whole)
 
 
-def test_first_interrupt_completes_the_images_in_work(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_first_interrupt_completes_the_images_in_work(tmp_path, number):
     path = tmp_path / "a.zarr"
     options = ["--num-images", 40, "--num-steps", 4, "--batch-size", 2]
     ended = children.run(
         *(children.command, "build", path, *options),
         below=path / "latents",
-        signals={1: signal.SIGINT},  # the first image of the batch is about to be complete
+        signals={1: number},  # the first image of the batch is about to be complete
     )
-    assert ended.code == 130
+    assert ended.code == 128 + number
     assert "Ctrl-C again to stop now" in ended.stderr
     complete = int(store.completed(path, 40).sum())
     assert complete % 2 == 0
