@@ -35,7 +35,7 @@ def show_command(store: Path, image: int | None, against: Path | None, out: Path
 
     At most 64 pictures are drawn, of two stores 6. States on the way are decoded by the model.
 
-    \\b
+    \b
     calibzarr show stores/tiny.zarr
     calibzarr show stores/tiny.zarr --image 3
     calibzarr show stores/tiny.zarr --against stores/w4.zarr --out w4.png
