@@ -35,15 +35,14 @@ def folder(request, tmp_path_factory):
 
 @pytest.mark.slow
 def test_blocks_for_the_shell_run_in_order_in_one_folder(folder):
-    made = {path.name for path in (folder / "stores").iterdir()}
+    made = {path.name for path in (folder / "stores").glob("*.zarr")}
+    assert (folder / "stores" / "tiny.png").exists()
     assert made == {"tiny.zarr", "w4.zarr", "tiny-4.5.zarr", "old.zarr"}
     for name in made:
         assert verify(folder / "stores" / name).ok
     moved, built = (xr.open_zarr(folder / "stores" / f"{name}.zarr") for name in ("old", "tiny"))
     np.testing.assert_array_equal(moved.latents, built.latents)
-    assert len(list((folder / "png" / "images").iterdir())) == 16
     assert read_json(folder / "all.json")["runs"]
-    assert len((folder / "prompts.csv").read_text().splitlines()) == 1001
 
 
 @pytest.mark.slow
@@ -72,7 +71,7 @@ def test_statistics_examples_say_what_they_print(folder, monkeypatch, capsys):
     exec(blocks("python")[1], names)
     whole = xr.open_zarr("stores/tiny.zarr").load()
     steps = np.flatnonzero(whole.collected)
-    assert len(steps) == len(whole.step)
+    assert len(steps)
     low, high = whole.value_min.values[:, steps], whole.value_max.values[:, steps]
     np.testing.assert_array_equal(names["value_range"], high - low)
     np.testing.assert_array_equal(names["value_range"].step, whole.sigma[steps])
@@ -96,32 +95,21 @@ def test_statistics_examples_say_what_they_print(folder, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_recommendation_example_says_what_it_prints(folder, monkeypatch, capsys):
+def test_examples_of_python_say_what_they_print(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     names = {}
-    exec(blocks("python")[2], names)
+    exec(blocks("python")[2].replace("num_steps=50", "num_steps=3"), names)
     recommended = names["recommended"]
     linear = recommended.role.values == "input"
-    weights = recommended.weight_bits.values[linear]
     by_path = {path: at for path, at in names["weights"].items() if isinstance(at, dict)}
     assert set(by_path) == set(recommended.module.values[linear])
     assert {entry["bits"] for entry in by_path.values()} <= {2, 3, 4, 5, 6, 8}
-    assert len(set(weights)) > 1
+    assert len(set(recommended.weight_bits.values[linear])) > 1
+    assert names["picture"].size == (64, 64)
+    assert np.linalg.eigvalsh(names["hessian"]).min() > -1e-3
     printed = capsys.readouterr().out
     assert str(recommended.phase_clip_max.sel(layer="mm_block_0.image.mlp.fc2").values) in printed
-
-
-@pytest.mark.slow
-def test_examples_of_checkpoints_and_of_inputs_run(folder, monkeypatch, capsys):
-    monkeypatch.chdir(folder)
-    names = {}
-    (quantized,) = (block for block in blocks("python") if "load_pipeline" in block)
-    exec(quantized.replace("num_steps=50", "num_steps=3"), names)
-    assert names["picture"].size == (64, 64)
-    (inputs,) = (block for block in blocks("python") if "layer_inputs" in block)
-    exec(inputs, names)
-    assert np.linalg.eigvalsh(names["hessian"]).min() > -1e-3
-    assert "(256, 256)" in capsys.readouterr().out
+    assert "(256, 256)" in printed
 
 
 def test_every_command_in_the_readme_exists_with_its_options():
@@ -139,6 +127,10 @@ def test_every_command_in_the_readme_exists_with_its_options():
 def test_lines_for_the_shell_are_of_calibzarr_alone():
     lines = [line for block in blocks("bash") for line in block.splitlines()]
     assert len(lines) == len([*commands("bash")])
+
+
+def test_it_is_read_at_one_sitting():
+    assert len(README.splitlines()) <= 200
 
 
 def test_layout_tables_name_files_that_exist():
