@@ -40,10 +40,11 @@ def progress_console(progress: bool | None = None) -> Console:  # noqa: FBT001 -
     """The console that progress and notes go to, on standard error.
 
     Args:
-        progress: whether to tell anything; if None, only on a terminal.
+        progress: whether to tell anything; if None, only on a terminal and in a notebook.
     """
     console = VisibleConsole(stderr=True, soft_wrap=True)
-    console.quiet = not (console.is_terminal if progress is None else progress)
+    seen = console.is_terminal or console.is_jupyter  # the latter gets plain lines
+    console.quiet = not (seen if progress is None else progress)
     return console
 
 

@@ -27,6 +27,14 @@ def test_plain_lines_tell_rate_and_time_left(clock):
     assert len(lines) == 4  # one in ten seconds
 
 
+def test_it_shows_by_itself_on_a_terminal_and_in_a_notebook_alone(monkeypatch):
+    assert progress.progress_console().quiet
+    assert not progress.progress_console(progress=True).quiet
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert not progress.progress_console().quiet
+    assert progress.progress_console(progress=False).quiet
+
+
 def drawn(output):
     """Every state of the bar, a line each, without the codes of colours."""
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", output.getvalue())

@@ -80,7 +80,7 @@ def collect(
         steps: ``key`` for ``steps.key_steps``, ``all``, or indices of states.
         batch_size: images replayed together; bounds the memory.
         force: start over; the old statistics stay until the new ones are complete.
-        progress: whether to tell of it; if None, only on a terminal.
+        progress: whether to tell of it; if None, only on a terminal or in a notebook.
 
     Returns:
         How it ended. A first Ctrl-C ends it after the model call in work, and keeps what it saw.

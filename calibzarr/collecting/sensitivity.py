@@ -80,7 +80,7 @@ def sensitivity(
         clip: how the ranges of activations are chosen.
         batch_size: images of one backward pass.
         force: start over.
-        progress: whether to show it; if None, only on a terminal.
+        progress: whether to show it; if None, only on a terminal or in a notebook.
 
     Returns:
         How it ended. A first Ctrl-C ends it after the pass in work, and keeps what it measured.

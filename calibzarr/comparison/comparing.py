@@ -53,7 +53,7 @@ def compare(
         features: makes features of pictures, shape (image, feature), of uint8 pictures of shape
             (image, row, column, rgb), for the Frechet distance; if None, 24 principal components
             of the reference's final latents are compared.
-        progress: whether to tell of it; if None, only on a terminal.
+        progress: whether to tell of it; if None, only on a terminal or in a notebook.
 
     Returns:
         What was found, which prints as text; ``to_dataset`` gives its figures as arrays.

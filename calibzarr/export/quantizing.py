@@ -77,7 +77,7 @@ def quantize(
             before and after, and the better is kept. None for none.
         t5: bits of the linear layers of the text encoder T5, 2, 3, 4, 5, 6 or 8, in groups of 64,
             rounded to the nearest level; None where T5 stays as it is, and outside.
-        progress: whether to show it; if None, only on a terminal.
+        progress: whether to show it; if None, only on a terminal or in a notebook.
 
     Returns:
         What was made. A first Ctrl-C ends it after the call in work; the same call goes on.

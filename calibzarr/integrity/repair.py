@@ -65,7 +65,7 @@ def repair(
         model: what it was built with, if the manifest is lost with its copy.
         cfg_weight: the same; the model's default if not given.
         batch_size: the same; 1 if not given.
-        progress: whether to tell of it; if None, only on a terminal.
+        progress: whether to tell of it; if None, only on a terminal or in a notebook.
 
     Returns:
         What was done, or would be, and what is left to do.

@@ -39,7 +39,7 @@ def verify(
         sample: how many of them, chosen at random.
         seed: of that choice.
         tolerance: greatest difference of their states, in latent units, that is let pass.
-        progress: whether to tell of it; if None, only on a terminal.
+        progress: whether to tell of it; if None, only on a terminal or in a notebook.
 
     Returns:
         What was found. Images that are not complete are listed, and are no failure.

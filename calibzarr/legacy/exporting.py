@@ -63,7 +63,7 @@ def export_legacy(
         layout: ``nchw``: x is (1, channel, height, width); or ``nhwc``, channels last.
         force: replace the files that are there already.
         workers: processes; default: as many as there are processors.
-        progress: whether to tell of it; if None, only on a terminal.
+        progress: whether to tell of it; if None, only on a terminal or in a notebook.
 
     Returns:
         How it ended. A first Ctrl-C ends it after the images in work.

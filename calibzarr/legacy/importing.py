@@ -81,7 +81,7 @@ def import_legacy(
         seed: seed of image 0; image i has ``seed + i``.
         layout: of x, ``nchw`` or ``nhwc``; default: as its shape tells.
         workers: threads; default: as many as there are processors.
-        progress: whether to tell of it; if None, only on a terminal.
+        progress: whether to tell of it; if None, only on a terminal or in a notebook.
 
     Returns:
         How it ended. A first Ctrl-C ends it after the images in work.

@@ -96,7 +96,7 @@ def build(
             and settings, of which nothing else can be chosen.
         quantized: how the model is quantized that makes them: a configuration, its file, or the
             directory of a quantized checkpoint, which can be given as ``model`` as well.
-        progress: whether to tell of it; if None, only on a terminal.
+        progress: whether to tell of it; if None, only on a terminal or in a notebook.
 
     Returns:
         How it ended. A first Ctrl-C ends it after the images in work.
@@ -231,6 +231,7 @@ def manifest(plan: BuildPlan, model: Model) -> dict[str, Any]:
         **tokens.described(model, plan.prompts),
         **({} if plan.run is None else plan.run.attributes),
         **about_new_store(_LIBRARIES, plan.entry.name, plan.entry.repository),
+        **({} if plan.entry.licence is None else {"license": plan.entry.licence}),
         "n_completed": 0,
     }
 
