@@ -194,6 +194,7 @@ def test_loading_gives_what_the_weights_give_directly(loaded):
 def test_states_and_picture_equal_those_of_generate_image(loaded, monkeypatch):
     states, picture = sample(loaded)
     other = theirs() if loaded.name == "sd3-medium" else registry.load(loaded.name).pipeline
+    assert DiffusionKitModel(loaded.name, other).fingerprint == loaded.fingerprint
     expected_states, expected_picture = generate_with_diffusionkit(
         other, CFG_WEIGHT[loaded.name], monkeypatch
     )
