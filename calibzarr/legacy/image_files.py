@@ -61,7 +61,7 @@ def export_image(work: Work, image: int) -> None:
     missing = [
         (step, name)
         for step, name in names(work.parts, image, num_states)
-        if not (work.directory / name).exists()
+        if not (work.directory / name).is_file()
     ]
     if missing:
         group = store.open_group(work.root, mode="r")

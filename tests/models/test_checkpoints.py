@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import sentencepiece
 from mlx.utils import tree_flatten
+from transformers import CLIPTokenizer
 
 from calibzarr.collecting.replay import cached_layers
 from calibzarr.errors import MissingFilesError
@@ -31,6 +32,7 @@ from calibzarr.sampling.sampler import euler_states
 from calibzarr.statistics.histogram import BINS
 from tests.support import checkpoints
 from tests.support.configurations import of_model
+from tests.support.scripts import mixed_prompts
 
 HUB = Path(os.environ["HF_HUB_CACHE"])
 PROMPT = "The red circle, 7 cats: QX!"
@@ -245,6 +247,18 @@ def test_model_is_what_the_registry_says(loaded):
     assert loaded.activation_dtype == ACTIVATION_DTYPE[loaded.name]
     assert loaded.latent_shape(size) == entry.latent_shape(size)
     assert loaded.sampler == f"euler(shift={SHIFT[loaded.name]})"
+
+
+def test_clip_reads_prompts_of_all_scripts_as_transformers_does(loaded):
+    files = checkpoints.snapshot(HUB, checkpoints.TEXT_REPOSITORY)
+    for encoder, tokenizer in loaded.tokenizers().items():
+        if encoder == "t5":
+            continue
+        expected = CLIPTokenizer.from_pretrained(files / encoder.replace("clip", "tokenizer"))
+        for prompt in ("“a café” — 漢字 😀", *mixed_prompts(50, seed=9)):
+            ids = expected(prompt, truncation=True, max_length=77)["input_ids"]
+            assert tokenizer.tokenize(prompt) == ids
+    assert mx.isfinite(loaded.encode(["“café” 😀"], 0.0).pooled).all()
 
 
 def test_nothing_is_missing_and_only_listed_files_are_needed(loaded, hub_copy):
