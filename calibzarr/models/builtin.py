@@ -223,9 +223,15 @@ def _of_weights(name: str) -> tuple[ModelEntry, Source]:
     if source.decoder is None:
         del replaced[-1]
     files = tuple(pair for pair in entry.files if pair not in replaced)
-    load = partial(_load, name, source, files)
-    description = f"{entry.description}, other weights"
-    return replace(entry, name=name, description=description, load=load, files=files), source
+    others = replace(
+        entry,
+        name=name,
+        description=f"{entry.description}, other weights",
+        load=partial(_load, name, source, files),
+        licence=None,
+        files=files,
+    )
+    return others, source
 
 
 def load_pipeline(path: str | Path) -> Any:

@@ -29,7 +29,8 @@ def test_an_architecture_is_known_by_the_names_of_its_weights(name, tmp_path):
         mx.save_safetensors(str(file), weights)
         expected = sources.Source(name, file, None, of_diffusionkit)
         assert sources.find(str(file)) == sources.find(str(tmp_path)) == expected
-        assert registry.find(str(file)).name == str(file)
+        entry = registry.find(str(file))
+        assert (entry.name, entry.licence) == (str(file), None)
 
 
 def test_a_decoder_is_found_in_the_file_or_beside_it(tmp_path):
