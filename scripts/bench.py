@@ -27,6 +27,7 @@ GROUPS = {
     "verify": "What verifying a store costs, against reading it.",
     "damage": "Whether damage is found, mended, and never deadly: counts, not ratios.",
     "help": "What asking for help costs, against a bare group of click's.",
+    "batch-memory": "Whether memory is estimated as it is taken.",
     "full-size": "What models of true size take, by hand: hours, and 20 GiB.",
     "legacy": "What moving to the old directory and back costs.",
 }
@@ -58,9 +59,7 @@ def group_command(group: str, description: str) -> click.Command:
         directory: Path | None,
         as_json: bool,
     ) -> None:
-        entries: Mapping[str, Entry] = import_module(
-            f"benchmarks.{group.replace('-', '_')}"
-        ).ENTRIES
+        entries = _entries(group)
         for name in names:
             if name not in entries:
                 raise click.BadParameter(
@@ -81,9 +80,14 @@ def group_command(group: str, description: str) -> click.Command:
     return command
 
 
+def _entries(group: str) -> Mapping[str, Entry]:
+    entries: Mapping[str, Entry] = import_module(f"benchmarks.{group.replace('-', '_')}").ENTRIES
+    return entries
+
+
 def measure(group: str, names: Sequence[str], settings: Settings) -> list[Figure]:
     """Run entries of a group one after the other."""
-    entries: Mapping[str, Entry] = import_module(f"benchmarks.{group}").ENTRIES
+    entries = _entries(group)
     figures: list[Figure] = []
     for name in names:
         start = time.perf_counter()

@@ -93,10 +93,12 @@ def parts(
 ) -> list[Figure]:
     """Run parts one after the other on one store."""
     if not optimised_blas():
-        raise click.UsageError(
-            "a model of true size takes hours with MLX's own BLAS; preload OpenBLAS: "
-            "LD_PRELOAD=/usr/lib/x86_64-linux-gnu/libopenblas.so.0 OPENBLAS_NUM_THREADS=1"
+        click.echo(
+            "Error: a model of true size takes hours with MLX's own BLAS; preload OpenBLAS: "
+            "LD_PRELOAD=/usr/lib/x86_64-linux-gnu/libopenblas.so.0 OPENBLAS_NUM_THREADS=1",
+            err=True,
         )
+        sys.exit(2)
     size = settings.choose(size, 64)
     figures = []
     entry = f"{model}-{dtype}"
