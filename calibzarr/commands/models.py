@@ -40,7 +40,7 @@ def models_command() -> None:
         )
     table_console().print(table)
     tell("size: of all weights in 16 bits, to fetch and in memory; weights: files that are missing")
-    tell("licences: of the original models, by copies of their pages on the Hub, read on")
+    tell("licences: of the original models, by what pages on the web said of them on")
     tell(f"{builtin.LICENCES_READ}. Weights of your own: a safetensors file of the original names,")
     tell("or a directory or repository with one, or with DiffusionKit's quantized checkpoint")
     for problem in registry.problems():

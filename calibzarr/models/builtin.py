@@ -163,8 +163,8 @@ TINY = ModelEntry(
     latent_scale=1.5305,
     latent_shift=0.0609,
 )
-# Bytes are counted from the architectures; licences are those that the original models' pages on
-# the Hub named, in copies read on LICENCES_READ. Whether argmaxinc's copies are gated is not known.
+# Bytes are counted from the architectures; licences are those that pages on the web, not always
+# the models' own, named for the original models on LICENCES_READ. Whether argmaxinc's copies are gated is not known.
 LICENCES_READ = "2026-11-24"
 SD3_MEDIUM = _sd3(
     "sd3-medium",
