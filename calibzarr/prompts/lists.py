@@ -78,7 +78,10 @@ def read_prompts(path: str | Path) -> PromptList:
     numbers, prompts, seeds = zip(*rows, strict=True)
     comments = [line for line, prompt in zip(numbers, prompts, strict=True) if prompt[0] == "#"]
     notes = (
-        (f"{path}, line {comments[0]}: begins with # and is a prompt; {len(comments)} lines do",)
+        (
+            f"{path}, line {comments[0]}: begins with # and is a prompt, as are all such lines: "
+            f"{len(comments)}",
+        )
         if comments
         else ()
     )

@@ -107,7 +107,9 @@ def test_lines_that_look_like_comments_are_told_of(tmp_path):
     path.write_text("a cat\n# my list\n#1 dad\n")
     read = read_prompts(path)
     assert read.prompts == ("a cat", "# my list", "#1 dad")
-    assert read.notes == (f"{path}, line 2: begins with # and is a prompt; 2 lines do",)
+    assert read.notes == (
+        f"{path}, line 2: begins with # and is a prompt, as are all such lines: 2",
+    )
 
 
 def test_prompts_with_one_seed_that_occur_twice_are_told_of_once():
