@@ -164,7 +164,8 @@ TINY = ModelEntry(
     latent_shift=0.0609,
 )
 # Bytes are counted from the architectures; licences are those that pages on the web, not always
-# the models' own, named for the original models on LICENCES_READ. Whether argmaxinc's copies are gated is not known.
+# the models' own, named for the original models on LICENCES_READ. Whether argmaxinc's copies are
+# gated is not known.
 LICENCES_READ = "2026-11-24"
 SD3_MEDIUM = _sd3(
     "sd3-medium",
