@@ -90,11 +90,13 @@ def turns(states: np.ndarray, sigma: np.ndarray) -> np.ndarray:
     Returns:
         Shape (step - 2,).
     """
-    wide = states.reshape(len(states), -1).astype(np.float32, copy=False)
-    ways, steps = np.diff(wide, axis=0), np.diff(sigma.astype(np.float64))
+    steps = np.diff(sigma.astype(np.float64))
+    squares, products = np.zeros(len(steps)), np.zeros(len(steps) - 1)
     with np.errstate(over="ignore", invalid="ignore"):
-        squares = np.einsum("kv,kv->k", ways, ways) / steps**2
-        products = np.einsum("kv,kv->k", ways[1:], ways[:-1]) / (steps[1:] * steps[:-1])
+        for channel in states.swapaxes(0, 1):  # at a time: memory holds no second trajectory
+            ways = np.diff(channel.astype(np.float32, copy=False).reshape(len(states), -1), axis=0)
+            squares += np.einsum("kv,kv->k", ways, ways) / steps**2
+            products += np.einsum("kv,kv->k", ways[1:], ways[:-1]) / (steps[1:] * steps[:-1])
         lengths = np.sqrt(squares[1:]) + np.sqrt(squares[:-1])
         differences = (squares[1:] + squares[:-1] - 2 * products).clip(min=0)
         result = np.sqrt(differences) / np.where(lengths > 0, lengths, 1)

@@ -121,15 +121,11 @@ def read_shard(
     try:
         size = os.fstat(descriptor).st_size
         index = _read_index(descriptor, size, num_states)
-        whole = os.pread(descriptor, size, 0) if len(steps) == num_states else None
         for target, step in zip(states, steps, strict=True):
             offset, length = (int(number) for number in index[step])
             if offset == _ABSENT:
                 continue
-            if whole is None:
-                chunk = np.frombuffer(os.pread(descriptor, length, offset), np.uint8)
-            else:  # without a copy
-                chunk = np.frombuffer(whole, np.uint8)[offset : offset + length]
+            chunk = np.frombuffer(os.pread(descriptor, min(length, size), offset), np.uint8)
             try:
                 _decode(chunk, target, checksums=checksums)
             except (ValueError, RuntimeError) as error:  # the latter is numcodecs' own
