@@ -9,7 +9,7 @@ from rich.console import Console
 from calibzarr.errors import StoreError
 from calibzarr.integrity import picture_fit, trajectory_checks
 from calibzarr.integrity.findings import Tally
-from calibzarr.integrity.opened import Opened, codec_errors_named, read_states
+from calibzarr.integrity.opened import Opened
 from calibzarr.integrity.picture_fit import Outline
 from calibzarr.models import registry
 from calibzarr.models.entry import Noise
@@ -58,8 +58,7 @@ def check_image(opened: Opened, image: int) -> tuple[Tally, Outline | None]:
     """
     tally, states = Tally(), None
     try:
-        with codec_errors_named():
-            states = read_states(opened, image)
+        states = opened.states(image)
     except StoreError as error:
         why = str(error).removeprefix(f"{opened.path}/")
         tally.record("states", [f"they cannot be read: {why}"], image)
@@ -127,20 +126,18 @@ def likely_seeds(opened: Opened, image: int, seeds: np.ndarray) -> np.ndarray:
 
 def _picture_errors(opened: Opened, image: int) -> tuple[list[str], np.ndarray | None]:
     """What is wrong with a picture; and the picture, if nothing is and nothing says whose it is."""
-    file = opened.path / schema.DECODED.name / schema.DECODED.key(image)
+    file, shard = (opened.file(variable, image) for variable in (schema.DECODED, schema.LATENTS))
     if not file.exists():
         return ["it is missing"], None
     try:
-        belongs = shards.picture_sha256(
-            opened.path / schema.LATENTS.name / schema.LATENTS.key(image), opened.num_states
-        )
+        num_states = opened.root.arrays[schema.LATENTS.name]["shape"][1]
+        belongs = shards.picture_sha256(shard, num_states)
     except StoreError:
         belongs = None  # which is found about the states
     if belongs is not None and copies.hash_file(file) != belongs.hex():
         return ["it is not the picture that was written with its states"], None
     try:
-        with codec_errors_named():
-            picture = np.asarray(opened.arrays[schema.DECODED.name][image])
+        picture = opened.read(schema.DECODED.name, image)
     except StoreError as error:
         return [f"it cannot be read: {error}"], None
     if schema.IMPORTED in opened.attributes and not picture.any():

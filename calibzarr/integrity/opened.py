@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,7 @@ import zarr
 from calibzarr.errors import StoreError
 from calibzarr.storage import schema, shards, store
 from calibzarr.storage.manifest import Root
-
-_COORDINATES = tuple(variable for variable in schema.BUILD_VARIABLES if variable.coordinate)
+from calibzarr.storage.variable import Variable
 
 
 @contextmanager
@@ -31,32 +31,46 @@ def codec_errors_named() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Opened:
-    """A store whose metadata can be read.
+    """A store whose root is in order.
 
     Attributes:
-        root: what its root says.
-        group: the root group.
-        arrays: of the build, by name.
+        root: what it says.
         complete: which images are complete, shape (image,).
         coordinates: those that can be read, by name.
         unreadable: why the others cannot, by name.
     """
 
     root: Root
-    group: zarr.Group
-    arrays: dict[str, zarr.Array[Any]]
     complete: np.ndarray
-    coordinates: dict[str, np.ndarray]
-    unreadable: dict[str, str]
+    coordinates: dict[str, np.ndarray] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
 
-    def read(self, name: str) -> np.ndarray:
+    @cached_property
+    def _group(self) -> zarr.Group:
+        return store.open_group(self.root, mode="r")
+
+    def read(self, name: str, selection: int | slice = slice(None)) -> np.ndarray:
         """A variable's values.
 
         Raises:
             StoreError: if they cannot be read.
         """
         with codec_errors_named():
-            return np.asarray(store.array(self.group, name)[:])
+            return np.asarray(store.array(self._group, name)[selection])
+
+    def states(self, image: int) -> np.ndarray:
+        """One image's states, shape (step, channel, height, width).
+
+        Raises:
+            StoreError: if its shard is damaged.
+        """
+        with codec_errors_named():
+            metadata = self.root.arrays[schema.LATENTS.name]
+            return np.asarray(shards.read_states(self.path, metadata, [image])[0])
+
+    def file(self, variable: Variable, image: int) -> Path:
+        """Where an image is of a variable of one file an image."""
+        return self.path / variable.name / variable.key(image)
 
     @property
     def path(self) -> Path:
@@ -64,47 +78,17 @@ class Opened:
         return self.root.path
 
     @property
-    def num_states(self) -> int:
-        """States of each image."""
-        return int(self.root.arrays[schema.LATENTS.name]["shape"][1])
-
-    @property
     def attributes(self) -> dict[str, Any]:
         """The manifest."""
         return self.root.attributes
 
 
-def open_for_checks(root: Root, complete: np.ndarray) -> Opened:
-    """Open a store whose manifest is in order.
-
-    Args:
-        root: what its root says.
-        complete: which images are complete, shape (image,).
-
-    Raises:
-        StoreError: if metadata make no sense to zarr.
-    """
-    with codec_errors_named():
-        group = store.open_group(root, mode="r")
-        arrays = {
-            variable.name: store.array(group, variable.name) for variable in schema.BUILD_VARIABLES
-        }
-    coordinates, unreadable = {}, {}
-    for variable in _COORDINATES:
+def open_for_checks(root: Root) -> Opened:
+    """Open a store whose root is in order, and read what coordinates can be."""
+    opened = Opened(root, store.completed(root.path, root.num_images))
+    for name in (variable.name for variable in schema.BUILD_VARIABLES if variable.coordinate):
         try:
-            with codec_errors_named():
-                coordinates[variable.name] = np.asarray(arrays[variable.name][:])
+            opened.coordinates[name] = opened.read(name)
         except StoreError as error:
-            unreadable[variable.name] = str(error)
-    return Opened(root, group, arrays, complete, coordinates, unreadable)
-
-
-def read_states(opened: Opened, image: int) -> np.ndarray:
-    """One image's states, shape (step, channel, height, width).
-
-    Raises:
-        ValueError: if its shard is damaged.
-    """
-    metadata = opened.root.arrays[schema.LATENTS.name]
-    (states,) = shards.read_states(opened.path, metadata, [image])
-    return np.asarray(states)
+            opened.unreadable[name] = str(error)
+    return opened

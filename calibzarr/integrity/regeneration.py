@@ -8,7 +8,7 @@ from rich.console import Console
 from calibzarr.errors import OptionError, StoreError
 from calibzarr.integrity import set_aside
 from calibzarr.integrity.findings import Tally
-from calibzarr.integrity.opened import Opened, read_states
+from calibzarr.integrity.opened import Opened
 from calibzarr.models import registry
 from calibzarr.models.base import Model
 from calibzarr.models.text import tokens
@@ -87,7 +87,7 @@ def _compare(
     tally: Tally,
 ) -> None:
     """Compare an image's states and picture with those that were made again."""
-    stored = read_states(opened, image)
+    stored = opened.states(image)
     error = np.abs(stored.astype(np.float32) - made.astype(stored.dtype).astype(np.float32))
     bound = tolerance + np.finfo(np.float16).eps * np.abs(made) * (stored.dtype == np.float16)
     differing = ~(error <= bound).all(axis=(1, 2, 3))
@@ -100,7 +100,7 @@ def _compare(
     # Pictures are made from states before these are rounded to float16.
     final = made[-1] if stored.dtype == np.float16 else stored[-1]
     made_picture = model.decode(final.astype(np.float32)).astype(np.int16)
-    picture = np.asarray(opened.arrays[schema.DECODED.name][image]).astype(np.int16)
+    picture = opened.read(schema.DECODED.name, image).astype(np.int16)
     worst = int(np.abs(picture - made_picture).max())
     message = f"its picture is off by up to {worst} of 255 from its decoded final state"
     tally.record("decoding", [message] if worst > _PICTURE_TOLERANCE else [], image)
@@ -125,11 +125,10 @@ def decode_again(opened: Opened, images: Sequence[int]) -> list[int]:
         return []
     decoded, writer = [], store.ImageWriter(opened.root)
     for image in images if model.fingerprint == fingerprint else ():
-        states = read_states(opened, image)
+        states = opened.states(image)
         picture = model.decode(states[-1].astype(np.float32))
         if (picture != picture[0, 0]).any():  # or it would be found again
-            key = schema.DECODED.key(image)
-            set_aside.move(opened.path, opened.path / schema.DECODED.name / key)
+            set_aside.move(opened.path, opened.file(schema.DECODED, image))
             writer.write(image, states, picture)
             decoded.append(image)
     return decoded

@@ -116,7 +116,7 @@ def _repair(path: Path, lost: Lost, prompts: Path | None, console: Console) -> R
     leftovers = [f"removed {removed} leftovers of interrupted writes"] if removed else []
     done.actions = [*actions, *done.actions, *leftovers]
     root = read_root(path)
-    opened = open_for_checks(root, store.completed(path, root.num_images))
+    opened = open_for_checks(root)
     damaged = _repair_images(opened, done, console)
     n_completed = _mark_complete(opened, done.actions)
     if n_completed < root.num_images:
@@ -165,7 +165,7 @@ def _repair_images(opened: Opened, done: Restored, console: Console) -> list[int
     )
     for image in damaged:
         for variable in (schema.LATENTS, schema.DECODED):
-            set_aside.move(opened.path, opened.path / variable.name / variable.key(image))
+            set_aside.move(opened.path, opened.file(variable, image))
         done.actions.append(f"moved image {image} to {ASIDE}: {reasons[image]}")
     done.needed += [reason for image, reason in reasons.items() if image not in damaged]
     return damaged

@@ -159,7 +159,7 @@ def _set_aside(root: Root, addition: Addition, reasons: Mapping[str, str], done:
     for name in addition.names:
         set_aside.move(root.path, root.path / name)
     done.actions.append(f"moved the {addition.title} to {ASIDE}: {why}")
-    done.calls.append(remedies.OF_ADDITIONS[addition.attribute](root))
+    done.calls.append(remedies.of_addition(root, addition))
 
 
 def _listed(root: Root, file: Path | None) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ from calibzarr.integrity.opened import Opened, codec_errors_named, open_for_chec
 from calibzarr.models import registry
 from calibzarr.progress import progress_console
 from calibzarr.sampling import runs
-from calibzarr.storage import commit, durable, schema, store
+from calibzarr.storage import commit, durable, schema
 from calibzarr.storage.manifest import FILE, NewerFormat, Root, looks_like_a_store, read_root
 
 _NO_INDEX = "it has no index of its files; the next command that writes to it makes one"
@@ -92,18 +92,13 @@ def _verify(
         return _report(path, np.zeros(0, dtype=bool), tally, [])
     tally.record("manifest", files.copy_errors(root))
     tally.record("files", file_errors(root))
-    complete, notes = store.completed(path, root.num_images), _notes(root)
-    try:
-        opened = open_for_checks(root, complete)
-    except StoreError as error:
-        tally.record("files", [f"the arrays cannot be opened: {error}"])
-        return _report(path, complete, tally, notes)
+    opened = open_for_checks(root)
     check_coordinates(opened, tally)
     tally.add(check_images(opened, console))
     check_coverage(opened, tally)
     if check_model is not None:
         tally.add(check_model(opened, tally))
-    return _report(path, complete, tally, notes)
+    return _report(path, opened.complete, tally, _notes(root))
 
 
 def _without_remedy(error: StoreError) -> str:
