@@ -74,14 +74,11 @@ def check_image(opened: Opened, image: int) -> tuple[Tally, Outline | None]:
 
 def _check_states(opened: Opened, image: int, states: np.ndarray, tally: Tally) -> None:
     finite = np.isfinite(states).all(axis=(1, 2, 3))
-    wrong = np.flatnonzero(~finite)
-    first = f"state {wrong[0]}" if len(wrong) else ""
-    more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-    has = "have" if more else "has"
-    message = f"{first}{more} {has} values that are not finite"
-    tally.record("finite", [message] if first else [], image)
-    sigma = opened.coordinates.get(schema.SIGMA.name)
-    seeds = opened.coordinates.get(schema.SEED.name)
+    count = int((~finite).sum())
+    more = f" and {count - 1} more have" if count > 1 else " has"
+    message = f"state {finite.argmin()}{more} values that are not finite"
+    tally.record("finite", [message] if count else [], image)
+    sigma, seeds = map(opened.coordinates.get, (schema.SIGMA.name, schema.SEED.name))
     if sigma is None or not np.isfinite(sigma).all():
         return
     noise = registry.noise_of(opened.attributes)
@@ -103,25 +100,18 @@ def _check_states(opened: Opened, image: int, states: np.ndarray, tally: Tally) 
 
 def _noise_errors(state: np.ndarray, noise: Noise, image: int, opened: Opened) -> list[str]:
     seeds, sigma = (opened.coordinates[v.name] for v in (schema.SEED, schema.SIGMA))
-    first = float(sigma[0])
+    first, seed = float(sigma[0]), opened.attributes["seed"]
     if trajectory_checks.is_noise_of(state, noise, int(seeds[image]), first):
         return []
     message = f"its first state is not the noise of its seed {seeds[image]}"
-    candidates = likely_seeds(opened, image, seeds)
-    found = trajectory_checks.seed_of_noise(state, noise, first, candidates)
+    likely = np.append([seed + image] if isinstance(seed, int) else [], seeds).astype(np.int64)
+    likely = likely[(likely >= 0) & (likely <= MAX_SEED)]
+    found = trajectory_checks.seed_of_noise(state, noise, first, likely)
     if found is None:
         return [message]
     owners = np.flatnonzero(seeds == found)
     whose = f", which is image {owners[0]}'s" if len(owners) else ""
     return [f"{message}, but of seed {found}{whose}"]
-
-
-def likely_seeds(opened: Opened, image: int, seeds: np.ndarray) -> np.ndarray:
-    """Seeds that an image's states may have, the likeliest first."""
-    first = opened.attributes["seed"]
-    derived = [first + image] if isinstance(first, int) else []
-    candidates = np.concatenate([derived, seeds]).astype(np.int64)
-    return candidates[(candidates >= 0) & (candidates <= MAX_SEED)]
 
 
 def _picture_errors(opened: Opened, image: int) -> tuple[list[str], np.ndarray | None]:

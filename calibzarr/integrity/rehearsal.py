@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from calibzarr.errors import Call, Explained, Message, OptionError, StoreError
 
@@ -26,29 +27,15 @@ def mirror(path: Path) -> Iterator[Path]:
         yield mirror
 
 
-def of_store(error: ValueError, mirror: Path, path: Path) -> ValueError:
-    """An error about a mirror as one about the store itself."""
-    message = error.message if isinstance(error, Explained) else Message(str(error))
-    kind = OptionError if isinstance(error, OptionError) else StoreError
-    return kind(renamed(message, mirror, path))
-
-
-def renamed(message: Message, mirror: Path, path: Path) -> Message:
-    """A message about a mirror as one about the store itself."""
-    return Message(
-        *(
-            part.replace(str(mirror), str(path))
-            if isinstance(part, str)
-            else renamed_call(part, mirror, path)
-            if isinstance(part, Call)
-            else part
-            for part in message.parts
-        )
-    )
-
-
-def renamed_call(call: Call, mirror: Path, path: Path) -> Call:
-    """A call about a mirror as one about the store itself."""
-    return replace(
-        call, arguments=tuple(path if word == mirror else word for word in call.arguments)
-    )
+def of_store(told: Any, mirror: Path, path: Path) -> Any:
+    """An error, a message, or part of one, about a mirror as one about the store itself."""
+    if isinstance(told, Exception):
+        kind = OptionError if isinstance(told, OptionError) else StoreError
+        message = told.message if isinstance(told, Explained) else Message(str(told))
+        return kind(of_store(message, mirror, path))
+    if isinstance(told, Message):
+        return Message(*(of_store(part, mirror, path) for part in told.parts))
+    if isinstance(told, Call):
+        words = tuple(path if word == mirror else word for word in told.arguments)
+        return replace(told, arguments=words)
+    return told.replace(str(mirror), str(path)) if isinstance(told, str) else told

@@ -91,13 +91,11 @@ def repair(
             found = _repair(mirror, lost, file, console)
         except ValueError as error:
             raise rehearsal.of_store(error, mirror, path) from error
-    return replace(
-        found,
-        path=path,
-        actions=tuple(action.replace(str(mirror), str(path)) for action in found.actions),
-        needed=tuple(rehearsal.renamed(Message(need), mirror, path) for need in found.needed),
-        calls=tuple(rehearsal.renamed_call(call, mirror, path) for call in found.calls),
+    actions, needed, calls = (
+        tuple(rehearsal.of_store(told, mirror, path) for told in all_told)
+        for all_told in (found.actions, found.needed, found.calls)
     )
+    return replace(found, path=path, actions=actions, needed=needed, calls=calls)
 
 
 def _stays(path: Path, lost: Lost, prompts: Path | None) -> Message:
@@ -118,7 +116,7 @@ def _repair(path: Path, lost: Lost, prompts: Path | None, console: Console) -> R
     root = read_root(path)
     opened = open_for_checks(root)
     damaged = _repair_images(opened, done, console)
-    n_completed = _mark_complete(opened, done.actions)
+    n_completed = _mark_complete(opened, done)
     if n_completed < root.num_images:
         done.calls.insert(0, remedies.of_images(root))
     return RepairResult(
@@ -192,14 +190,16 @@ def _kind(finding: Finding) -> str:
     return finding.check + re.sub(r"\d+", "", finding.message.rpartition("/")[2])
 
 
-def _mark_complete(opened: Opened, done: list[str]) -> int:
+def _mark_complete(opened: Opened, done: Restored) -> int:
     """Take back marks of images that are not there; return how many are complete."""
     complete = store.completed(opened.path, len(opened.complete))
     marks = opened.coordinates.get(schema.COMPLETE.name, complete)
     n_completed, counted = int(complete.sum()), opened.attributes.get("n_completed")
     wrong = isinstance(counted, int) and counted > n_completed
     rebuilt = not opened.root.indexed and (opened.path / copies.FOLDER).exists()
-    if (marks & ~complete).any() or wrong or (rebuilt and counted != n_completed):
+    contradicts = not opened.root.indexed and done.needed  # and must get no index
+    wrong = wrong or (marks & ~complete).any() or (rebuilt and counted != n_completed)
+    if wrong and not contradicts:
         store.finish(opened.path)
-        done.append(f"marked {n_completed} images as complete")
+        done.actions.append(f"marked {n_completed} images as complete")
     return n_completed

@@ -50,9 +50,11 @@ def restore(root: Root, prompts: Path | None) -> Restored:
     additions = [
         addition
         for addition in schema.ADDITIONS
-        if addition.attribute in root.attributes
-        and reasons.keys() & {addition.attribute, *addition.names}
+        if reasons.keys() & {addition.attribute, *addition.names}
     ]
+    mended = {*values, copies.FOLDER, *(name for one in additions for name in one.names)}
+    mended |= {addition.attribute for addition in additions}
+    done.needed += [why for name, why in reasons.items() if name not in mended]
     if not done.needed and (additions or values or (root.indexed and index is None)):
         for addition in additions:
             _set_aside(root, addition, reasons, done)
@@ -71,7 +73,7 @@ def _index(root: Root, actions: list[str]) -> dict[str, str] | None:
     content = copies.index_content(index)
     if copies.sha256(content) != name:
         return None
-    _write(root, f"{copies.INDEX}{name}", content)
+    set_aside.replace(root.path, root.path / f"{copies.INDEX}{name}", content)
     actions.append("restored the index of files")
     return index
 
@@ -93,7 +95,7 @@ def _restore_files(
     for file in sorted(remaining, key=lambda file: file == copies.COORDINATES):
         content = _content(root, file, index, copied)
         if content is not None and (index is None or copies.sha256(content) == index[file]):
-            _write(root, file, content)
+            set_aside.replace(root.path, root.path / file, content)
             restored.append(file)
     if restored:
         actions.append(f"restored {', '.join(restored)}")
@@ -118,13 +120,6 @@ def _content(
     return copied.get(file) if index is not None else None
 
 
-def _write(root: Root, file: str, content: bytes) -> None:
-    """Write a file in the place of a damaged one, which is kept."""
-    target = root.path / file
-    set_aside.move(root.path, target if target.parent.is_dir() else target.parent)
-    durable.write(target, content)
-
-
 def _commit(
     root: Root,
     index: dict[str, str] | None,
@@ -145,6 +140,8 @@ def _commit(
             made.remove(addition)
         for name, array in values.items():
             store.array(made.group(), name)[:] = array
+            if name == schema.COMPLETE.name:
+                made.attributes["n_completed"] = int(array.sum())
     if values:
         done.actions.append(f"restored {', '.join(sorted(values))}")
 

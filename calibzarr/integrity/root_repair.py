@@ -63,16 +63,16 @@ def repair_root(path: Path, lost: Lost) -> list[str]:
             content = copies.as_bytes(_rebuilt(path, lost))
             how = "rebuilt the manifest from the arrays and the model"
         set_aside.move(path, path / copies.ROOT_COPY)
-        _replace(path, FILE, content)
+        set_aside.replace(path, path / FILE, content)
         return [*done, how]
     if root is not None and copy is None and not root.indexed:
         return done + _restore_old_attributes(root)
     numbers = [0 if one is None else _integrity(one)["generation"] for one in (root, copy)]
     if copy is not None and (root is None or numbers[1] > numbers[0]):
-        _replace(path, FILE, _with_users_own(copy, path))
+        set_aside.replace(path, path / FILE, _with_users_own(copy, path))
         done.append("restored the root's metadata from their copy")
     elif root is not None and (copy is None or _integrity(copy) != _integrity(root)):
-        _replace(path, copies.ROOT_COPY, root.content)
+        set_aside.replace(path, path / copies.ROOT_COPY, root.content)
         done.append("kept a copy of the root's metadata")
     return done
 
@@ -109,13 +109,6 @@ def _root(path: Path, name: str) -> Root | None:
         return None
 
 
-def _replace(path: Path, file: str, content: bytes) -> None:
-    """Write a file in the place of a damaged one, which is kept."""
-    if not set_aside.copy(path, path / file):
-        set_aside.move(path, path / file)  # what is no file
-    durable.write(path / file, content)
-
-
 def _with_users_own(copy: Root, path: Path) -> bytes:
     """A root as its copy has it, with what the damaged one says of the user's own."""
     root = copies.parsed(copy.content)
@@ -134,14 +127,13 @@ def _with_users_own(copy: Root, path: Path) -> bytes:
 
 def _restore_old_attributes(root: Root) -> list[str]:
     """Of a store of 0.1: what decides its states, as the copy has it; root's have no digest."""
-    old = copies.old_attributes(root.path)
-    names = sorted(name for name, value in old.items() if root.attributes.get(name) != value)
-    if not names:
+    old = copies.old_attributes(root.path, root.attributes)
+    if not old:
         return []
     content = json.loads(root.content)
     content["attributes"] |= old
-    _replace(root.path, FILE, copies.as_bytes(content))
-    return [f"restored {', '.join(names)} of the manifest from its copy"]
+    set_aside.replace(root.path, root.path / FILE, copies.as_bytes(content))
+    return [f"restored {', '.join(sorted(old))} of the manifest from its copy"]
 
 
 def _old_root(path: Path) -> bytes | None:

@@ -22,13 +22,14 @@ def move(path: Path, file: Path) -> bool:
     return True
 
 
-def copy(path: Path, file: Path) -> bool:
-    """Keep a copy of a file that is about to be replaced; return whether there was one."""
-    if not file.is_file():
-        return False
-    make_directory(path)
-    durable.write(_free_name(path, file), file.read_bytes())
-    return True
+def replace(path: Path, file: Path, content: bytes) -> None:
+    """Write a file anew, and keep what it was, or what stands in its place or its folder's."""
+    if file.is_file():  # a root is never missing, not for a moment
+        make_directory(path)
+        durable.write(_free_name(path, file), file.read_bytes())
+    else:
+        move(path, file if file.parent.is_dir() else file.parent)
+    durable.write(file, content)
 
 
 def make_directory(path: Path) -> None:

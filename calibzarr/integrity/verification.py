@@ -1,13 +1,14 @@
 """Whether a store is whole and true: every file, every image, and some images by the model."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 
 from calibzarr.errors import Option, OptionError, StoreError, at_least
-from calibzarr.integrity import files, trajectory_checks
+from calibzarr.integrity import files, regeneration, trajectory_checks
 from calibzarr.integrity.findings import CHECKS, Report, Tally
 from calibzarr.integrity.image_checks import check_images
 from calibzarr.integrity.opened import Opened, codec_errors_named, open_for_checks
@@ -54,17 +55,14 @@ def verify(
     if not 0 <= tolerance < float("inf"):
         raise OptionError(Option("tolerance"), f" must be 0 or more, got {tolerance}")
 
-    def check_model(opened: Opened, tally: Tally) -> Tally:
-        from calibzarr.integrity import regeneration  # and the model's framework
-
-        images = _without_findings(opened, tally)
-        return regeneration.check(
-            opened, images, sample=sample, seed=seed, tolerance=tolerance, console=console
+    check_model = None
+    if model:
+        check_model = partial(
+            regeneration.check, sample=sample, seed=seed, tolerance=tolerance, console=console
         )
-
     for _ in range(_TURNS):
         before = _root_file(path)
-        report = _verify(path, console, check_model if model else None)
+        report = _verify(path, console, check_model)
         if report.ok or _root_file(path) == before:
             break
     return report
@@ -78,7 +76,7 @@ def _root_file(path: Path) -> bytes | None:
 
 
 def _verify(
-    path: Path, console: Console, check_model: Callable[[Opened, Tally], Tally] | None
+    path: Path, console: Console, check_model: Callable[[Opened, np.ndarray], Tally] | None
 ) -> Report:
     tally = Tally()
     try:
@@ -91,27 +89,23 @@ def _verify(
         tally.record("manifest", [_without_remedy(error)])
         return _report(path, np.zeros(0, dtype=bool), tally, [])
     tally.record("manifest", files.copy_errors(root))
-    tally.record("files", file_errors(root))
+    try:
+        tally.record("files", list(files.differences(root).values()))
+    except StoreError as error:  # the index itself is damaged
+        tally.record("files", [_without_remedy(error)])
     opened = open_for_checks(root)
-    check_coordinates(opened, tally)
+    _check_coordinates(opened, tally)
     tally.add(check_images(opened, console))
-    check_coverage(opened, tally)
+    _check_coverage(opened, tally)
     if check_model is not None:
-        tally.add(check_model(opened, tally))
+        doubtful = [finding.image for finding in tally.findings if finding.image is not None]
+        tally.add(check_model(opened, np.setdiff1d(np.flatnonzero(opened.complete), doubtful)))
     return _report(path, opened.complete, tally, _notes(root))
 
 
 def _without_remedy(error: StoreError) -> str:
     parts = [part for part in error.message.parts if isinstance(part, str)]
     return "".join(parts).removesuffix(". Mend it with: ")
-
-
-def file_errors(root: Root) -> list[str]:
-    """What is wrong with a store's files, in words: by the index, or by what contradicts itself."""
-    try:
-        return list(files.differences(root).values())
-    except StoreError as error:
-        return [_without_remedy(error)]
 
 
 def _notes(root: Root) -> list[str]:
@@ -122,7 +116,7 @@ def _notes(root: Root) -> list[str]:
     return notes + ([f"not checked, for they are your own: {', '.join(own)}"] if own else [])
 
 
-def check_coordinates(opened: Opened, tally: Tally) -> None:
+def _check_coordinates(opened: Opened, tally: Tally) -> None:
     """Check what the coordinates say of images, and of the schedule."""
     marks = opened.coordinates.get(schema.COMPLETE.name, np.zeros(0, dtype=bool))
     lost = np.flatnonzero(marks & ~opened.complete[: len(marks)]).tolist()
@@ -140,17 +134,16 @@ def check_coordinates(opened: Opened, tally: Tally) -> None:
         errors.append(f"n_completed is {counted}, but {complete} images are complete")
     if errors or not lost:
         tally.record("coordinates", errors)
-    sigma, timestep = (
-        opened.coordinates.get(variable.name) for variable in (schema.SIGMA, schema.TIMESTEP)
-    )
+    sigma, timestep = map(opened.coordinates.get, (schema.SIGMA.name, schema.TIMESTEP.name))
     if sigma is not None and timestep is not None:
         told = None if schema.IMPORTED in opened.attributes else timestep
         formulas = registry.schedules_of(opened.attributes)
         tally.record("schedule", trajectory_checks.schedule_errors(sigma, told, formulas))
 
 
-def check_coverage(opened: Opened, tally: Tally) -> None:
+def _check_coverage(opened: Opened, tally: Tally) -> None:
     """Check that statistics and sensitivities are of images that are complete."""
+    incomplete = np.flatnonzero(~opened.complete)
     for check, attribute, name in (
         ("statistics", schema.ACTIVATIONS, schema.COLLECTED_IMAGE.name),
         ("sensitivities", schema.SENSITIVITY, "sensitivity_image"),
@@ -163,8 +156,7 @@ def check_coverage(opened: Opened, tally: Tally) -> None:
             tally.record(check, [f"{name} cannot be read: {error}"])
             continue
         images = np.flatnonzero(values) if values.dtype == bool else values
-        known = images[(images >= 0) & (images < len(opened.complete))]
-        lost = known[~opened.complete[known]].tolist()
+        lost = np.intersect1d(images, incomplete).tolist()
         for image in lost:
             tally.record(check, ["they cover it, but it is not complete"], image)
         if not lost:
@@ -173,15 +165,7 @@ def check_coverage(opened: Opened, tally: Tally) -> None:
 
 def _report(path: Path, complete: np.ndarray, tally: Tally, notes: list[str]) -> Report:
     order = list(CHECKS)
-    found = sorted(
-        tally.findings, key=lambda finding: (order.index(finding.check), finding.image or 0)
-    )
+    found = sorted(tally.findings, key=lambda one: (order.index(one.check), one.image or 0))
     incomplete = tuple(np.flatnonzero(~complete).tolist())
     passed = dict(tally.passed)
     return Report(path, len(complete), incomplete, passed, tuple(found), tuple(notes))
-
-
-def _without_findings(opened: Opened, tally: Tally) -> np.ndarray:
-    """Complete images that nothing was found about."""
-    doubtful = [finding.image for finding in tally.findings if finding.image is not None]
-    return np.setdiff1d(np.flatnonzero(opened.complete), doubtful)

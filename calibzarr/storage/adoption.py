@@ -1,5 +1,6 @@
 """What a store without an index, as those of 0.1 are, must not contradict before it gets one."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
@@ -26,10 +27,9 @@ def contradictions(root: Root) -> dict[str, str]:
     found = dict(_metadata_errors(root))
     if found:
         return found  # values would mean nothing
-    old = copies.old_attributes(root.path)
-    differing = [name for name, value in old.items() if root.attributes.get(name) != value]
-    if differing:
-        found[FILE] = f"{', '.join(differing)} is not what its copy says"
+    for name in copies.old_attributes(root.path, root.attributes):
+        found[FILE] = f"{name} is not what its copy says"
+    found |= dict(_lost_chunks(root))
     group = arrays.open_group(root, mode="r")
     checks: dict[str, Callable[[], Iterable[tuple[str, str]]]] = {
         schema.PROMPT.name: lambda: _coordinate_errors(root, group),
@@ -65,22 +65,48 @@ def _metadata_errors(root: Root) -> Iterator[tuple[str, str]]:
             yield f"{name}/{FILE}", f"{name}/{FILE} is not what the root says of it"
 
 
+def _lost_chunks(root: Root) -> Iterator[tuple[str, str]]:
+    """Arrays without a chunk, which read as fill values, or that no attribute tells of."""
+    may_be_empty = {schema.LATENTS.name, schema.DECODED.name, schema.COMPLETE.name}
+    for name in sorted((root.arrays.keys() & schema.NAMES) - may_be_empty):
+        if not any(file.startswith("c") for file in os.listdir(root.path / name)):
+            yield name, f"{name} has no values"
+    for addition in schema.ADDITIONS:
+        names = root.arrays.keys() & set(addition.names)
+        if bool(names) != (addition.attribute in root.attributes):
+            yield addition.attribute, f"the {addition.title} do not go with the manifest"
+
+
 def _coordinate_errors(root: Root, group: zarr.Group) -> Iterator[tuple[str, str]]:
     """What is wrong with prompts, seeds and noise levels."""
-    variables = [variable for variable in schema.BUILD_VARIABLES if variable.coordinate]
-    values = {variable.name: _read(group, variable.name) for variable in variables}
-    prompt, seed, sigma, final = (values[name] for name in ("prompt", "seed", "sigma", "final"))
-    if prompts_sha256(list(map(str, prompt))) != root.attributes["prompts_sha256"]:
-        yield "prompt", "the prompts do not have the SHA-256 of the manifest"
-    if (seed < 0).any():
-        yield "seed", "an image has no seed"
-    if not falls_to_zero(sigma):
-        yield "sigma", "sigma does not fall to 0"
-    if not np.array_equal(final, np.arange(len(final)) == len(final) - 1):
-        yield "final", "final is not true for the last state alone"
-    for name, copy in copies.read_old(root.path, "coordinates.json").items():
-        if name in values and values[name].tolist() != copy:
+    tests: dict[str, tuple[Callable[[np.ndarray], bool], str]] = {
+        "prompt": (
+            lambda texts: prompts_sha256(texts.tolist()) == root.attributes["prompts_sha256"],
+            "the prompts do not have the SHA-256 of the manifest",
+        ),
+        "seed": (lambda seeds: bool((seeds >= 0).all()), "an image has no seed"),
+        "sigma": (falls_to_zero, "sigma does not fall to 0"),
+        "timestep": (lambda _: True, ""),
+        "final": (
+            lambda final: np.flatnonzero(final).tolist() == [len(final) - 1],
+            "final is not true for the last state alone",
+        ),
+        "complete": (
+            lambda marks: root.attributes.get("n_completed") in (None, marks.sum()),
+            "there are not as many complete images as the manifest says",
+        ),
+    }
+    copied = copies.read_old(root.path, "coordinates.json")
+    for name, (is_right, why) in tests.items():
+        try:
+            values = _read(group, name)
+        except Exception as error:  # noqa: BLE001 - whatever zarr or a codec raises
+            yield name, f"{name} cannot be read: {error}"
+            continue
+        if copied.get(name, values.tolist()) != values.tolist():
             yield name, f"{name} is not what its copy says"
+        elif not is_right(values):
+            yield name, why
 
 
 def _sensitivity_errors(root: Root, group: zarr.Group) -> list[tuple[str, str]]:

@@ -198,8 +198,11 @@ def read_old(path: Path, name: str) -> dict[str, Any]:
         return {}
 
 
-def old_attributes(path: Path) -> dict[str, Any]:
-    """What the copy of a root of 0.1 says of what decides its states."""
-    attributes = read_old(path, "root.json").get("attributes", {})
-    names = (*schema.FINGERPRINT, *schema.FORMULAS, "prompts_sha256")
-    return {name: attributes[name] for name in names if attributes.get(name) is not None}
+def old_attributes(path: Path, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """What the copy of a root of 0.1 says otherwise than the root, of what states are."""
+    copy = read_old(path, "root.json").get("attributes", {})
+    names = [*schema.FINGERPRINT, *schema.FORMULAS, "num_images", "prompts_sha256"]
+    names += [schema.ACTIVATIONS] * (schema.ACTIVATIONS not in attributes)
+    return {
+        name: copy[name] for name in names if copy.get(name) not in (None, attributes.get(name))
+    }

@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 
 from calibzarr.integrity import set_aside
@@ -29,13 +31,20 @@ def test_a_directory_is_moved_whole(path):
     assert (set_aside.directory(path) / "decoded" / "zarr.json").exists()
 
 
-def test_a_copy_leaves_the_file_and_readers_see_neither(path):
-    before = open_strictly(path).load()
-    assert set_aside.copy(path, path / "zarr.json")
-    assert not set_aside.copy(path, path / "none")
-    copied = set_aside.directory(path) / "zarr.json"
-    assert copied.read_bytes() == (path / "zarr.json").read_bytes()
+def test_what_is_replaced_is_kept_and_readers_do_not_see_it(path):
+    before, old = open_strictly(path).load(), (path / "zarr.json").read_bytes()
+    set_aside.replace(path, path / "zarr.json", old + b" ")
+    assert (path / "zarr.json").read_bytes() == old + b" "
+    assert (set_aside.directory(path) / "zarr.json").read_bytes() == old
     assert open_strictly(path).load().identical(before)
+
+
+def test_what_stands_in_the_place_of_a_folder_is_kept(path):
+    shutil.rmtree(path / "seed")
+    (path / "seed").write_text("x")
+    set_aside.replace(path, path / "seed" / "c.0", b"chunk")
+    assert (path / "seed" / "c.0").read_bytes() == b"chunk"
+    assert (set_aside.directory(path) / "seed").read_text() == "x"
 
 
 def test_there_is_an_end_to_names(path, monkeypatch):
