@@ -1,13 +1,19 @@
-"""What chosen bits will do, beside uniform bits of equal cost, and how much they hold."""
+"""What chosen bits will do, beside uniform bits of equal cost and other bits, and their size."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
 import numpy as np
 
-from calibzarr.advice.methods.base import Candidates, Chosen, Evidence
+from calibzarr.advice.methods.base import Candidates, Chosen, Evidence, choose, method_of
+from calibzarr.advice.options import Options
+from calibzarr.errors import OptionError
 from calibzarr.quantization.configuration import UNQUANTIZED
+
+_STEPS = {"weight_bits": 1.0, "activation_bits": 1.0, "output_db": 3.0}
+_DEFAULTS = {"weight_bits": 4.0, "activation_bits": 8.0}  # of methods that spend means
 
 
 def mean_bits(evidence: Evidence, chosen: Chosen) -> tuple[float, float]:
@@ -119,3 +125,68 @@ def _exempted(evidence: Evidence, activation: int, weight: int) -> Chosen:
     ones = np.ones(len(evidence.names), int)
     uniform = Chosen.of_bits(evidence, activation=activation * ones, weight=weight * ones)
     return evidence.with_exceptions(uniform)
+
+
+@dataclass(frozen=True)
+class Lever:
+    """Another value of one option, and what it changes.
+
+    Attributes:
+        option: its name.
+        value: the next one, or the one before.
+        output_db: change of the predicted SQNR of the guided output.
+        weight_bytes: change of the weights' bytes.
+        bits: change of the mean bits of weights and of activations.
+    """
+
+    option: str
+    value: float
+    output_db: float
+    weight_bytes: int
+    bits: tuple[float, float]
+
+
+def levers(
+    evidence: Evidence, options: Options, now: Mapping[str, Any], number: np.ndarray
+) -> list[Lever]:
+    """Neighbours of a recommendation; none where nothing is predicted.
+
+    Args:
+        evidence: that it was chosen from.
+        options: that it was chosen by.
+        now: what it comes to, of :func:`described`.
+        number: of weights, shape (layer,).
+    """
+    if now["output_sqnr_db"] is None:
+        return []
+    found = []
+    for name, step in _STEPS.items():
+        value = getattr(options, name)
+        if value is None and options.method != "target":
+            value = _DEFAULTS.get(name)
+        if value is None or name not in method_of(options).uses:
+            continue
+        for other in (value + step, value - step):
+            try:
+                chosen, _ = choose(evidence, replace(options, **{name: other}))
+            except OptionError:  # there is no such mean
+                continue
+            if options.by_phase is False:
+                chosen = replace(chosen, by_phase=None)
+            then = described(evidence, chosen, number)
+            if then["output_sqnr_db"] is not None:
+                found.append(_lever(name, other, now, then))
+    return found
+
+
+def _lever(name: str, value: float, now: Mapping[str, Any], then: Mapping[str, Any]) -> Lever:
+    weight, activation = (
+        (then[key] or 0) - (now[key] or 0) for key in ("weight_bits", "activation_bits")
+    )
+    return Lever(
+        option=name,
+        value=value,
+        output_db=then["output_sqnr_db"] - now["output_sqnr_db"],
+        weight_bytes=then["weight_bytes"] - now["weight_bytes"],
+        bits=(weight, activation),
+    )

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -12,7 +13,7 @@ from calibzarr.advice.choices import ActivationQuantizer, Clip, WeightQuantizer
 from calibzarr.advice.evidence import clipping_ranges, gather
 from calibzarr.advice.methods.base import Chosen, Evidence, choose, method_of
 from calibzarr.advice.options import Options
-from calibzarr.advice.predicted import described
+from calibzarr.advice.predicted import described, levers
 from calibzarr.advice.warnings import warnings_of
 from calibzarr.collecting import measured as sensitivities
 from calibzarr.datasets import for_users
@@ -81,14 +82,16 @@ def recommend(
     return for_users(recommended.assign_attrs(warnings=warnings), labels.RECOMMENDED)
 
 
-def of_store(root: Root, options: Options) -> xr.Dataset:
+def of_store(root: Root, options: Options, *, with_levers: bool = False) -> xr.Dataset:
     """Recommend from what a store has; the attribute ``warnings`` has what a user should know.
 
     Args:
         root: of the store.
         options: what to reach, and how.
+        with_levers: see :func:`of_statistics`.
     """
-    recommended = of_statistics(open_statistics(root), options, measured=measured_of(root))
+    statistics, measured = open_statistics(root), measured_of(root)
+    recommended = of_statistics(statistics, options, None, measured, with_levers=with_levers)
     return recommended.assign_attrs(warnings=tuple(warnings_of(recommended, root.path)))
 
 
@@ -102,6 +105,8 @@ def of_statistics(
     options: Options,
     activations: observed.Activations | None = None,
     measured: Measured | None = None,
+    *,
+    with_levers: bool = False,
 ) -> xr.Dataset:
     """Recommend bits and clipping ranges for every layer.
 
@@ -114,6 +119,8 @@ def of_statistics(
         options: what to reach, and how.
         activations: the statistics' layers and steps, where they are in memory already.
         measured: sensitivities of the same layers; None where there are none.
+        with_levers: whether to tell of the next bits in each direction, in the attribute
+            ``levers``, of ``predicted.levers``.
 
     Returns:
         By layer: ``activation_bits`` and ``weight_bits``, 16 where nothing is quantized;
@@ -165,9 +172,21 @@ def of_statistics(
             "options": asdict(options),
             "by_phase": by_phase,
             "clip": _clip(statistics, options, measured),
-            "prediction": described(evidence, applied, _numbers(statistics)),
+            **_predicted(evidence, options, applied, _numbers(statistics), with_levers=with_levers),
         },
     )
+
+
+def _predicted(
+    evidence: Evidence, options: Options, applied: Chosen, number: np.ndarray, *, with_levers: bool
+) -> dict[str, Any]:
+    prediction = described(evidence, applied, number)
+    if not with_levers:
+        return {"prediction": prediction}
+    return {
+        "prediction": prediction,
+        "levers": levers(evidence, options, prediction, number),
+    }
 
 
 def _clip(statistics: xr.Dataset, options: Options, measured: Measured | None) -> str:

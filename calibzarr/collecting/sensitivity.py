@@ -14,7 +14,7 @@ from calibzarr.collecting import measurement, sensitivity_plan
 from calibzarr.collecting.amplification import rollout, rollout_calls
 from calibzarr.collecting.measurement import Measurement
 from calibzarr.collecting.replay import Batch, Replay, adding_alone, check_memory, check_model
-from calibzarr.collecting.sensitivity_plan import DEFAULT_STEPS, SensitivityPlan
+from calibzarr.collecting.sensitivity_plan import DEFAULT_IMAGES, DEFAULT_STEPS, SensitivityPlan
 from calibzarr.errors import StoreError, out_of_memory_named
 from calibzarr.long_run import LongRun, long_run
 from calibzarr.models import registry
@@ -59,7 +59,7 @@ class SensitivityResult:
 def sensitivity(
     path: str | Path,
     *,
-    images: int = 8,
+    images: int = DEFAULT_IMAGES,
     probes: int = 4,
     steps: int | str | Sequence[int] = DEFAULT_STEPS,
     clip: Clip = "lp",

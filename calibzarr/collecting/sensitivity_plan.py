@@ -21,6 +21,7 @@ from calibzarr.storage import commit, reading, schema
 from calibzarr.storage.manifest import Root, read_root, refuse_runs
 
 DEFAULT_STEPS = 6
+DEFAULT_IMAGES = 8
 _AMPLIFIED = (0, 0.3, 0.6, 0.8, 0.9, 0.96)  # of the calls
 _NUM_AMPLIFIED = 2  # images
 
@@ -89,7 +90,7 @@ def amplified_steps(num_steps: int) -> tuple[int, ...]:
 def plan(
     path: str | Path,
     *,
-    images: int = 8,
+    images: int = DEFAULT_IMAGES,
     probes: int = 4,
     steps: int | str | Sequence[int] = DEFAULT_STEPS,
     clip: Clip = "lp",
@@ -145,7 +146,7 @@ def plan(
     else:
         selected = _choose_images(root, images, before.images)
         start = before.grown(selected, max(probes, before.products.shape[-1]))
-    if len(selected) < images:
+    if len(selected) < images != DEFAULT_IMAGES:
         notes.append(Message(f"{images} images were asked for, {len(selected)} are collected"))
     return SensitivityPlan(path, root, start, batch_size, force, about, tuple(notes))
 

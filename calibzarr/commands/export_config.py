@@ -7,11 +7,16 @@ import click
 
 from calibzarr.advice import choices
 from calibzarr.commands.command import command
-from calibzarr.commands.common import make_console, store_argument, tell
+from calibzarr.commands.common import hint, make_console, store_argument, tell
 from calibzarr.commands.spelling import spelled
+from calibzarr.errors import Option
+
+_TOLD_BITS = 0.005  # changes that are told
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from calibzarr.advice.predicted import Lever
 
 
 @command(
@@ -120,16 +125,29 @@ def export_config_command(
     tell(f"{file}: {result.num_layers} layers, {result.bits}")
     for line in _reached(result.prediction, weights_alone=file_format == "mlx"):
         tell(line)
+    for lever in result.levers:
+        hint(Option(lever.option, f"{lever.value:g}"), f": {_change(lever)}")
     if file_format == "mlx":
         tell("load it into: mlx.nn.quantize(model, class_predicate=...)")
+
+
+def _change(lever: "Lever") -> str:
+    """What another value of an option costs and gains."""
+    weight, activation = lever.bits
+    parts = [f"output SQNR {round(lever.output_db, 1) + 0.0:+.1f} dB"]
+    if abs(weight) >= _TOLD_BITS:
+        parts.append(f"{weight:+.2f} bits per weight, {lever.weight_bytes / 2**20:+.2f} MiB")
+    if abs(activation) >= _TOLD_BITS:
+        parts.append(f"{activation:+.2f} bits of activations")
+    return ", ".join(parts)
 
 
 def _reached(prediction: "Mapping[str, Any]", *, weights_alone: bool) -> list[str]:
     """Mean bits, bytes, and what is predicted, as far as it is known."""
     names = ("weight",) if weights_alone else ("weight", "activation")
     means = [f"{prediction[f'{name}_bits']:.3f} bits of {name}s" for name in names]
-    megabytes = prediction["weight_bytes"] / 1e6
-    lines = [f"mean: {', '.join(means)}; {megabytes:.3f} MB of weights"]
+    size = prediction["weight_bytes"] / 2**20
+    lines = [f"mean: {', '.join(means)}; {size:.2f} MiB of weights"]
     if weights_alone or prediction["output_sqnr_db"] is None:
         return lines
     figures = [f"output SQNR {prediction['output_sqnr_db']:.1f} dB"]

@@ -1,11 +1,18 @@
 """``calibzarr info``."""
 
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from calibzarr import strict_json
 from calibzarr.commands.command import command
-from calibzarr.commands.common import json_option, store_argument, table_console, tell
+from calibzarr.commands.common import (
+    json_option,
+    print_table,
+    store_argument,
+    table_console,
+    tell,
+)
 
 
 @command("info")
@@ -28,7 +35,7 @@ def info_command(store: Path, as_json: bool) -> None:
 
     from calibzarr.storage import schema
 
-    shortened = ("libraries", schema.ACTIVATIONS, schema.SENSITIVITY, "legacy_statistics")
+    told = {"libraries", "format", "num_images", "n_completed"}  # in other rows, or by all stores
     manifest = description["manifest"]
     table = Table(show_header=False, box=None)
     complete = f"{description['n_completed']} of {description['num_images']}"
@@ -36,7 +43,7 @@ def info_command(store: Path, as_json: bool) -> None:
     rows = {
         "store": description["path"],
         "complete images": complete,
-        **{name: value for name, value in manifest.items() if name not in shortened},
+        **{name: value for name, value in manifest.items() if _is_short(name, value, told)},
         **_run(manifest),
         "libraries": ", ".join(
             f"{name} {number}" for name, number in manifest["libraries"].items()
@@ -48,7 +55,25 @@ def info_command(store: Path, as_json: bool) -> None:
     }
     for name, value in rows.items():
         table.add_row(name, str(value))
-    table_console().print(table)
+    print_table(table_console(), table)
+
+
+def _is_short(name: str, value: object, told: set[str]) -> bool:
+    """Whether a value of the manifest is one to read, and not told elsewhere."""
+    return name not in told and not isinstance(value, dict | list)
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Increasing numbers, three or more in a row as a range.
+
+    >>> _ranges([0, 1, 2, 3, 7, 9, 10])
+    '0-3, 7, 9, 10'
+    """
+    parts: list[str] = []
+    for _, together in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
+        run = [number for _, number in together]
+        parts += [f"{run[0]}-{run[-1]}"] if len(run) > 2 else map(str, run)
+    return ", ".join(parts)
 
 
 def _grouped(sizes: dict[str, int]) -> dict[str, int]:
@@ -81,12 +106,12 @@ def _run(manifest: dict[str, Any]) -> dict[str, str]:
 def _measured(about: dict[str, Any] | None) -> str:
     if about is None:
         return "nothing yet"
-    steps = ", ".join(map(str, about["steps"]))
+    steps = _ranges(about["steps"])
     return f"{about['num_images']} images, {about['num_probes']} probes, steps {steps}"
 
 
 def _collected(activations: dict[str, Any] | None) -> str:
     if activations is None:
         return "nothing yet"
-    steps = ", ".join(map(str, activations["steps"]))
+    steps = _ranges(activations["steps"])
     return f"{activations['num_layers']} layers, {activations['num_images']} images, steps {steps}"

@@ -74,9 +74,12 @@ def export_config(
     path, file = Path(path), Path(file)
     one_of("file_format", file_format, FILE_FORMATS)
     one_of("granularity", granularity, GRANULARITIES)
-    if file_format == "mlx" and weight_quantizer not in (None, "mlx"):
-        raise OptionError(
-            Option("weight_quantizer"), f" must be mlx in files for MLX, got {weight_quantizer}"
+    if file_format == "mlx":
+        _check_of_weights_alone(
+            weight_quantizer=(weight_quantizer, (None, "mlx")),
+            activation_quantizer=(activation_quantizer, ("tensor",)),
+            granularity=(granularity, ("all",)),
+            by_phase=(by_phase, (None,)),
         )
     options = Options(
         method=method,
@@ -90,10 +93,20 @@ def export_config(
         by_phase=by_phase,
     )
     check_free(file, [path], force=force)
-    recommended = recommendation.of_store(read_root(path), options)
-    if file_format == "mlx":
+    for_mlx = file_format == "mlx"
+    recommended = recommendation.of_store(read_root(path), options, with_levers=not for_mlx)
+    if for_mlx:
         return mlx.write(recommended, file)
     return _write(recommended, file, granularity)
+
+
+def _check_of_weights_alone(**given: tuple[object, tuple[object, ...]]) -> None:
+    """Refuse what a file of weights' bits has no place for."""
+    for name, (value, allowed) in given.items():
+        if value not in allowed:
+            of = f" must be {allowed[-1]}" if len(allowed) > 1 else " is nothing"
+            text = f"{of} in files for MLX, which hold bits of weights alone; got {value}"
+            raise OptionError(Option(name), text)
 
 
 def _write(recommended: xr.Dataset, file: Path, granularity: Granularity) -> ConfigurationResult:
@@ -107,4 +120,5 @@ def _write(recommended: xr.Dataset, file: Path, granularity: Granularity) -> Con
         bits=bits_in_words(recommended, ("activation", "weight")),
         warnings=recommended.attrs["warnings"],
         prediction=recommended.attrs["prediction"],
+        levers=tuple(recommended.attrs["levers"]),
     )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from calibzarr.advice.predicted import Lever
 from calibzarr.errors import Message
 from calibzarr.quantization.configuration import UNQUANTIZED
 
@@ -21,12 +22,14 @@ class ConfigurationResult:
         bits: how many linear layers have which bits, in words.
         warnings: what the user has to know, a sentence each.
         prediction: what the bits come to, in JSON types; see ``predicted.described``.
+        levers: what the next bits in each direction change.
     """
 
     num_layers: int
     bits: str
     warnings: tuple[str | Message, ...]
     prediction: Mapping[str, Any]
+    levers: tuple[Lever, ...] = ()
 
 
 def linear_layers(recommended: xr.Dataset) -> xr.Dataset:

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ def check_installed() -> None:
             raise
         raise ModuleNotFoundError(
             "pictures need matplotlib, which is not installed; "
-            "install it with: pip install 'calibzarr[plot]'",
+            f"install it with: {'uv pip' if 'UV' in os.environ else 'pip'} install matplotlib",
             name=error.name,
         ) from error
 

@@ -54,6 +54,11 @@ def test_what_is_predicted_is_told(run, replayed, place):
     prediction = read_json(place / "new.json")["prediction"]
     assert f"predicted: output SQNR {prediction['output_sqnr_db']:.1f} dB" in out
     assert f"equal cost: {prediction['gain_db']:+.1f} dB of the output" in out
+    assert f"{prediction['weight_bytes'] / 2**20:.2f} MiB of weights" in out
+    levers = [line for line in out.splitlines() if line.startswith("--")]
+    names = [line.partition(":")[0] for line in levers]
+    assert names == ["--weight-bits 5", "--weight-bits 3", "--activation-bits 7"]
+    assert re.search(r": output SQNR \+[\d.]+ dB, \+[\d.]+ bits per weight, ", levers[0])
 
 
 def test_force_overwrites_and_the_old_rule_is_warned_of(run, place):
@@ -110,6 +115,9 @@ def test_a_store_is_found_from_within(run, place, monkeypatch):
         (f"{EXPORT} --by-phase", 2, "--by-phase needs sensitivities with a measured call"),
         (f"{EXPORT} --keep mlp.fc3", 2, "--keep 'mlp.fc3' matches no linear layer; give"),
         (f"{EXPORT} --format mlx --weight-quantizer row", 2, "--weight-quantizer must be mlx"),
+        (f"{EXPORT} --format mlx --granularity block", 2, "--granularity is nothing in files for"),
+        (f"{EXPORT} --format mlx --static", 2, "--static is nothing in files for MLX"),
+        (f"{EXPORT} --format mlx --activation-quantizer token", 2, "of weights alone; got token"),
         (f"{EXPORT} --method sqrn", 2, "'sqrn' is not one of"),
         (f"{EXPORT} --clip max", 2, "'max' is not one of"),
         (f"{EXPORT} --granularity layer", 2, "'layer' is not one of"),

@@ -24,6 +24,9 @@ def test_info_for_people_and_for_programs(run, tmp_path):
     assert sum(description["bytes"].values()) == sum(file.stat().st_size for file in files)
     assert description["files"] == len(files)
     assert description["collected"] is None
+    names = [line.split()[0] for line in out.splitlines()]
+    assert len(names) == len(set(names))
+    assert not {"num_images", "n_completed", "format"} & set(names)
 
 
 def test_info_tells_what_statistics_and_sensitivities_take(run, make_store, tmp_path, monkeypatch):
