@@ -91,7 +91,7 @@ def test_commands_stand_in_the_order_of_the_work_and_are_told_of_whole(run, monk
         if name in cli.cli.commands:
             listed[name] = summary.strip()
     assert list(listed) == list(cli.cli.commands)
-    assert list(listed)[:3] == ["models", "prompts", "build"]
+    assert list(listed)[:4] == ["models", "download", "prompts", "build"]
     for name, command in cli.cli.commands.items():
         assert listed[name] == command.help.split("\n\n")[0]  # in one line
     titles = [line for line in out.splitlines() if line.endswith(":") and line[0] != " "]
