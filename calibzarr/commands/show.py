@@ -31,7 +31,7 @@ from calibzarr.commands.common import hint, store_argument, tell
     help="Write the picture here, in the place of what is there.",
 )
 def show_command(store: Path, image: int | None, against: Path | None, out: Path | None) -> None:
-    """Draw the pictures of STORE, with seeds and prompts, as a PNG file.
+    """Draw the pictures of STORE, with seeds and prompts.
 
     At most 64 pictures are drawn, of two stores 6. States on the way are decoded by the model.
 
