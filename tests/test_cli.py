@@ -132,6 +132,7 @@ def test_help_has_every_option_with_its_default_and_examples_at_the_end(run, mon
 
 def test_hints_are_typed_as_the_program_was(run, tmp_path, monkeypatch):
     monkeypatch.setenv("UV_RUN_RECURSION_DEPTH", "1")
+    monkeypatch.delenv("UV", raising=False)
     file = tmp_path / "p.txt"
     _, out, _ = run("prompts", "--count", 1, "--out", file)
     command = f"uv run calibzarr build stores/sd3.zarr --model sd3-medium --prompts {file}"

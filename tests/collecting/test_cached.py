@@ -62,7 +62,9 @@ def as_older(path):
     others = np.flatnonzero(observed.any(axis=0) & ~group[schema.COLLECTED.name][:])
     for variable in schema.STATISTICS:
         for step in others.tolist():
-            group[variable.name][:, step] = np.nan if variable.dtype.startswith("float") else 0
+            store.array(group, variable.name)[:, step] = (
+                np.nan if variable.dtype.startswith("float") else 0
+            )
     without_index(path, [schema.OBSERVED.name])
 
 

@@ -8,6 +8,9 @@ from rich.console import Console
 
 from calibzarr import cli
 from calibzarr.advice import analysis, choices, recommendation, summary
+from calibzarr.advice.options import Options
+from calibzarr.storage.manifest import read_root
+from calibzarr.storage.reading import open_statistics
 from tests.support.commands import (
     assert_help_is_complete,
     assert_refused,
@@ -37,8 +40,9 @@ def test_analyze_prints_every_layer_then_what_it_comes_to(run, replayed):
     assert (code, err) == (0, "")
     assert snapshot(replayed.path) == before
     table, rest = table_of(out)
-    analyzed = analysis.analyze(replayed.path)
-    recommended = recommendation.recommend(replayed.path)
+    root = read_root(replayed.path)
+    analyzed = analysis.of_statistics(open_statistics(root))
+    recommended = recommendation.of_store(root, Options())
     assert [line.split()[0] for line in table[1:]] == analyzed.layer.values.tolist()
     headings = re.split(r"\s{2,}", table[0].strip())
     assert headings == HEADINGS

@@ -102,6 +102,8 @@ def test_what_is_no_checkpoint_or_of_other_weights_is_refused(
     other = write(tmp_path / "other", tiny, choice_of(tiny, ((64, 4),)), config)
     with pytest.raises(StoreError, match="quantized from model_fingerprint '0000"):
         calibzarr.build(tmp_path / "a.zarr", reference=reference, model=other)
-    with pytest.raises(OptionError, match="unknown model"):
+    with pytest.raises(
+        OptionError, match="a checkpoint of calibzarr's, which runs beside a reference"
+    ):
         calibzarr.build(tmp_path / "a.zarr", model=checkpoint)
     assert not (tmp_path / "a.zarr").exists()
