@@ -127,6 +127,11 @@ def open_statistics(path: str | Path | Root) -> xr.Dataset:
             f"{root.path} has no statistics yet; make them with: ", Call("collect", (root.path,))
         )
     dataset = open_dataset(root, cache=False)  # a large model's would stay in memory
+    covered = all(
+        dataset[one.name].values.any() for one in (schema.COLLECTED, schema.COLLECTED_IMAGE)
+    )
+    if not covered or (dataset["features"].values < 1).any():  # a lost chunk reads so
+        raise copies.damaged(root.path, "its statistics cover nothing, or a layer has no features")
     names = [
         variable.name
         for variable in schema.COLLECTED_VARIABLES

@@ -116,3 +116,11 @@ def test_a_description_is_what_the_files_are():
 def test_what_is_no_store_is_not_described(tmp_path):
     with pytest.raises(StoreError, match="is not a calibzarr store"):
         reading.info(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["collected", "collected_image", "features"])
+def test_statistics_that_lost_what_they_cover_are_refused(tmp_path, name):
+    path = shutil.copytree(EXAMPLE, tmp_path / "a.zarr")
+    (path / name / "c.0").unlink()
+    with pytest.raises(StoreError, match=r"is damaged: its statistics cover nothing"):
+        reading.open_statistics(path)
