@@ -163,17 +163,11 @@ def _by_step(runs: Sequence[RunComparison]) -> _Variables:
 
 
 def _by_run(runs: Sequence[RunComparison]) -> _Variables:
+    predicted = [run.predicted for run in runs]
     values = {
         "frechet_distance": [run.distance.figure.value if run.distance else nan for run in runs],
-        **{
-            f"predicted_{name}": [
-                nan if run.predicted is None else getattr(run.predicted, attribute) for run in runs
-            ]
-            for name, attribute in (
-                ("psnr_db", "picture_psnr_db"),
-                ("output_sqnr_db", "output_sqnr_db"),
-            )
-        },
+        "predicted_psnr_db": [one.picture_psnr_db if one else nan for one in predicted],
+        "predicted_output_sqnr_db": [one.output_sqnr_db if one else nan for one in predicted],
     }
     return {name: ("run", np.array(row, dtype=float)) for name, row in values.items()}
 

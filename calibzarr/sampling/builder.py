@@ -230,8 +230,7 @@ def manifest(plan: BuildPlan, model: Model) -> dict[str, Any]:
         "prompt_source": plan.prompt_source,
         **tokens.described(model, plan.prompts),
         **({} if plan.run is None else plan.run.attributes),
-        **about_new_store(_LIBRARIES, plan.entry.name, plan.entry.repository),
-        **({} if plan.entry.licence is None else {"license": plan.entry.licence}),
+        **about_new_store(_LIBRARIES, plan.entry.name, plan.entry.repository, plan.entry.licence),
         "n_completed": 0,
     }
 

@@ -280,7 +280,10 @@ def made_by(libraries: Iterable[str], moment: str = "created") -> dict[str, Any]
 
 
 def about_new_store(
-    libraries: Iterable[str], model: str | None, repository: str | None = None
+    libraries: Iterable[str],
+    model: str | None,
+    repository: str | None = None,
+    licence: str | None = None,
 ) -> dict[str, Any]:
     """What a new store is made by, and what programs show of it that know no calibzarr.
 
@@ -288,6 +291,7 @@ def about_new_store(
         libraries: of :func:`made_by`.
         model: its name, where it is known.
         repository: of the model on the Hugging Face Hub, where there is one.
+        licence: of the model's weights, where it is known.
     """
     made = made_by(libraries)
     return {
@@ -296,6 +300,7 @@ def about_new_store(
         "title": f"States of {model or 'a diffusion model'} at every step of its sampling",
         "history": f"{made['created']} calibzarr {version('calibzarr')}: begun",
         "references": f"https://huggingface.co/{repository}" if repository else _SAMPLER,
+        **({} if licence is None else {"license": licence}),
     }
 
 

@@ -68,12 +68,6 @@ def command(*arguments: object) -> None:
     cli.main()
 
 
-def command_in(directory: Path, *arguments: object) -> None:
-    """Run the command line in a directory."""
-    os.chdir(directory)
-    command(*arguments)
-
-
 def command_with_signal(images: int, number: int, *arguments: object) -> None:
     """Run a command with workers; it sends itself a signal when so many images are done."""
     results = parallel.results
